@@ -1,0 +1,19 @@
+//! The Kubernetes API of MegaCluster, one module for each served version.
+
+pub mod crd;
+pub mod v1alpha1;
+
+/// API group of everything here.
+pub const GROUP: &str = "megacluster.io";
+
+/// Label on every child: the name of the MegaCluster that owns it.
+pub const LABEL_NAME: &str = "megacluster.io/name";
+
+/// Label on the children of an apiserver pool: the pool's name.
+pub const LABEL_POOL: &str = "megacluster.io/pool";
+
+/// The only server-side-apply field manager of the operator.
+pub const FIELD_MANAGER: &str = "megacluster-operator";
+
+/// Finalizer for what owner references can't clean up by themselves: volumes and retained PKI.
+pub const FINALIZER: &str = "megacluster.io/cleanup";

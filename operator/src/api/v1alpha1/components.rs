@@ -1,0 +1,191 @@
+//! The front door, the kube-apiservers, the controller manager and the scheduler.
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Resources, schema};
+
+const fn two() -> i32 {
+    2
+}
+
+const fn one() -> i32 {
+    1
+}
+
+/// The front door: what clients connect to.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WatchCacheSpec {
+    /// How many replicas of the front door run.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 256))]
+    pub replicas: i32,
+
+    /// Compute resources of each replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+impl Default for WatchCacheSpec {
+    fn default() -> Self {
+        Self { replicas: two(), resources: None }
+    }
+}
+
+/// The kube-apiservers: a default pool, and pools for resources that deserve their own.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ApiServersSpec {
+    /// How many kube-apiservers the default pool runs. This is what `kubectl scale` sets.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 256))]
+    pub replicas: i32,
+
+    /// How many more than `replicas` may run during a rollout, as a number or a percentage. 100%
+    /// if not given: all new ones start before the old ones stop, so that no server gets
+    /// everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::int_or_percent")]
+    #[x_kube(validation = Rule::new("type(self) == string ? self != '0%' : (self >= 1 && self <= 256)").message("maxSurge must be 1 to 256, or 1% to 100%"))]
+    pub max_surge: Option<IntOrString>,
+
+    /// More arguments for every kube-apiserver, each `--flag=value`. Flags that the operator sets
+    /// for its own purposes are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::extra_args")]
+    pub extra_args: Vec<String>,
+
+    /// Compute resources of each kube-apiserver, where its pool doesn't say otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+
+    /// Pools of kube-apiservers that serve chosen resources; the default pool serves the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[x_kube(validation = Rule::new("self.all(p, p.match.all(m, self.all(q, q.name == p.name || q.match.all(n, n.resource != m.resource || n.group != m.group))))").message("no two pools may match one resource"))]
+    pub pools: Vec<ApiServerPool>,
+}
+
+impl Default for ApiServersSpec {
+    fn default() -> Self {
+        Self {
+            replicas: two(),
+            max_surge: None,
+            extra_args: Vec::new(),
+            resources: None,
+            pools: Vec::new(),
+        }
+    }
+}
+
+/// A pool of kube-apiservers for chosen resources.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ApiServerPool {
+    /// The pool's name, a DNS label other than `default`.
+    #[schemars(length(min = 1, max = 20), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[x_kube(validation = Rule::new("self != 'default'").message("the name default belongs to the pool that spec.apiServers itself describes"))]
+    pub name: String,
+
+    /// How many kube-apiservers the pool runs.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 256))]
+    pub replicas: i32,
+
+    /// The resources whose requests go to this pool.
+    #[serde(rename = "match")]
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["group", "resource"]))]
+    pub matches: Vec<GroupResource>,
+
+    /// Compute resources of each kube-apiserver of the pool. `spec.apiServers.resources` if not
+    /// given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+/// A resource of the Kubernetes API.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GroupResource {
+    /// The API group, such as `coordination.k8s.io`; empty for the core group.
+    #[serde(default)]
+    #[schemars(length(max = 63), regex(pattern = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"))]
+    pub group: String,
+    /// The resource's plural name, such as `leases`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    pub resource: String,
+}
+
+/// The stock kube-controller-manager, one of whose replicas leads.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ControllerManagerSpec {
+    /// How many replicas run.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 8))]
+    pub replicas: i32,
+
+    /// More arguments, each `--flag=value`. Flags that the operator sets for its own purposes are
+    /// refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::extra_args")]
+    pub extra_args: Vec<String>,
+
+    /// Compute resources of each replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+impl Default for ControllerManagerSpec {
+    fn default() -> Self {
+        Self { replicas: two(), extra_args: Vec::new(), resources: None }
+    }
+}
+
+/// The scheduler: shards that each own a part of the nodes, and relays that ask them and choose.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SchedulerSpec {
+    /// How many shards the nodes are divided among.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub shards: i32,
+
+    /// The relays in front of the shards.
+    #[serde(default)]
+    pub relays: RelaysSpec,
+
+    /// Compute resources of each shard and each relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+impl Default for SchedulerSpec {
+    fn default() -> Self {
+        Self { shards: one(), relays: RelaysSpec::default(), resources: None }
+    }
+}
+
+/// The relays in front of the scheduler's shards, one of which leads.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RelaysSpec {
+    /// How many relays run.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 8))]
+    pub replicas: i32,
+
+    /// How many shards a relay asks by itself; above that it asks through a tree. 10 if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 256))]
+    pub fan_out: Option<i32>,
+}
+
+impl Default for RelaysSpec {
+    fn default() -> Self {
+        Self { replicas: two(), fan_out: None }
+    }
+}

@@ -1,0 +1,37 @@
+//! Pieces of schema that several fields share.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+/// A Kubernetes quantity, written as a number or a string.
+pub(super) fn quantity(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "maxLength": 24,
+        "pattern": r"^[0-9]+(\.[0-9]+)?(([KMGTPE]i)|[mkMGTPE])?$",
+        "x-kubernetes-int-or-string": true,
+    })
+}
+
+/// A number of pods or a percentage of them.
+pub(super) fn int_or_percent(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "maxLength": 4,
+        "pattern": r"^(100|[1-9]?[0-9])%$",
+        "x-kubernetes-int-or-string": true,
+    })
+}
+
+/// Command-line arguments of a stock component, each `--flag=value`.
+pub(super) fn extra_args(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 64,
+        "items": {
+            "type": "string",
+            "maxLength": 1024,
+            "pattern": r"^--[a-z][a-z0-9-]*(=.*)?$",
+        },
+        "x-kubernetes-list-type": "atomic",
+    })
+}

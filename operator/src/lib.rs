@@ -1,0 +1,8 @@
+//! Turns a `MegaCluster` into a whole control plane.
+//!
+//! Data moves one way through a reconcile: [`api`] (what the user wrote) → [`validate`] (a typed,
+//! defaulted, checked cluster) → `pki` and `build` (pure: all that should exist) → apply → status.
+
+pub mod api;
+pub mod children;
+pub mod validate;
