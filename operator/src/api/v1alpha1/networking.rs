@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NetworkingSpec {
     /// Ranges of Service addresses: one, or one of each IP family. Immutable.
-    #[serde(default = "default_service_cidrs")]
+    #[serde(rename = "serviceCIDRs", default = "default_service_cidrs")]
     #[schemars(length(min = 1, max = 2), inner(length(min = 1, max = 43)), extend("x-kubernetes-list-type" = "atomic"))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("serviceCIDRs is immutable"))]
     #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("each of serviceCIDRs must be a CIDR such as 10.96.0.0/12"))]
@@ -18,7 +18,7 @@ pub struct NetworkingSpec {
 
     /// Ranges that the controller manager hands out to nodes: one, or one of each IP family. With
     /// none it hands out no ranges, and the network add-on does. Immutable.
-    #[serde(default)]
+    #[serde(rename = "podCIDRs", default)]
     #[schemars(length(max = 2), inner(length(min = 1, max = 43)), extend("x-kubernetes-list-type" = "atomic"))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("podCIDRs is immutable"))]
     #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("each of podCIDRs must be a CIDR such as 10.0.0.0/8"))]

@@ -5,7 +5,6 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 /// A Kubernetes quantity, written as a number or a string.
 pub(super) fn quantity(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
-        "anyOf": [{"type": "integer"}, {"type": "string"}],
         "maxLength": 24,
         "pattern": r"^[0-9]+(\.[0-9]+)?(([KMGTPE]i)|[mkMGTPE])?$",
         "x-kubernetes-int-or-string": true,
@@ -15,7 +14,6 @@ pub(super) fn quantity(_: &mut SchemaGenerator) -> Schema {
 /// A number of pods or a percentage of them.
 pub(super) fn int_or_percent(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
-        "anyOf": [{"type": "integer"}, {"type": "string"}],
         "maxLength": 4,
         "pattern": r"^(100|[1-9]?[0-9])%$",
         "x-kubernetes-int-or-string": true,

@@ -1,0 +1,160 @@
+//! Tables: a spec in YAML, and what is wrong with it or what becomes of it.
+
+use super::*;
+
+fn images() -> ImageDefaults {
+    ImageDefaults {
+        registry: "registry.example/mega".to_owned(),
+        tag: "1.2.3".to_owned(),
+        kubernetes_registry: "registry.k8s.io".to_owned(),
+    }
+}
+
+fn object(spec: &str) -> MegaCluster {
+    let mut object = MegaCluster::new("prod", serde_saphyr::from_str(spec).unwrap());
+    object.metadata.namespace = Some("mc".to_owned());
+    object.metadata.uid = Some("u-1".to_owned());
+    object
+}
+
+fn check(spec: &str) -> Result<ValidatedCluster, InvalidSpec> {
+    validate(&object(spec), &images(), Facts::default())
+}
+
+#[test]
+fn a_version_alone_is_a_whole_cluster() {
+    let cluster = check("version: v1.36.3").unwrap();
+    assert_eq!(cluster.images.store, "registry.example/mega/megacluster-store:1.2.3");
+    assert_eq!(cluster.images.api_server, "registry.k8s.io/kube-apiserver:v1.36.3");
+    assert_eq!(cluster.networking.service_cidrs, vec!["10.96.0.0/12".parse().unwrap()]);
+    assert!(cluster.networking.pod_cidrs.is_empty());
+    assert_eq!(cluster.store.durability.default, DurabilityMode::Buffered);
+    let prefixes: Vec<&str> =
+        cluster.store.durability.rules.iter().map(|rule| rule.prefix.as_str()).collect();
+    assert_eq!(prefixes, ["/registry/leases/", "/registry/events/"]);
+    assert_eq!(cluster.api_servers.pools.len(), 1);
+    assert_eq!(cluster.api_servers.pools[0].name, DEFAULT_POOL);
+    assert_eq!(cluster.rotation.leaf_validity, SignedDuration::from_hours(2160));
+    assert_eq!(cluster.endpoint_url().unwrap(), "https://prod-api.mc.svc:6443");
+    assert_eq!(cluster.owner.controller, Some(true));
+}
+
+#[test]
+fn an_empty_list_of_durability_rules_is_kept() {
+    let cluster = check("version: v1.36.3\nstore: {durability: {rules: []}}").unwrap();
+    assert!(cluster.store.durability.rules.is_empty());
+}
+
+#[test]
+fn pools_inherit_resources_and_follow_the_default_pool() {
+    let cluster = check(
+        "
+version: v1.36.3
+apiServers:
+  replicas: 3
+  resources: {requests: {cpu: 2, memory: 4Gi}}
+  pools:
+  - {name: pods, replicas: 5, match: [{resource: pods}]}
+  - {name: leases, match: [{group: coordination.k8s.io, resource: leases}], resources: {limits: {cpu: 500m}}}
+",
+    )
+    .unwrap();
+    let pools = &cluster.api_servers.pools;
+    assert_eq!(
+        pools.iter().map(|p| (p.name.as_str(), p.replicas)).collect::<Vec<_>>(),
+        [("default", 3), ("pods", 5), ("leases", 2)]
+    );
+    assert_eq!(pools[1].resources, pools[0].resources);
+    assert_eq!(pools[2].resources.requests, None);
+}
+
+#[test]
+fn endpoints_resolve_by_type() {
+    let node_port = "version: v1.36.3\nnetworking: {endpoint: {type: NodePort, host: 192.0.2.7}}";
+    assert_eq!(check(node_port).unwrap().endpoint_url(), None, "the port is still to be chosen");
+    let facts = Facts { assigned_node_port: Some(31234), ..Facts::default() };
+    let cluster = validate(&object(node_port), &images(), facts).unwrap();
+    assert_eq!(cluster.endpoint_url().unwrap(), "https://192.0.2.7:31234");
+
+    let balancer = "version: v1.36.3\nnetworking: {endpoint: {type: LoadBalancer, port: 443}}";
+    assert_eq!(check(balancer).unwrap().endpoint_url(), None, "the address is still to come");
+    let facts = Facts { load_balancer: Some("2001:db8::1".to_owned()), ..Facts::default() };
+    let cluster = validate(&object(balancer), &images(), facts).unwrap();
+    assert_eq!(cluster.endpoint_url().unwrap(), "https://[2001:db8::1]:443");
+}
+
+#[test]
+fn what_is_wrong_is_named_by_its_field() {
+    let cases: &[(&str, &[&str])] = &[
+        ("version: v1.35.1", &["spec.version: v1.35.1 is not supported: this operator runs v1.36.x"]),
+        (
+            "version: v1.36.3\nnetworking: {serviceCIDRs: [10.96.0.0/12], podCIDRs: [10.0.0.0/8]}",
+            &["spec.networking.serviceCIDRs: 10.96.0.0/12 overlaps 10.0.0.0/8 of spec.networking.podCIDRs"],
+        ),
+        (
+            "version: v1.36.3\nnetworking: {serviceCIDRs: [10.96.0.1/12]}",
+            &["spec.networking.serviceCIDRs[0]: 10.96.0.1/12 has bits beyond its mask: write 10.96.0.0/12"],
+        ),
+        (
+            "version: v1.36.3\nnetworking: {serviceCIDRs: [10.0.0.0/8]}",
+            &["spec.networking.serviceCIDRs: 10.0.0.0/8 is too large for kube-apiserver: at most /12"],
+        ),
+        (
+            "version: v1.36.3\nnetworking: {serviceCIDRs: [10.0.0.0/31]}",
+            &["spec.networking.serviceCIDRs: 10.0.0.0/31 is too small: at least /29"],
+        ),
+        (
+            "version: v1.36.3\nnetworking: {serviceCIDRs: [10.96.0.0/16, 10.97.0.0/16]}",
+            &["spec.networking.serviceCIDRs[1]: two ranges must be of different IP families"],
+        ),
+        (
+            "version: v1.36.3\nnetworking: {serviceCIDRs: [nonsense]}",
+            &["spec.networking.serviceCIDRs[0]: nonsense is not a CIDR such as 10.96.0.0/12"],
+        ),
+        (
+            "version: v1.36.3\nnetworking: {endpoint: {host: 'a..b', certSANs: ['*.ok.example', '1.2.3.4.5']}}",
+            &[
+                "spec.networking.endpoint.host: a..b is neither a DNS name nor an IP address",
+                "spec.networking.endpoint.certSANs[1]: 1.2.3.4.5 is neither a DNS name nor an IP address",
+            ],
+        ),
+        (
+            "version: v1.36.3\nstore: {durability: {rules: [{prefix: /registry//x/, mode: None}, {prefix: /registry/a/, mode: None}, {prefix: /registry/a/, mode: Fsync}]}}",
+            &[
+                "spec.store.durability.rules[0].prefix: /registry//x/ has an empty part",
+                "spec.store.durability.rules[2].prefix: /registry/a/ is there twice",
+            ],
+        ),
+        (
+            "version: v1.36.3\npki: {rotation: {leafValidity: 1h}}",
+            &["spec.pki.rotation.renewBefore: must be shorter than leafValidity"],
+        ),
+        (
+            "version: v1.36.3\napiServers: {extraArgs: ['--etcd-servers=http://elsewhere', '--v=4', '--v=5']}",
+            &[
+                "spec.apiServers.extraArgs[0]: --etcd-servers belongs to the operator",
+                "spec.apiServers.extraArgs[2]: --v is there twice",
+            ],
+        ),
+        (
+            "version: v1.36.3\ncontrollerManager: {extraArgs: ['--kubeconfig=/other']}",
+            &["spec.controllerManager.extraArgs[0]: --kubeconfig belongs to the operator"],
+        ),
+        (
+            "version: v1.36.3\napiServers: {pools: [{name: a, match: [{resource: pods}]}, {name: b, match: [{resource: pods}]}]}",
+            &["spec.apiServers.pools[1].match: pods is matched by an earlier pool too"],
+        ),
+    ];
+    for (spec, expected) in cases {
+        let error = check(spec).unwrap_err();
+        let found: Vec<String> =
+            error.fields.iter().map(|f| format!("{}: {}", f.field, f.message)).collect();
+        assert_eq!(found, *expected, "{spec}");
+    }
+}
+
+#[test]
+fn everything_wrong_is_told_at_once() {
+    let error = check("version: v1.30.0\nnetworking: {serviceCIDRs: [x], endpoint: {host: '-'}}");
+    assert_eq!(error.unwrap_err().fields.len(), 3);
+}
