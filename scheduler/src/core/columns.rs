@@ -1,0 +1,428 @@
+//! Nodes as columns: what a filter or a score reads of all nodes lies side by side.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use k8s_openapi::api::core::v1::Node;
+
+use super::event::{ClusterEvent, EventSet};
+use super::hash;
+use super::intern::Interner;
+use super::ports::HostPort;
+use super::resources::{self, CpuMemory, Resources};
+use super::selector::{HOSTNAME_LABEL, NodeLabels};
+use super::table::Share;
+use super::taint::Taint;
+
+/// A row of the table; stays the same for as long as the node or a pod on it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Slot(u32);
+
+impl Slot {
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    pub(super) fn of(index: usize) -> Self {
+        // 2^32 nodes are more than anyone's memory holds rows for.
+        Self(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+}
+
+/// Labels that nodes share: all but the hostname, sorted by key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Profile(Vec<(Arc<str>, Arc<str>)>);
+
+impl Profile {
+    fn get(&self, key: &str) -> Option<&str> {
+        let index = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        Some(&self.0[index].1)
+    }
+}
+
+/// A profile as a selector sees it when it doesn't ask who the node is.
+pub(super) struct Anonymous<'a>(pub(super) &'a Profile);
+
+impl NodeLabels for Anonymous<'_> {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.0.get(key)
+    }
+
+    fn name(&self) -> &'static str {
+        ""
+    }
+}
+
+/// One node as a selector sees it.
+pub(super) struct Named<'a> {
+    profile: Option<&'a Profile>,
+    hostname: Option<&'a str>,
+    name: &'a str,
+}
+
+impl NodeLabels for Named<'_> {
+    fn label(&self, key: &str) -> Option<&str> {
+        if key == HOSTNAME_LABEL { self.hostname } else { self.profile?.get(key) }
+    }
+
+    fn name(&self) -> &str {
+        self.name
+    }
+}
+
+/// What the scheduler reads of a node of the API.
+#[derive(Debug)]
+pub(super) struct NodeFacts {
+    allocatable: Resources,
+    profile: Profile,
+    hostname: Option<Arc<str>>,
+    taints: Vec<Taint>,
+    unschedulable: bool,
+}
+
+impl NodeFacts {
+    pub(super) fn of(node: &Node) -> Self {
+        let labels = node.metadata.labels.iter().flatten();
+        let mut profile: Vec<(Arc<str>, Arc<str>)> = labels
+            .filter(|(key, _)| *key != HOSTNAME_LABEL)
+            .map(|(key, value)| (Arc::from(key.as_str()), Arc::from(value.as_str())))
+            .collect();
+        profile.sort();
+        let hostname = node.metadata.labels.as_ref().and_then(|labels| labels.get(HOSTNAME_LABEL));
+        let spec = node.spec.as_ref();
+        let status = node.status.as_ref();
+        Self {
+            allocatable: resources::allocatable(status.and_then(|s| s.allocatable.as_ref())),
+            profile: Profile(profile),
+            hostname: hostname.map(|hostname| Arc::from(hostname.as_str())),
+            taints: spec
+                .into_iter()
+                .flat_map(|s| s.taints.iter().flatten())
+                .map(Taint::of)
+                .collect(),
+            unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or_default(),
+        }
+    }
+}
+
+/// A node's room and what is taken of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeUsage {
+    /// What the node offers.
+    pub allocatable: Resources,
+    /// Sum of the requests of its pods; `pods` is their number.
+    pub requested: Resources,
+    /// The sum with defaults for containers that ask for nothing.
+    pub non_zero: CpuMemory,
+    /// Host ports taken, sorted.
+    pub ports: Vec<HostPort>,
+}
+
+/// A resource that few nodes have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Scalar {
+    name: Arc<str>,
+    allocatable: i64,
+    requested: i64,
+}
+
+const NO_ID: u32 = u32::MAX;
+
+/// One row for each node that is known or has pods.
+#[derive(Debug, Default)]
+pub(super) struct Columns {
+    by_name: HashMap<Arc<str>, Slot>,
+    free_slots: Vec<Slot>,
+    nodes: usize,
+    profiles: Interner<Profile>,
+    taint_sets: Interner<Vec<Taint>>,
+
+    pub(super) present: Vec<bool>,
+    pub(super) unschedulable: Vec<bool>,
+    pub(super) profile: Vec<u32>,
+    pub(super) taint_set: Vec<u32>,
+    pub(super) allocatable_cpu: Vec<i64>,
+    pub(super) allocatable_memory: Vec<i64>,
+    pub(super) allocatable_storage: Vec<i64>,
+    pub(super) allocatable_pods: Vec<i64>,
+    pub(super) cpu: Vec<i64>,
+    pub(super) memory: Vec<i64>,
+    pub(super) storage: Vec<i64>,
+    pub(super) pods: Vec<i64>,
+    pub(super) non_zero_cpu: Vec<i64>,
+    pub(super) non_zero_memory: Vec<i64>,
+    pub(super) scalars: Vec<Vec<Scalar>>,
+    pub(super) ports: Vec<Vec<HostPort>>,
+    pub(super) name_hash: Vec<u64>,
+    names: Vec<Arc<str>>,
+    hostnames: Vec<Option<Arc<str>>>,
+    seen: Vec<u64>,
+}
+
+impl Columns {
+    /// Rows, those of gone nodes among them.
+    pub(super) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    pub(super) fn node_count(&self) -> usize {
+        self.nodes
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.iter().zip(&self.present).filter(|(_, present)| **present).map(|(name, _)| name)
+    }
+
+    pub(super) fn name(&self, slot: Slot) -> &Arc<str> {
+        &self.names[slot.index()]
+    }
+
+    pub(super) fn name_at(&self, index: usize) -> &Arc<str> {
+        &self.names[index]
+    }
+
+    /// The slot of a node that is known.
+    pub(super) fn find(&self, name: &str) -> Option<Slot> {
+        self.by_name.get(name).copied().filter(|slot| self.present[slot.index()])
+    }
+
+    pub(super) fn profiles(&self) -> &Interner<Profile> {
+        &self.profiles
+    }
+
+    pub(super) fn taint_sets(&self) -> &Interner<Vec<Taint>> {
+        &self.taint_sets
+    }
+
+    pub(super) fn named(&self, index: usize) -> Named<'_> {
+        Named {
+            profile: self.profiles.get(self.profile[index]),
+            hostname: self.hostnames[index].as_deref(),
+            name: &self.names[index],
+        }
+    }
+
+    /// What is left of a scalar resource on a node.
+    pub(super) fn scalar(&self, index: usize, name: &str) -> (i64, i64) {
+        let scalar = self.scalars[index].iter().find(|scalar| *scalar.name == *name);
+        scalar.map_or((0, 0), |scalar| (scalar.allocatable, scalar.requested))
+    }
+
+    pub(super) fn usage(&self, slot: Slot) -> NodeUsage {
+        let i = slot.index();
+        let scalars = |amount: fn(&Scalar) -> i64| {
+            let mut scalars: Vec<_> = self.scalars[i]
+                .iter()
+                .map(|scalar| (Arc::clone(&scalar.name), amount(scalar)))
+                .filter(|(_, amount)| *amount != 0)
+                .collect();
+            scalars.sort();
+            scalars
+        };
+        let mut ports = self.ports[i].clone();
+        ports.sort();
+        NodeUsage {
+            allocatable: Resources {
+                milli_cpu: self.allocatable_cpu[i],
+                memory: self.allocatable_memory[i],
+                ephemeral_storage: self.allocatable_storage[i],
+                pods: self.allocatable_pods[i],
+                scalars: scalars(|scalar| scalar.allocatable),
+            },
+            requested: Resources {
+                milli_cpu: self.cpu[i],
+                memory: self.memory[i],
+                ephemeral_storage: self.storage[i],
+                pods: self.pods[i],
+                scalars: scalars(|scalar| scalar.requested),
+            },
+            non_zero: CpuMemory {
+                milli_cpu: self.non_zero_cpu[i],
+                memory: self.non_zero_memory[i],
+            },
+            ports,
+        }
+    }
+
+    /// The slot for a name, a new one when the name is new.
+    pub(super) fn slot(&mut self, name: &str) -> Slot {
+        if let Some(slot) = self.by_name.get(name) {
+            return *slot;
+        }
+        let name: Arc<str> = Arc::from(name);
+        let slot = self.free_slots.pop().unwrap_or_else(|| self.grow());
+        let i = slot.index();
+        self.name_hash[i] = hash::hash(name.as_bytes());
+        self.names[i] = Arc::clone(&name);
+        self.by_name.insert(name, slot);
+        slot
+    }
+
+    fn grow(&mut self) -> Slot {
+        let slot = Slot::of(self.names.len());
+        self.present.push(false);
+        self.unschedulable.push(false);
+        self.profile.push(NO_ID);
+        self.taint_set.push(NO_ID);
+        for column in [
+            &mut self.allocatable_cpu,
+            &mut self.allocatable_memory,
+            &mut self.allocatable_storage,
+            &mut self.allocatable_pods,
+            &mut self.cpu,
+            &mut self.memory,
+            &mut self.storage,
+            &mut self.pods,
+            &mut self.non_zero_cpu,
+            &mut self.non_zero_memory,
+        ] {
+            column.push(0);
+        }
+        self.scalars.push(Vec::new());
+        self.ports.push(Vec::new());
+        self.name_hash.push(0);
+        self.names.push(Arc::from(""));
+        self.hostnames.push(None);
+        self.seen.push(0);
+        slot
+    }
+
+    pub(super) fn set_node(&mut self, slot: Slot, facts: NodeFacts, seen: u64) -> EventSet {
+        let i = slot.index();
+        let before = self.usage(slot).allocatable;
+        let was_present = std::mem::replace(&mut self.present[i], true);
+        let uncordoned = std::mem::replace(&mut self.unschedulable[i], facts.unschedulable)
+            && !facts.unschedulable;
+        self.nodes += usize::from(!was_present);
+        self.seen[i] = seen;
+
+        let profile = self.profiles.hold(facts.profile);
+        let old_profile = std::mem::replace(&mut self.profile[i], profile);
+        self.profiles.release(old_profile);
+        let relabelled = old_profile != profile || self.hostnames[i] != facts.hostname;
+        self.hostnames[i] = facts.hostname;
+
+        let taints = self.taint_sets.hold(facts.taints);
+        let old_taints = std::mem::replace(&mut self.taint_set[i], taints);
+        self.taint_sets.release(old_taints);
+
+        let grew = more(&facts.allocatable, &before);
+        self.set_allocatable(i, facts.allocatable);
+        if !was_present {
+            return ClusterEvent::NodeAdded.into();
+        }
+        let changes = [
+            (grew, ClusterEvent::NodeAllocatable),
+            (relabelled, ClusterEvent::NodeLabels),
+            (uncordoned || old_taints != taints, ClusterEvent::NodeTaints),
+        ];
+        changes.into_iter().filter(|(changed, _)| *changed).map(|(_, event)| event).collect()
+    }
+
+    fn set_allocatable(&mut self, i: usize, allocatable: Resources) {
+        self.allocatable_cpu[i] = allocatable.milli_cpu;
+        self.allocatable_memory[i] = allocatable.memory;
+        self.allocatable_storage[i] = allocatable.ephemeral_storage;
+        self.allocatable_pods[i] = allocatable.pods;
+        for scalar in &mut self.scalars[i] {
+            scalar.allocatable = 0;
+        }
+        for (name, amount) in allocatable.scalars {
+            self.scalar_mut(i, &name).allocatable = amount;
+        }
+        self.scalars[i].retain(|scalar| scalar.allocatable != 0 || scalar.requested != 0);
+    }
+
+    fn scalar_mut(&mut self, i: usize, name: &Arc<str>) -> &mut Scalar {
+        let scalars = &mut self.scalars[i];
+        let index = scalars.iter().position(|scalar| scalar.name == *name).unwrap_or_else(|| {
+            scalars.push(Scalar { name: Arc::clone(name), allocatable: 0, requested: 0 });
+            scalars.len() - 1
+        });
+        &mut scalars[index]
+    }
+
+    /// The node is gone; its pods stay counted.
+    pub(super) fn clear_node(&mut self, slot: Slot) {
+        let i = slot.index();
+        if !std::mem::replace(&mut self.present[i], false) {
+            return;
+        }
+        self.nodes -= 1;
+        self.unschedulable[i] = false;
+        self.profiles.release(std::mem::replace(&mut self.profile[i], NO_ID));
+        self.taint_sets.release(std::mem::replace(&mut self.taint_set[i], NO_ID));
+        self.hostnames[i] = None;
+        self.set_allocatable(i, Resources::default());
+        self.recycle(slot);
+    }
+
+    /// Clears the nodes that the list of this number didn't show.
+    pub(super) fn clear_unseen(&mut self, list: u64) -> usize {
+        let unseen: Vec<Slot> = (0..self.len())
+            .filter(|i| self.present[*i] && self.seen[*i] < list)
+            .map(Slot::of)
+            .collect();
+        unseen.iter().for_each(|slot| self.clear_node(*slot));
+        unseen.len()
+    }
+
+    /// Gives the row of a node back that is neither known nor has pods.
+    fn recycle(&mut self, slot: Slot) {
+        let i = slot.index();
+        if !self.present[i] && self.pods[i] == 0 {
+            let name = std::mem::replace(&mut self.names[i], Arc::from(""));
+            self.by_name.remove(&name);
+            self.free_slots.push(slot);
+        }
+    }
+
+    pub(super) fn add(&mut self, slot: Slot, share: &Share) {
+        self.pods[slot.index()] += 1;
+        self.account(slot, share, i64::wrapping_add);
+        self.ports[slot.index()].extend(share.ports.iter().cloned());
+    }
+
+    pub(super) fn subtract(&mut self, slot: Slot, share: &Share) {
+        let i = slot.index();
+        self.pods[i] -= 1;
+        self.account(slot, share, i64::wrapping_sub);
+        for port in &share.ports {
+            if let Some(index) = self.ports[i].iter().position(|taken| taken == port) {
+                self.ports[i].swap_remove(index);
+            }
+        }
+        self.recycle(slot);
+    }
+
+    fn account(&mut self, slot: Slot, share: &Share, apply: fn(i64, i64) -> i64) {
+        let i = slot.index();
+        let (requests, non_zero) = (&share.resources.requests, &share.resources.non_zero);
+        for (column, amount) in [
+            (&mut self.cpu, requests.milli_cpu),
+            (&mut self.memory, requests.memory),
+            (&mut self.storage, requests.ephemeral_storage),
+            (&mut self.non_zero_cpu, non_zero.milli_cpu),
+            (&mut self.non_zero_memory, non_zero.memory),
+        ] {
+            column[i] = apply(column[i], amount);
+        }
+        for (name, amount) in &requests.scalars {
+            let scalar = self.scalar_mut(i, name);
+            scalar.requested = apply(scalar.requested, *amount);
+        }
+        self.scalars[i].retain(|scalar| scalar.allocatable != 0 || scalar.requested != 0);
+    }
+}
+
+/// Whether the new amounts exceed the old ones anywhere.
+fn more(new: &Resources, old: &Resources) -> bool {
+    let scalar = |name: &str| {
+        old.scalars.iter().find(|(n, _)| **n == *name).map(|(_, v)| *v).unwrap_or_default()
+    };
+    new.milli_cpu > old.milli_cpu
+        || new.memory > old.memory
+        || new.ephemeral_storage > old.ephemeral_storage
+        || new.pods > old.pods
+        || new.scalars.iter().any(|(name, amount)| *amount > scalar(name))
+}

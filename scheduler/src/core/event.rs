@@ -1,0 +1,145 @@
+//! What happened in the cluster that may help a pod which was rejected before.
+
+use std::fmt;
+use std::ops::{BitOr, BitOrAssign};
+
+use serde::{Deserialize, Serialize};
+
+use super::diagnosis::{Plugin, PluginSet};
+
+/// A kind of change, as fine as the plugins tell them apart (`EventsToRegister` of each plugin).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClusterEvent {
+    /// A node appeared.
+    NodeAdded,
+    /// A node has more of a resource than before.
+    NodeAllocatable,
+    /// A node's labels changed.
+    NodeLabels,
+    /// A node's taints changed or it was uncordoned.
+    NodeTaints,
+    /// A pod left a node, or a reservation was given back.
+    PodFreed,
+    /// A pod that had host ports left a node.
+    PortsFreed,
+    /// A pod on a node asks for less than before.
+    PodScaledDown,
+}
+
+/// A set of changes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EventSet(u8);
+
+impl EventSet {
+    /// Nothing happened that could help anyone.
+    pub const EMPTY: Self = Self(0);
+    /// Anything may have happened: wakes every pod but gated ones.
+    pub const ALL: Self = Self(u8::MAX);
+
+    /// Whether nothing happened.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The set as it travels between processes.
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The set from another process; bits of a newer version wake too many pods, never too few.
+    #[must_use]
+    pub fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
+    /// Whether one of the changes may help a pod that these plugins rejected.
+    #[must_use]
+    pub fn may_help(self, rejected_by: PluginSet) -> bool {
+        self == Self::ALL || rejected_by.iter().any(|plugin| self.0 & interests(plugin).0 != 0)
+    }
+
+    fn contains(self, event: ClusterEvent) -> bool {
+        self.0 & Self::from(event).0 != 0
+    }
+}
+
+impl From<ClusterEvent> for EventSet {
+    fn from(event: ClusterEvent) -> Self {
+        Self(1 << (event as u8))
+    }
+}
+
+impl BitOr for EventSet {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for EventSet {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+impl FromIterator<ClusterEvent> for EventSet {
+    fn from_iter<I: IntoIterator<Item = ClusterEvent>>(events: I) -> Self {
+        events.into_iter().fold(Self::EMPTY, |set, event| set | event.into())
+    }
+}
+
+impl fmt::Debug for EventSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use ClusterEvent as E;
+        let all = [
+            E::NodeAdded,
+            E::NodeAllocatable,
+            E::NodeLabels,
+            E::NodeTaints,
+            E::PodFreed,
+            E::PortsFreed,
+            E::PodScaledDown,
+        ];
+        f.debug_set().entries(all.into_iter().filter(|event| self.contains(*event))).finish()
+    }
+}
+
+/// The changes that may turn a plugin's no into a yes. A gate, or a wish that isn't supported, goes
+/// by an update of the pod alone.
+fn interests(plugin: Plugin) -> EventSet {
+    use ClusterEvent as E;
+    let events: &[E] = match plugin {
+        Plugin::SchedulingGates | Plugin::Unsupported => &[],
+        Plugin::NodeUnschedulable | Plugin::TaintToleration => &[E::NodeAdded, E::NodeTaints],
+        Plugin::NodeName => &[E::NodeAdded],
+        Plugin::NodeAffinity => &[E::NodeAdded, E::NodeLabels],
+        Plugin::NodePorts => &[E::NodeAdded, E::PortsFreed],
+        Plugin::NodeResourcesFit => {
+            &[E::NodeAdded, E::NodeAllocatable, E::PodFreed, E::PodScaledDown]
+        }
+    };
+    events.iter().copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_by_plugin() {
+        let helps = |event: ClusterEvent, plugin| {
+            EventSet::from(event).may_help([plugin].into_iter().collect())
+        };
+        assert!(helps(ClusterEvent::NodeTaints, Plugin::TaintToleration));
+        assert!(!helps(ClusterEvent::NodeLabels, Plugin::TaintToleration));
+        assert!(helps(ClusterEvent::PodFreed, Plugin::NodeResourcesFit));
+        assert!(!helps(ClusterEvent::PodFreed, Plugin::NodePorts));
+        assert!(helps(ClusterEvent::PortsFreed, Plugin::NodePorts));
+        assert!(!helps(ClusterEvent::PodFreed, Plugin::NodeName));
+        assert!(!EventSet::EMPTY.may_help(Plugin::ALL.into_iter().collect()));
+        assert!(EventSet::ALL.may_help(PluginSet::EMPTY));
+    }
+}

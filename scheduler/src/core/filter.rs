@@ -1,0 +1,262 @@
+//! The filters of the default profile, in its order; the first one that objects settles a node.
+
+use super::columns::{Anonymous, Columns};
+use super::diagnosis::{Reason, Rejections};
+use super::pod::PodRequest;
+use super::taint::{Effect, Taint, tolerated};
+
+/// The taint that stands for a cordoned node.
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// What the filters say of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Every filter passed; the raw scores came with them.
+    Pass {
+        /// Untolerated `PreferNoSchedule` taints.
+        taints: i64,
+        /// Weights of the preferred terms that match.
+        affinity: i64,
+    },
+    /// Some filter objected.
+    Rejected,
+}
+
+/// What a set of taints means for one pod.
+#[derive(Clone, Copy, Default)]
+struct Tainted {
+    forbids: bool,
+    preferred_away: i64,
+}
+
+/// What labels mean for one pod.
+#[derive(Clone, Copy, Default)]
+struct Affine {
+    matches: bool,
+    preferred: i64,
+}
+
+/// One pod's view of the nodes. What depends on shared taints or labels alone is worked out once
+/// for each distinct set.
+pub(super) struct Filter<'a> {
+    columns: &'a Columns,
+    request: &'a PodRequest,
+    tolerates_cordon: bool,
+    taints: Option<Vec<Tainted>>,
+    labels: Option<Vec<Affine>>,
+}
+
+impl<'a> Filter<'a> {
+    /// A view for one node or a few.
+    pub(super) fn single(columns: &'a Columns, request: &'a PodRequest) -> Self {
+        let cordon =
+            Taint { key: UNSCHEDULABLE.into(), value: "".into(), effect: Effect::NoSchedule };
+        let tolerates_cordon = tolerated(&request.tolerations, &cordon);
+        Self { columns, request, tolerates_cordon, taints: None, labels: None }
+    }
+
+    /// A view for all nodes.
+    pub(super) fn memoised(columns: &'a Columns, request: &'a PodRequest) -> Self {
+        let preferred = &request.preferred;
+        let identity =
+            request.required.reads_identity() || preferred.iter().any(|p| p.term.reads_identity());
+        let affine = || {
+            columns.profiles().map(|profile| {
+                let node = Anonymous(profile);
+                let matching = preferred.iter().filter(|p| p.term.matches(&node));
+                Affine {
+                    matches: request.required.matches(&node),
+                    preferred: matching.map(|p| i64::from(p.weight)).sum(),
+                }
+            })
+        };
+        Self {
+            taints: Some(columns.taint_sets().map(|taints| tainted(request, taints))),
+            labels: (!identity).then(affine),
+            ..Self::single(columns, request)
+        }
+    }
+
+    /// Runs the filters on a node that is present and counts its rejection.
+    pub(super) fn check(&self, index: usize, tally: &mut Tally) -> Verdict {
+        let columns = self.columns;
+        if columns.unschedulable[index] && !self.tolerates_cordon {
+            return tally.unresolvable(Slot::Unschedulable);
+        }
+        if let Some(name) = &self.request.node_name
+            && *name != *columns.name_at(index)
+        {
+            return tally.unresolvable(Slot::NodeName);
+        }
+        let tainted = self.tainted(index);
+        if tainted.forbids {
+            return tally.unresolvable(Slot::UntoleratedTaint);
+        }
+        let affine = self.affine(index);
+        if !affine.matches {
+            return tally.unresolvable(Slot::NodeAffinity);
+        }
+        let taken = &columns.ports[index];
+        if self.request.ports.iter().any(|port| taken.iter().any(|other| port.conflicts(other))) {
+            return tally.resolvable(Slot::HostPorts);
+        }
+        if !self.fits(index, tally) {
+            return Verdict::Rejected;
+        }
+        Verdict::Pass { taints: tainted.preferred_away, affinity: affine.preferred }
+    }
+
+    fn tainted(&self, index: usize) -> Tainted {
+        let id = self.columns.taint_set[index];
+        match &self.taints {
+            Some(memo) => memo.get(id as usize).copied().unwrap_or_default(),
+            None => {
+                let taints = self.columns.taint_sets().get(id);
+                taints.map_or_else(Tainted::default, |taints| tainted(self.request, taints))
+            }
+        }
+    }
+
+    fn affine(&self, index: usize) -> Affine {
+        if let Some(memo) = &self.labels {
+            let id = self.columns.profile[index];
+            return memo.get(id as usize).copied().unwrap_or_default();
+        }
+        let node = self.columns.named(index);
+        let matching = self.request.preferred.iter().filter(|p| p.term.matches(&node));
+        Affine {
+            matches: self.request.required.matches(&node),
+            preferred: matching.map(|p| i64::from(p.weight)).sum(),
+        }
+    }
+
+    /// `fitsRequest` in `noderesources/fit.go`: every resource that is short counts.
+    fn fits(&self, index: usize, tally: &mut Tally) -> bool {
+        let columns = self.columns;
+        let wanted = &self.request.resources.requests;
+        let mut fits = true;
+        let mut resolvable = true;
+        if columns.pods[index] + 1 > columns.allocatable_pods[index] {
+            tally.count(Slot::TooManyPods);
+            fits = false;
+        }
+        let mut short = |reason: Slot, amount: i64, allocatable: i64, used: i64| {
+            if amount > 0 && amount > allocatable.saturating_sub(used) {
+                tally.count(reason);
+                resolvable &= amount <= allocatable;
+                fits = false;
+            }
+        };
+        let (i, c) = (index, columns);
+        short(Slot::Cpu, wanted.milli_cpu, c.allocatable_cpu[i], c.cpu[i]);
+        short(Slot::Memory, wanted.memory, c.allocatable_memory[i], c.memory[i]);
+        short(Slot::Storage, wanted.ephemeral_storage, c.allocatable_storage[i], c.storage[i]);
+        for (number, (name, amount)) in wanted.scalars.iter().enumerate() {
+            let (allocatable, used) = columns.scalar(index, name);
+            short(Slot::Scalar(number), *amount, allocatable, used);
+        }
+        if !fits && !resolvable {
+            tally.unresolvable += 1;
+        }
+        fits
+    }
+}
+
+fn tainted(request: &PodRequest, taints: &[Taint]) -> Tainted {
+    let untolerated = || taints.iter().filter(|taint| !tolerated(&request.tolerations, taint));
+    let avoided = untolerated().filter(|taint| taint.effect == Effect::PreferNoSchedule).count();
+    Tainted {
+        forbids: untolerated().any(Taint::forbids),
+        preferred_away: i64::try_from(avoided).unwrap_or(i64::MAX),
+    }
+}
+
+/// Where a reason is counted.
+#[derive(Clone, Copy)]
+enum Slot {
+    Unschedulable,
+    NodeName,
+    UntoleratedTaint,
+    NodeAffinity,
+    HostPorts,
+    TooManyPods,
+    Cpu,
+    Memory,
+    Storage,
+    /// The scalar resource of this number in the request.
+    Scalar(usize),
+}
+
+const FIXED: usize = 9;
+
+impl Slot {
+    fn index(self) -> usize {
+        match self {
+            Self::Unschedulable => 0,
+            Self::NodeName => 1,
+            Self::UntoleratedTaint => 2,
+            Self::NodeAffinity => 3,
+            Self::HostPorts => 4,
+            Self::TooManyPods => 5,
+            Self::Cpu => 6,
+            Self::Memory => 7,
+            Self::Storage => 8,
+            Self::Scalar(number) => FIXED + number,
+        }
+    }
+}
+
+/// Rejections as they are counted.
+pub(super) struct Tally<'a> {
+    request: &'a PodRequest,
+    counts: Vec<u64>,
+    unresolvable: u64,
+}
+
+impl<'a> Tally<'a> {
+    pub(super) fn new(request: &'a PodRequest) -> Self {
+        let counts = vec![0; FIXED + request.resources.requests.scalars.len()];
+        Self { request, counts, unresolvable: 0 }
+    }
+
+    fn count(&mut self, slot: Slot) {
+        if let Some(count) = self.counts.get_mut(slot.index()) {
+            *count += 1;
+        }
+    }
+
+    fn resolvable(&mut self, slot: Slot) -> Verdict {
+        self.count(slot);
+        Verdict::Rejected
+    }
+
+    fn unresolvable(&mut self, slot: Slot) -> Verdict {
+        self.unresolvable += 1;
+        self.resolvable(slot)
+    }
+
+    /// The counts by reason and the nodes where no eviction helps; `absent` nodes weren't looked
+    /// at, since the pod is pinned to others.
+    pub(super) fn finish(self, absent: u64) -> (Rejections, u64) {
+        let scalars = self.request.resources.requests.scalars.iter();
+        let reasons = [
+            Reason::Unschedulable,
+            Reason::NodeName,
+            Reason::UntoleratedTaint,
+            Reason::NodeAffinity,
+            Reason::HostPorts,
+            Reason::TooManyPods,
+            Reason::cpu(),
+            Reason::Insufficient("memory".into()),
+            Reason::Insufficient("ephemeral-storage".into()),
+        ];
+        let reasons =
+            reasons.into_iter().chain(scalars.map(|(name, _)| Reason::Insufficient(name.clone())));
+        let mut rejections: Rejections =
+            reasons.zip(self.counts).filter(|(_, count)| *count > 0).collect();
+        if absent > 0 {
+            rejections.insert(Reason::NotPinned, absent);
+        }
+        (rejections, self.unresolvable + absent)
+    }
+}

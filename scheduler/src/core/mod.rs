@@ -1,0 +1,32 @@
+//! The scheduler without its surroundings: no sockets, clocks, files or randomness but what is
+//! handed in.
+//!
+//! A pod becomes a [`pod::PodRequest`], waits in a [`queue::Queue`], is weighed against the nodes
+//! of each shard's [`table::NodeTable`] by [`evaluate::evaluate`], the answers are gathered by
+//! [`gather::merge`] and [`gather::decide`], and the shard that owns the chosen node reserves the
+//! place by [`table::NodeTable::assume`]. Answers equal those of kube-scheduler 1.36.3 with
+//! `percentageOfNodesToScore: 100` for the plugins that [`diagnosis::Plugin`] names.
+
+pub mod class;
+mod columns;
+pub mod diagnosis;
+pub mod evaluate;
+pub mod event;
+mod filter;
+pub mod gather;
+mod hash;
+mod intern;
+pub mod membership;
+pub mod pod;
+pub mod ports;
+pub mod quantity;
+pub mod queue;
+pub mod resources;
+mod score;
+pub mod selector;
+pub mod table;
+pub mod taint;
+mod tombstones;
+mod validation;
+
+pub use columns::NodeUsage;

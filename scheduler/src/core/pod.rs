@@ -1,0 +1,204 @@
+//! A pod as filters and scores see it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume};
+use serde::{Deserialize, Serialize};
+
+use super::ports::{HostPort, host_ports};
+use super::resources::{self, PodResources};
+use super::selector::{Preference, RequiredNodes, pinned_names};
+use super::taint::Toleration;
+
+/// A pod's `metadata.uid` in 128 bits: the UUID itself, or a hash of any other text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PodUid(u128);
+
+impl PodUid {
+    /// Takes the 32 hexadecimal digits of a UUID as they are and hashes anything else.
+    #[must_use]
+    pub fn new(uid: &str) -> Self {
+        let digits = || uid.bytes().filter(|byte| *byte != b'-');
+        let value = digits().try_fold(0_u128, |value, byte| {
+            Some((value << 4) | u128::from(char::from(byte).to_digit(16)?))
+        });
+        match value {
+            Some(value) if digits().count() == 32 => Self(value),
+            _ => Self(fnv(uid.as_bytes())),
+        }
+    }
+
+    /// The UID of a pod of the API; pods from an API server always have one.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        Self::new(pod.metadata.uid.as_deref().unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for PodUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// FNV-1a in 128 bits. UIDs come from the API server, not from users, so none collide on purpose.
+fn fnv(bytes: &[u8]) -> u128 {
+    bytes.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash, byte| {
+        (hash ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+    })
+}
+
+/// Something a pod insists on that this scheduler doesn't do yet. A pod with any of these stays
+/// Pending and its condition says which: a wrong bind can't be taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Unsupported {
+    /// A topology spread constraint with `whenUnsatisfiable: DoNotSchedule`, by topology key.
+    TopologySpread(String),
+    /// Required inter-pod affinity.
+    PodAffinity,
+    /// Required inter-pod anti-affinity.
+    PodAntiAffinity,
+    /// A volume whose place or limits bind the pod to nodes, by volume name.
+    Volume(String),
+    /// Dynamic resource claims.
+    ResourceClaims,
+    /// A pod group.
+    SchedulingGroup,
+    /// A preferred node affinity term that the API's parser refuses; kube-scheduler can't score
+    /// such a pod either.
+    InvalidPreference,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TopologySpread(key) => {
+                write!(f, "topology spread constraint DoNotSchedule over {key}")
+            }
+            Self::PodAffinity => f.write_str("required pod affinity"),
+            Self::PodAntiAffinity => f.write_str("required pod anti-affinity"),
+            Self::Volume(name) => write!(f, "volume {name} that has to be placed with the pod"),
+            Self::ResourceClaims => f.write_str("dynamic resource claims"),
+            Self::SchedulingGroup => f.write_str("scheduling group"),
+            Self::InvalidPreference => f.write_str("preferred node affinity that doesn't parse"),
+        }
+    }
+}
+
+/// All that filters and scores read of a pod that is to be placed. Pods of one template compile
+/// to equal requests, so that what is computed for one holds for all ([`super::class`]).
+///
+/// Not read yet, and so neither filtered nor scored: images (ImageLocality), soft topology spread
+/// constraints and the cluster's default ones, preferred inter-pod affinity. They are wishes: a
+/// pod that has them is placed without them. What can't be left out is in `unsupported`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PodRequest {
+    /// `spec.priority`, 0 when absent.
+    pub priority: i32,
+    /// Whether the pod may have others evicted (`preemptionPolicy` other than `Never`).
+    pub may_preempt: bool,
+    /// Requests for the fit filter, for accounting and for the scores.
+    pub resources: PodResources,
+    /// Taints that the pod accepts.
+    pub tolerations: Vec<Toleration>,
+    /// `spec.nodeName`, which a pending pod doesn't have.
+    pub node_name: Option<Arc<str>>,
+    /// `nodeSelector` and required node affinity.
+    pub required: RequiredNodes,
+    /// The only nodes worth looking at, when required affinity names them; empty when the terms
+    /// contradict themselves.
+    pub pinned: Option<Vec<Arc<str>>>,
+    /// Preferred node affinity.
+    pub preferred: Vec<Preference>,
+    /// Host ports.
+    pub ports: Vec<HostPort>,
+    /// What keeps this pod from being placed by this version at all.
+    pub unsupported: Vec<Unsupported>,
+}
+
+impl PodRequest {
+    /// Reads a pod of the API. Never fails: what isn't understood ends up in `unsupported`.
+    #[must_use]
+    pub fn compile(pod: &Pod) -> Self {
+        let resources = resources::pending(pod);
+        let Some(spec) = &pod.spec else { return Self { resources, ..Self::default() } };
+        let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+        let terms = affinity
+            .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
+            .map(|selector| selector.node_selector_terms.as_slice());
+        let preferences = affinity
+            .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref())
+            .unwrap_or_default();
+        let mut unsupported = unsupported(spec);
+        let preferred: Result<Vec<_>, _> = preferences
+            .iter()
+            .filter_map(|p| Preference::compile(p.weight, &p.preference).transpose())
+            .collect();
+        let preferred = preferred.unwrap_or_else(|_| {
+            unsupported.push(Unsupported::InvalidPreference);
+            Vec::new()
+        });
+        Self {
+            priority: spec.priority.unwrap_or_default(),
+            may_preempt: spec.preemption_policy.as_deref() != Some("Never"),
+            resources,
+            tolerations: spec.tolerations.iter().flatten().map(Toleration::of).collect(),
+            node_name: spec.node_name.as_deref().filter(|name| !name.is_empty()).map(Arc::from),
+            required: RequiredNodes::compile(spec.node_selector.as_ref(), terms),
+            pinned: terms.and_then(pinned_names),
+            preferred,
+            ports: host_ports(pod),
+            unsupported,
+        }
+    }
+}
+
+fn unsupported(spec: &PodSpec) -> Vec<Unsupported> {
+    let mut found = Vec::new();
+    for constraint in spec.topology_spread_constraints.iter().flatten() {
+        if constraint.when_unsatisfiable != "ScheduleAnyway" {
+            found.push(Unsupported::TopologySpread(constraint.topology_key.clone()));
+        }
+    }
+    if let Some(affinity) = &spec.affinity {
+        let required = |terms: Option<&Vec<_>>| terms.is_some_and(|terms| !terms.is_empty());
+        let pods = affinity.pod_affinity.as_ref();
+        let terms =
+            pods.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+        if required(terms) {
+            found.push(Unsupported::PodAffinity);
+        }
+        let pods = affinity.pod_anti_affinity.as_ref();
+        let terms =
+            pods.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+        if required(terms) {
+            found.push(Unsupported::PodAntiAffinity);
+        }
+    }
+    let volumes = spec.volumes.iter().flatten().filter(|volume| binds_to_nodes(volume));
+    found.extend(volumes.map(|volume| Unsupported::Volume(volume.name.clone())));
+    if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+        found.push(Unsupported::ResourceClaims);
+    }
+    if spec.scheduling_group.is_some() {
+        found.push(Unsupported::SchedulingGroup);
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Claims, and the disks that VolumeRestrictions, NodeVolumeLimits or VolumeZone look at.
+fn binds_to_nodes(volume: &Volume) -> bool {
+    volume.persistent_volume_claim.is_some()
+        || volume.ephemeral.is_some()
+        || volume.gce_persistent_disk.is_some()
+        || volume.aws_elastic_block_store.is_some()
+        || volume.azure_disk.is_some()
+        || volume.cinder.is_some()
+        || volume.iscsi.is_some()
+        || volume.rbd.is_some()
+        || volume.portworx_volume.is_some()
+        || volume.vsphere_volume.is_some()
+}

@@ -1,0 +1,331 @@
+//! The nodes of one shard and what is taken on them.
+//!
+//! Every change is idempotent and the watch may repeat itself: a pod counts once, on the node that
+//! its newest version names. Usage of a node that isn't known yet is kept, so nodes and pods may
+//! come in any order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use thiserror::Error;
+
+use super::columns::{Columns, NodeFacts, NodeUsage, Slot};
+use super::diagnosis::Rejections;
+use super::evaluate;
+use super::event::{ClusterEvent, EventSet};
+use super::pod::{PodRequest, PodUid};
+use super::ports::{HostPort, host_ports};
+use super::resources::{self, PodResources};
+use super::tombstones::Tombstones;
+
+/// Pods whose end is remembered, so that a late event or reservation doesn't bring them back.
+const TOMBSTONES: usize = 65_536;
+
+/// How sure it is that a pod is where the table counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Reserved here; the binding isn't known to have happened.
+    Assumed,
+    /// The API server took the binding; the watch hasn't shown it yet.
+    Confirmed,
+    /// The watch shows it.
+    Assigned,
+}
+
+/// What a pod takes from its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) resources: PodResources,
+    pub(super) ports: Vec<HostPort>,
+    priority: i32,
+}
+
+#[derive(Debug)]
+struct Record {
+    slot: Slot,
+    stage: Stage,
+    /// Pods of one template share this.
+    share: Arc<Share>,
+    /// The list that showed the pod last.
+    seen: u64,
+}
+
+/// Why a reservation was refused.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Unfit {
+    /// The node isn't known here.
+    #[error("node {0} is not known to this shard")]
+    NodeUnknown(String),
+    /// The pod doesn't pass the filters of the node any more.
+    #[error("the pod does not fit the node any more: {}", texts(.0))]
+    Rejected(Rejections),
+    /// The pod already has a place, reserved or bound.
+    #[error("the pod already has a place on node {0}")]
+    Placed(Arc<str>),
+    /// The pod ended.
+    #[error("the pod is gone")]
+    PodGone,
+}
+
+fn texts(rejections: &Rejections) -> String {
+    let texts: Vec<String> = rejections.keys().map(ToString::to_string).collect();
+    texts.join(", ")
+}
+
+/// Nodes, pods on them and reservations.
+#[derive(Debug)]
+pub struct NodeTable {
+    columns: Columns,
+    pods: HashMap<PodUid, Record>,
+    gone: Tombstones,
+    /// Pods by priority, to tell whether preemption could find a victim.
+    priorities: BTreeMap<i32, u64>,
+    /// Counts lists of pods; 0 before the first.
+    pod_list: u64,
+    /// Counts lists of nodes.
+    node_list: u64,
+}
+
+impl Default for NodeTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl NodeTable {
+    /// An empty table.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            columns: Columns::default(),
+            pods: HashMap::new(),
+            gone: Tombstones::new(TOMBSTONES),
+            priorities: BTreeMap::new(),
+            pod_list: 0,
+            node_list: 0,
+        }
+    }
+
+    /// Nodes that are known.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.columns.node_count()
+    }
+
+    /// Pods that count, reserved ones among them.
+    #[must_use]
+    pub fn pod_count(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// The names of all nodes.
+    pub fn node_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.columns.names()
+    }
+
+    /// What a node has and what is taken.
+    #[must_use]
+    pub fn usage(&self, node: &str) -> Option<NodeUsage> {
+        self.columns.find(node).map(|slot| self.columns.usage(slot))
+    }
+
+    /// Where a pod counts and how sure that is.
+    #[must_use]
+    pub fn placement(&self, uid: PodUid) -> Option<(&Arc<str>, Stage)> {
+        let record = self.pods.get(&uid)?;
+        Some((self.columns.name(record.slot), record.stage))
+    }
+
+    /// Reservations that no binding has followed yet.
+    pub fn assumed(&self) -> impl Iterator<Item = (PodUid, &Arc<str>)> {
+        let assumed = self.pods.iter().filter(|(_, record)| record.stage == Stage::Assumed);
+        assumed.map(|(uid, record)| (*uid, self.columns.name(record.slot)))
+    }
+
+    pub(super) fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
+    pub(super) fn has_pods_below(&self, priority: i32) -> bool {
+        self.priorities.range(..priority).next().is_some()
+    }
+
+    /// Takes over the newest version of a node; says what of it may help a waiting pod.
+    pub fn upsert_node(&mut self, node: &Node) -> EventSet {
+        let Some(name) = node.metadata.name.as_deref() else { return EventSet::EMPTY };
+        let slot = self.columns.slot(name);
+        self.columns.set_node(slot, NodeFacts::of(node), self.node_list)
+    }
+
+    /// Forgets a node. Its pods still count should it come back. Whether it was known.
+    pub fn remove_node(&mut self, name: &str) -> bool {
+        let Some(slot) = self.columns.find(name) else { return false };
+        self.columns.clear_node(slot);
+        true
+    }
+
+    /// Starts a list of all nodes: those that [`Self::upsert_node`] doesn't show until
+    /// [`Self::end_node_list`] are gone.
+    pub fn begin_node_list(&mut self) {
+        self.node_list += 1;
+    }
+
+    /// Ends a list of all nodes; returns how many were gone.
+    pub fn end_node_list(&mut self) -> usize {
+        self.columns.clear_unseen(self.node_list)
+    }
+
+    /// Takes over the newest version of a pod. It counts if it has a node and hasn't ended; a
+    /// reservation for it becomes what the watch shows.
+    pub fn upsert_pod(&mut self, pod: &Pod) -> EventSet {
+        let uid = PodUid::of(pod);
+        if has_ended(pod) {
+            return self.remove_pod(uid);
+        }
+        let spec = pod.spec.as_ref();
+        let node = spec.and_then(|spec| spec.node_name.as_deref()).filter(|node| !node.is_empty());
+        let Some(node) = node else { return EventSet::EMPTY };
+        if self.gone.contains(uid) {
+            return EventSet::EMPTY;
+        }
+        let share = Share {
+            resources: resources::assigned(pod),
+            ports: host_ports(pod),
+            priority: spec.and_then(|spec| spec.priority).unwrap_or_default(),
+        };
+        let slot = self.columns.slot(node);
+        if let Some(record) = self.pods.get_mut(&uid)
+            && record.slot == slot
+        {
+            record.stage = Stage::Assigned;
+            record.seen = self.pod_list;
+            if same_share(&record.share, &share) {
+                return EventSet::EMPTY;
+            }
+        }
+        let before = self.take_out(uid);
+        let events = before.map_or(EventSet::EMPTY, |before| freed_by_change(&before, &share));
+        self.put_in(uid, slot, Stage::Assigned, Arc::new(share));
+        events
+    }
+
+    /// Forgets a pod for good; says what of it may help a waiting pod.
+    pub fn remove_pod(&mut self, uid: PodUid) -> EventSet {
+        self.gone.insert(uid);
+        self.take_out(uid).map_or(EventSet::EMPTY, |share| freed(&share))
+    }
+
+    /// Starts a list of all pods on nodes: those that [`Self::upsert_pod`] doesn't show until
+    /// [`Self::end_pod_list`] are gone, but for reservations and for bindings made meanwhile.
+    pub fn begin_pod_list(&mut self) {
+        self.pod_list += 1;
+    }
+
+    /// Ends a list of all pods on nodes; says what of it may help a waiting pod.
+    pub fn end_pod_list(&mut self) -> EventSet {
+        let list = self.pod_list;
+        let unseen = |record: &Record| record.stage != Stage::Assumed && record.seen < list;
+        let gone: Vec<PodUid> =
+            self.pods.iter().filter(|(_, record)| unseen(record)).map(|(uid, _)| *uid).collect();
+        gone.into_iter().fold(EventSet::EMPTY, |events, uid| events | self.remove_pod(uid))
+    }
+
+    /// Reserves a place, if the pod still passes every filter of the node. Repeating a
+    /// reservation changes nothing.
+    pub fn assume(&mut self, uid: PodUid, node: &str, request: &PodRequest) -> Result<(), Unfit> {
+        if self.gone.contains(uid) {
+            return Err(Unfit::PodGone);
+        }
+        let known = self.columns.find(node);
+        let slot = known.ok_or_else(|| Unfit::NodeUnknown(node.to_owned()))?;
+        if let Some(record) = self.pods.get(&uid) {
+            let same = record.slot == slot && record.stage == Stage::Assumed;
+            let placed = || Unfit::Placed(Arc::clone(self.columns.name(record.slot)));
+            return if same { Ok(()) } else { Err(placed()) };
+        }
+        let rejections = evaluate::reject(self, slot, request);
+        if !rejections.is_empty() {
+            return Err(Unfit::Rejected(rejections));
+        }
+        let share = Share {
+            resources: request.resources.clone(),
+            ports: request.ports.clone(),
+            priority: request.priority,
+        };
+        self.put_in(uid, slot, Stage::Assumed, Arc::new(share));
+        Ok(())
+    }
+
+    /// Gives a reservation back; what is bound stays.
+    pub fn forget(&mut self, uid: PodUid) -> EventSet {
+        match self.pods.get(&uid) {
+            Some(record) if record.stage == Stage::Assumed => {
+                self.take_out(uid).map_or(EventSet::EMPTY, |share| freed(&share))
+            }
+            _ => EventSet::EMPTY,
+        }
+    }
+
+    /// The API server took the binding: the reservation can't be given back any more. Whether
+    /// there was one.
+    pub fn confirm(&mut self, uid: PodUid) -> bool {
+        let list = self.pod_list;
+        let Some(record) = self.pods.get_mut(&uid) else { return false };
+        if record.stage == Stage::Assumed {
+            record.stage = Stage::Confirmed;
+            record.seen = list;
+        }
+        true
+    }
+
+    fn put_in(&mut self, uid: PodUid, slot: Slot, stage: Stage, share: Arc<Share>) {
+        self.columns.add(slot, &share);
+        *self.priorities.entry(share.priority).or_default() += 1;
+        self.pods.insert(uid, Record { slot, stage, share, seen: self.pod_list });
+    }
+
+    fn take_out(&mut self, uid: PodUid) -> Option<Arc<Share>> {
+        let record = self.pods.remove(&uid)?;
+        self.columns.subtract(record.slot, &record.share);
+        let priority = record.share.priority;
+        if let Some(pods) = self.priorities.get_mut(&priority) {
+            *pods -= 1;
+            if *pods == 0 {
+                self.priorities.remove(&priority);
+            }
+        }
+        Some(record.share)
+    }
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Equal but for what a score adds for a pod that isn't placed yet.
+fn same_share(a: &Share, b: &Share) -> bool {
+    a.resources.requests == b.resources.requests
+        && a.resources.non_zero == b.resources.non_zero
+        && a.ports == b.ports
+        && a.priority == b.priority
+}
+
+fn freed(share: &Share) -> EventSet {
+    let ports = (!share.ports.is_empty()).then_some(ClusterEvent::PortsFreed);
+    [ClusterEvent::PodFreed].into_iter().chain(ports).collect()
+}
+
+fn freed_by_change(before: &Share, after: &Share) -> EventSet {
+    let (old, new) = (&before.resources.requests, &after.resources.requests);
+    let scalar = |name: &str| {
+        new.scalars.iter().find(|(n, _)| **n == *name).map(|(_, v)| *v).unwrap_or_default()
+    };
+    let less = new.milli_cpu < old.milli_cpu
+        || new.memory < old.memory
+        || new.ephemeral_storage < old.ephemeral_storage
+        || old.scalars.iter().any(|(name, amount)| scalar(name) < *amount);
+    less.then_some(ClusterEvent::PodScaledDown).into_iter().collect()
+}
