@@ -1,0 +1,167 @@
+//! The files below the log, as far as the log needs them: a seam for fault injection.
+
+use std::{
+    fmt, fs,
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::error::OpenError;
+
+/// A flat directory of append-only files.
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// Names of all files.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Makes an empty file; fails if there is one.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>>;
+    /// Opens a file for appending.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>>;
+    /// Opens a file for reading from its beginning.
+    fn read(&self, name: &str) -> io::Result<Box<dyn Source>>;
+    /// Renames a file over another.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes creations, renames and removals durable.
+    fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// A file open for reading.
+pub trait Source: Read + Send + fmt::Debug {}
+
+impl<T: Read + Send + fmt::Debug> Source for T {}
+
+/// An open file.
+pub trait StorageFile: Send + Sync + fmt::Debug {
+    /// Appends all of `data`. On an error a part of it may be there.
+    fn append(&self, data: &[u8]) -> io::Result<()>;
+    /// Makes what was appended durable.
+    fn sync(&self) -> io::Result<()>;
+    /// Cuts the file off.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+}
+
+const LOCK: &str = "LOCK";
+
+/// A directory of the file system, locked against other processes for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Held for its lock.
+    _lock: fs::File,
+}
+
+impl Directory {
+    /// Makes the directory if it isn't there (mode 0700, as etcd does), and locks it.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let shown = || path.display().to_string();
+        if !path.is_dir() {
+            let mut builder = fs::DirBuilder::new();
+            std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+            builder
+                .recursive(true)
+                .create(path)
+                .map_err(|e| OpenError::io("create data directory", shown(), e))?;
+            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                fs::File::open(parent)
+                    .and_then(|parent| parent.sync_all())
+                    .map_err(|e| OpenError::io("sync", parent.display().to_string(), e))?;
+            }
+        }
+        if path.join("member").exists() {
+            return Err(OpenError::Foreign {
+                dir: path.to_owned(),
+                found: "an etcd member directory".to_owned(),
+            });
+        }
+        let lock_path = path.join(LOCK);
+        let mut lock = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|e| OpenError::io("open lock file", lock_path.display().to_string(), e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                let owner = lock
+                    .read_to_string(&mut owner)
+                    .ok()
+                    .map(|_| owner.trim().to_owned())
+                    .filter(|owner| !owner.is_empty());
+                return Err(OpenError::Locked { dir: path.to_owned(), owner });
+            }
+            Err(fs::TryLockError::Error(e)) => {
+                return Err(OpenError::io("lock", lock_path.display().to_string(), e));
+            }
+        }
+        // The owner is for people: a failure to note it (a full disk) takes nothing away.
+        if let Err(error) = lock
+            .set_len(0)
+            .and_then(|()| lock.seek(SeekFrom::Start(0)))
+            .and_then(|_| writeln!(lock, "{}", std::process::id()))
+        {
+            tracing::debug!(%error, "could not note the owner in the lock file");
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+}
+
+impl Storage for Directory {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            // A name that isn't UTF-8 isn't one of the log's.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        let file = fs::File::options().create_new(true).append(true).open(self.path.join(name))?;
+        Ok(Arc::new(DirectoryFile(file)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        let file = fs::File::options().append(true).open(self.path.join(name))?;
+        Ok(Arc::new(DirectoryFile(file)))
+    }
+
+    fn read(&self, name: &str) -> io::Result<Box<dyn Source>> {
+        Ok(Box::new(fs::File::open(self.path.join(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        fs::File::open(&self.path)?.sync_all()
+    }
+}
+
+#[derive(Debug)]
+struct DirectoryFile(fs::File);
+
+impl StorageFile for DirectoryFile {
+    fn append(&self, data: &[u8]) -> io::Result<()> {
+        (&self.0).write_all(data)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}
