@@ -4,5 +4,7 @@
 //! defaulted, checked cluster) → `pki` and `build` (pure: all that should exist) → apply → status.
 
 pub mod api;
+pub mod build;
 pub mod children;
+pub mod pki;
 pub mod validate;
