@@ -107,6 +107,36 @@ impl fmt::Debug for EventSet {
     }
 }
 
+/// When each kind of change happened last, numbered in order, so that what passed since some
+/// moment is known without keeping the events.
+#[derive(Debug, Default)]
+pub(super) struct EventLog {
+    count: u64,
+    last: [u64; 8],
+}
+
+impl EventLog {
+    /// The number of the last event.
+    pub(super) fn now(&self) -> u64 {
+        self.count
+    }
+
+    pub(super) fn record(&mut self, events: EventSet) {
+        self.count += 1;
+        for (bit, last) in self.last.iter_mut().enumerate() {
+            if events.0 & (1 << bit) != 0 {
+                *last = self.count;
+            }
+        }
+    }
+
+    /// All that happened after the event of this number.
+    pub(super) fn since(&self, number: u64) -> EventSet {
+        let after = self.last.iter().enumerate().filter(|(_, last)| **last > number);
+        EventSet(after.fold(0, |set, (bit, _)| set | (1 << bit)))
+    }
+}
+
 /// The changes that may turn a plugin's no into a yes. A gate, or a wish that isn't supported, goes
 /// by an update of the pod alone.
 fn interests(plugin: Plugin) -> EventSet {

@@ -1,24 +1,40 @@
-//! The pods that wait: ready, backing off, unschedulable or gated.
+//! The pods that wait: ready, backing off, unschedulable or gated
+//! (`pkg/scheduler/backend/queue/scheduling_queue.go`).
+//!
+//! Memory: one entry for each pod without a node, a few hundred bytes beside its shared request.
+//! Events that pass while a pod is in flight cost nothing: each kind keeps the number of its last
+//! one alone.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
+
 use super::diagnosis::PluginSet;
-use super::event::EventSet;
+use super::event::{EventLog, EventSet};
 use super::pod::{PodRequest, PodUid};
 
 /// A moment: the time since some fixed one, handed in by the caller and never decreasing.
 pub type Moment = Duration;
+
+/// Pauses end on whole seconds, so that pods whose pauses end within one are ordered by priority
+/// (`backoffQOrderingWindowDuration`).
+const WINDOW: Duration = Duration::from_secs(1);
 
 /// The queue's times, kube-scheduler's by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueConfig {
     /// The pause after the first failure; each further one doubles it.
     pub initial_backoff: Duration,
-    /// The longest pause.
+    /// The longest pause; zero for none at all.
     pub max_backoff: Duration,
     /// How long an unschedulable pod waits for an event before it is tried all the same.
     pub max_unschedulable: Duration,
+    /// Whether a pod that waits out the pause of a rejection is tried early when nothing else is
+    /// ready (`SchedulerPopFromBackoffQ`). A pod that waits because of an error never is.
+    pub pop_from_backoff: bool,
 }
 
 impl Default for QueueConfig {
@@ -27,6 +43,7 @@ impl Default for QueueConfig {
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(10),
             max_unschedulable: Duration::from_secs(300),
+            pop_from_backoff: true,
         }
     }
 }
@@ -73,53 +90,361 @@ pub struct Depths {
     pub in_flight: usize,
 }
 
+/// Highest priority first, then who waits longest, then who came first.
+type ReadyKey = (Reverse<i32>, Moment, u64, PodUid);
+/// Whose pause ends first, then as for ready pods.
+type BackoffKey = (Moment, ReadyKey);
+/// Who waits longest.
+type ParkedKey = (Moment, u64, PodUid);
+
+/// Where an entry is, with the key under which its index knows it.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Active(ReadyKey),
+    Backoff(BackoffKey),
+    ErrorBackoff(BackoffKey),
+    Unschedulable(PluginSet, ParkedKey),
+    Gated,
+    InFlight {
+        /// The last event before the pod was taken out.
+        since: u64,
+        /// The pod's request changed meanwhile.
+        changed: bool,
+        /// The pod went meanwhile.
+        removed: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Entry {
+    pod: PendingPod,
+    place: Place,
+    /// Orders entries by arrival.
+    arrival: u64,
+    /// When it came, or came back from its last try.
+    since: Moment,
+    first_ready: Option<Moment>,
+    attempts: u32,
+    /// Tries that ended in a rejection.
+    rejected: u32,
+    /// Errors since the last rejection.
+    errors: u32,
+    rejected_by: PluginSet,
+}
+
 /// The pods that wait.
-#[derive(Debug, Default)]
-pub struct Queue {}
+#[derive(Debug)]
+pub struct Queue {
+    config: QueueConfig,
+    entries: HashMap<PodUid, Entry>,
+    active: BTreeSet<ReadyKey>,
+    backoff: BTreeSet<BackoffKey>,
+    error_backoff: BTreeSet<BackoffKey>,
+    /// By the plugins that rejected them, so that an event looks at sets and not at pods.
+    unschedulable: HashMap<PluginSet, BTreeSet<ParkedKey>>,
+    gated: usize,
+    in_flight: usize,
+    arrivals: u64,
+    events: EventLog,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self::new(QueueConfig::default())
+    }
+}
 
 impl Queue {
     /// An empty queue.
     #[must_use]
-    pub fn new(_config: QueueConfig) -> Self {
-        Self {}
+    pub fn new(config: QueueConfig) -> Self {
+        Self {
+            config,
+            entries: HashMap::new(),
+            active: BTreeSet::new(),
+            backoff: BTreeSet::new(),
+            error_backoff: BTreeSet::new(),
+            unschedulable: HashMap::new(),
+            gated: 0,
+            in_flight: 0,
+            arrivals: 0,
+            events: EventLog::default(),
+        }
     }
 
-    /// Takes over the newest version of a pod without a node.
-    pub fn upsert(&mut self, _pod: PendingPod, _now: Moment) {}
+    /// Takes over the newest version of a pod without a node. A new one, or one whose last gate
+    /// went, is ready at once; an unschedulable one is tried again if what it asks for changed.
+    pub fn upsert(&mut self, pod: PendingPod, now: Moment) {
+        let uid = pod.uid;
+        let Some(mut entry) = self.take(uid) else {
+            self.arrivals += 1;
+            let entry = Entry {
+                pod,
+                place: Place::Gated,
+                arrival: self.arrivals,
+                since: now,
+                first_ready: None,
+                attempts: 0,
+                rejected: 0,
+                errors: 0,
+                rejected_by: PluginSet::EMPTY,
+            };
+            return self.ready(entry, now);
+        };
+        let differs = entry.pod.request != pod.request || entry.pod.gates != pod.gates;
+        entry.pod = pod;
+        match entry.place {
+            Place::InFlight { since, changed, .. } => {
+                let place = Place::InFlight { since, changed: changed || differs, removed: false };
+                self.put(entry, place);
+            }
+            Place::Gated => self.ready(entry, now),
+            Place::Unschedulable(..) if differs => self.ready_after_pause(entry, now),
+            // The priority can't change, so the old key still holds.
+            place => self.put(entry, place),
+        }
+    }
 
-    /// Forgets a pod that was deleted or got a node; in flight it is forgotten when it comes back.
-    pub fn remove(&mut self, _uid: PodUid) {}
+    /// Forgets a pod that was deleted or got a node. One in flight is forgotten when it comes back.
+    pub fn remove(&mut self, uid: PodUid) {
+        let Some(entry) = self.take(uid) else { return };
+        if let Place::InFlight { since, changed, .. } = entry.place {
+            self.put(entry, Place::InFlight { since, changed, removed: true });
+        }
+    }
+
+    /// Forgets the pods that a full list of pods without a node doesn't show.
+    pub fn retain(&mut self, listed: impl Fn(PodUid) -> bool) {
+        let gone: Vec<PodUid> = self.entries.keys().copied().filter(|uid| !listed(*uid)).collect();
+        gone.into_iter().for_each(|uid| self.remove(uid));
+    }
+
+    /// Whether the pod is anywhere in the queue and hasn't been removed.
+    #[must_use]
+    pub fn contains(&self, uid: PodUid) -> bool {
+        let entry = self.entries.get(&uid);
+        entry.is_some_and(|entry| !matches!(entry.place, Place::InFlight { removed: true, .. }))
+    }
 
     /// The next pod to try.
-    pub fn pop(&mut self, _now: Moment) -> Option<Attempt> {
-        None
+    pub fn pop(&mut self, now: Moment) -> Option<Attempt> {
+        self.end_pauses(now);
+        self.flush_unschedulable(now);
+        let ready = self.active.first().map(|key| key.3);
+        let early = || self.backoff.first().map(|key| key.1.3);
+        let uid = ready.or_else(|| early().filter(|_| self.config.pop_from_backoff))?;
+        let mut entry = self.take(uid)?;
+        entry.attempts = entry.attempts.saturating_add(1);
+        let attempt = Attempt {
+            pod: entry.pod.clone(),
+            number: entry.attempts,
+            first_ready: *entry.first_ready.get_or_insert(now),
+        };
+        let since = self.events.now();
+        self.put(entry, Place::InFlight { since, changed: false, removed: false });
+        Some(attempt)
     }
 
-    /// The pod was bound or needn't be tried again.
-    pub fn done(&mut self, _uid: PodUid) {}
+    /// The pod was bound, or needn't be tried again.
+    pub fn done(&mut self, uid: PodUid) {
+        if self.is_in_flight(uid) {
+            self.take(uid);
+        }
+    }
 
     /// Plugins rejected the pod on every node: it waits for an event that may help, or is tried
-    /// again after a pause if one came meanwhile.
-    pub fn unschedulable(&mut self, _uid: PodUid, _rejected_by: PluginSet, _now: Moment) {}
+    /// again after a pause if one came meanwhile. Without plugins it is as [`Self::retry`].
+    pub fn unschedulable(&mut self, uid: PodUid, rejected_by: PluginSet, now: Moment) {
+        if rejected_by.is_empty() {
+            return self.retry(uid, now);
+        }
+        let Some((mut entry, since, changed)) = self.come_back(uid, now) else { return };
+        entry.rejected = entry.rejected.saturating_add(1);
+        entry.errors = 0;
+        entry.rejected_by = rejected_by;
+        if changed || self.events.since(since).may_help(rejected_by) {
+            self.ready_after_pause(entry, now);
+        } else {
+            self.park(entry);
+        }
+    }
 
     /// Something went wrong that has nothing to do with the pod (a failed binding, a shard that
     /// didn't answer): it is tried again after a pause.
-    pub fn retry(&mut self, _uid: PodUid, _now: Moment) {}
-
-    /// Wakes the pods that something which happened may help; returns how many.
-    pub fn notify(&mut self, _events: EventSet, _now: Moment) -> usize {
-        0
+    pub fn retry(&mut self, uid: PodUid, now: Moment) {
+        let Some((mut entry, ..)) = self.come_back(uid, now) else { return };
+        entry.errors = entry.errors.saturating_add(1);
+        entry.rejected_by = PluginSet::EMPTY;
+        self.ready_after_pause(entry, now);
     }
 
-    /// When [`Self::pop`] may have something again though nothing happens.
+    /// Wakes the pods that something which happened may help; returns how many.
+    pub fn notify(&mut self, events: EventSet, now: Moment) -> usize {
+        self.events.record(events);
+        let woken: Vec<PodUid> = self
+            .unschedulable
+            .iter()
+            .filter(|(plugins, _)| events.may_help(**plugins))
+            .flat_map(|(_, parked)| parked.iter().map(|key| key.2))
+            .collect();
+        for uid in &woken {
+            if let Some(entry) = self.take(*uid) {
+                self.ready_after_pause(entry, now);
+            }
+        }
+        woken.len()
+    }
+
+    /// When [`Self::pop`] may have something though nothing happens; zero for at once.
     #[must_use]
     pub fn next_wake(&self) -> Option<Moment> {
-        None
+        let early = self.config.pop_from_backoff && !self.backoff.is_empty();
+        if early || !self.active.is_empty() {
+            return Some(Moment::ZERO);
+        }
+        let pauses = [self.backoff.first(), self.error_backoff.first()];
+        let pauses = pauses.into_iter().flatten().map(|key| key.0 + WINDOW);
+        let parked = self.unschedulable.values().filter_map(BTreeSet::first);
+        pauses.chain(parked.map(|key| key.0 + self.config.max_unschedulable)).min()
     }
 
     /// How many pods are where.
     #[must_use]
     pub fn depths(&self) -> Depths {
-        Depths::default()
+        Depths {
+            active: self.active.len(),
+            backoff: self.backoff.len() + self.error_backoff.len(),
+            unschedulable: self.unschedulable.values().map(BTreeSet::len).sum(),
+            gated: self.gated,
+            in_flight: self.in_flight,
+        }
     }
+
+    fn is_in_flight(&self, uid: PodUid) -> bool {
+        self.entries.get(&uid).is_some_and(|entry| matches!(entry.place, Place::InFlight { .. }))
+    }
+
+    /// A pod back from its try: the entry, the last event before the try and whether its request
+    /// changed meanwhile. Nothing if it wasn't in flight or went.
+    fn come_back(&mut self, uid: PodUid, now: Moment) -> Option<(Entry, u64, bool)> {
+        if !self.is_in_flight(uid) {
+            return None;
+        }
+        let mut entry = self.take(uid)?;
+        entry.since = now;
+        match entry.place {
+            Place::InFlight { since, changed, removed: false } => Some((entry, since, changed)),
+            _ => None,
+        }
+    }
+
+    /// To the ready pods, unless gates hold it.
+    fn ready(&mut self, mut entry: Entry, now: Moment) {
+        if entry.pod.gates.is_empty() {
+            entry.first_ready.get_or_insert(now);
+            let key = ready_key(&entry);
+            self.put(entry, Place::Active(key));
+        } else {
+            self.put(entry, Place::Gated);
+        }
+    }
+
+    /// To the ready pods if its pause is over, else to those that wait it out.
+    fn ready_after_pause(&mut self, entry: Entry, now: Moment) {
+        match self.pause_end(&entry) {
+            Some(end) if end >= window(now) && entry.pod.gates.is_empty() => {
+                let key = (end, ready_key(&entry));
+                let error = entry.rejected_by.is_empty();
+                self.put(entry, if error { Place::ErrorBackoff(key) } else { Place::Backoff(key) });
+            }
+            _ => self.ready(entry, now),
+        }
+    }
+
+    fn park(&mut self, entry: Entry) {
+        let key = (entry.since, entry.arrival, entry.pod.uid);
+        let plugins = entry.rejected_by;
+        self.put(entry, Place::Unschedulable(plugins, key));
+    }
+
+    /// The window in which the pod's pause ends (`getBackoffTime`).
+    fn pause_end(&self, entry: &Entry) -> Option<Moment> {
+        let failures = if entry.errors > 0 { entry.errors } else { entry.rejected };
+        if failures == 0 || self.config.max_backoff.is_zero() {
+            return None;
+        }
+        let factor = 1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX);
+        let pause = self.config.initial_backoff.saturating_mul(factor);
+        Some(window(entry.since + pause.min(self.config.max_backoff)))
+    }
+
+    fn end_pauses(&mut self, now: Moment) {
+        let over = |queue: &BTreeSet<BackoffKey>| {
+            queue.first().filter(|key| key.0 < window(now)).map(|key| key.1.3)
+        };
+        while let Some(uid) = over(&self.backoff).or_else(|| over(&self.error_backoff)) {
+            let Some(entry) = self.take(uid) else { return };
+            self.ready(entry, now);
+        }
+    }
+
+    fn flush_unschedulable(&mut self, now: Moment) {
+        let longest = self.config.max_unschedulable;
+        let due: Vec<PodUid> = self
+            .unschedulable
+            .values()
+            .flat_map(|parked| parked.iter().take_while(|key| key.0 + longest <= now))
+            .map(|key| key.2)
+            .collect();
+        for uid in due {
+            if let Some(entry) = self.take(uid) {
+                self.ready_after_pause(entry, now);
+            }
+        }
+    }
+
+    /// Takes an entry out of the queue and of the index that holds it.
+    fn take(&mut self, uid: PodUid) -> Option<Entry> {
+        let entry = self.entries.remove(&uid)?;
+        match &entry.place {
+            Place::Active(key) => drop(self.active.remove(key)),
+            Place::Backoff(key) => drop(self.backoff.remove(key)),
+            Place::ErrorBackoff(key) => drop(self.error_backoff.remove(key)),
+            Place::Unschedulable(plugins, key) => {
+                if let Some(parked) = self.unschedulable.get_mut(plugins) {
+                    parked.remove(key);
+                    if parked.is_empty() {
+                        self.unschedulable.remove(plugins);
+                    }
+                }
+            }
+            Place::Gated => self.gated -= 1,
+            Place::InFlight { .. } => self.in_flight -= 1,
+        }
+        Some(entry)
+    }
+
+    /// Puts an entry that isn't in the queue where it belongs now.
+    fn put(&mut self, mut entry: Entry, place: Place) {
+        match place {
+            Place::Active(key) => drop(self.active.insert(key)),
+            Place::Backoff(key) => drop(self.backoff.insert(key)),
+            Place::ErrorBackoff(key) => drop(self.error_backoff.insert(key)),
+            Place::Unschedulable(plugins, key) => {
+                self.unschedulable.entry(plugins).or_default().insert(key);
+            }
+            Place::Gated => self.gated += 1,
+            Place::InFlight { .. } => self.in_flight += 1,
+        }
+        entry.place = place;
+        self.entries.insert(entry.pod.uid, entry);
+    }
+}
+
+fn ready_key(entry: &Entry) -> ReadyKey {
+    (Reverse(entry.pod.request.priority), entry.since, entry.arrival, entry.pod.uid)
+}
+
+fn window(moment: Moment) -> Moment {
+    Moment::from_secs(moment.as_secs())
 }
