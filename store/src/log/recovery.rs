@@ -76,6 +76,8 @@ pub(super) fn scan(storage: &dyn Storage) -> Result<Scan, OpenError> {
         let meta = SnapshotReader::open(storage, sequence)?.meta();
         fold.revision = meta.revision;
         fold.compact = meta.compact_revision.max(meta.revision);
+        // The stop record of the run that made it, if there is one, is behind it.
+        fold.clean = false;
     }
     let mut tail = (0, 0);
     let mut bytes = 0;
@@ -230,7 +232,10 @@ impl Fold {
                 (self.revision, self.compact) = (*revision, *compact);
                 (self.reserved, self.clean, self.volatile) = (0, false, false);
             }
-            Entry::Reserve { revision } => self.reserved = self.reserved.max(*revision),
+            Entry::Reserve { revision } => {
+                self.reserved = self.reserved.max(*revision);
+                self.clean = false;
+            }
             Entry::Stop { revision, volatile } => {
                 self.revision = self.revision.max(*revision);
                 (self.clean, self.volatile) = (true, *volatile);
