@@ -22,6 +22,8 @@ const (
 	apiForward    = "management"
 	pollPeriod    = 200 * time.Millisecond
 	logTailLength = 4096
+
+	stopGraceTotal = nodeGrace + cgroupGrace + 5*time.Second
 )
 
 // Start brings the cluster up, or finds it up, and waits until its node is ready. Progress goes
@@ -45,7 +47,7 @@ func (c *Config) Start(ctx context.Context, out io.Writer) error {
 		}
 	}
 	if !running {
-		if err := c.stop(); err != nil {
+		if err := c.stop(stopGraceTotal); err != nil {
 			return err
 		}
 		if err := c.launch(programs); err != nil {
@@ -252,12 +254,12 @@ func (c *Config) Stop() error {
 		return err
 	}
 	defer unlock()
-	return c.stop()
+	return c.stop(stopGraceTotal)
 }
 
-func (c *Config) stop() error {
+func (c *Config) stop(grace time.Duration) error {
 	if cluster, runs := readIdentity(c.clusterPIDFile()); runs {
-		if err := cluster.end(nodeGrace + cgroupGrace + 5*time.Second); err != nil {
+		if err := cluster.end(grace); err != nil {
 			return err
 		}
 	}
@@ -285,7 +287,7 @@ func (c *Config) Delete() error {
 		return err
 	}
 	defer unlock()
-	if err := c.stop(); err != nil {
+	if err := c.stop(0); err != nil { // nobody will read what a graceful end would save
 		return err
 	}
 	return os.RemoveAll(c.State)
