@@ -1,0 +1,333 @@
+//! The process: puts the parts together, keeps the configuration current, stops in order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use megacluster_service::admin::{Admin, Readiness};
+use megacluster_service::tls::{ClientAuth, ServerTlsFiles, TlsError};
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::authn::{ClientCa, ClientCaError};
+use crate::config::{BackendTls, ConfigError, RouterConfiguration};
+use crate::flags::Flags;
+use crate::metrics::{Metrics, ResultLabels};
+use crate::router::{Options, RouteTable, Router, Snapshot};
+use crate::serve::{FrontTls, Server, bind};
+use crate::upstream::{Connector, Pool};
+
+/// How often the configuration and the client CA are read again.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is looked whether every pool has been ready.
+const READY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The front door can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration file.
+    #[error("--config: {0}")]
+    Config(#[from] ConfigError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The client CA.
+    #[error("--client-ca-file: {0}")]
+    ClientCa(#[from] ClientCaError),
+    /// A file.
+    #[error("{path}: {source}", path = path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Identities in client certificates could not be handed on.
+    #[error("--client-ca-file needs backendTLS.proxyClientCertFile in the configuration")]
+    NoProxyCertificate,
+    /// A port.
+    #[error("{address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// A running front door.
+#[derive(Debug)]
+pub struct App {
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// Its admin port.
+    pub admin_address: SocketAddr,
+    /// The router.
+    pub router: Arc<Router>,
+    readiness: Readiness,
+    connections: TaskTracker,
+    drain: CancellationToken,
+    cut: CancellationToken,
+    /// Ends the tasks behind the front door.
+    background: CancellationToken,
+    delay: Duration,
+    timeout: Duration,
+}
+
+impl App {
+    /// Starts to serve.
+    pub async fn start(flags: &Flags) -> Result<Self, StartError> {
+        let background = CancellationToken::new();
+        let metrics = Metrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let admin = Admin::new(registry, "megacluster-watchcache");
+        let readiness = admin.readiness();
+        readiness.set("pools", false);
+        readiness.set("shutdown", true);
+
+        let config = RouterConfiguration::read(&flags.config)?;
+        let ca = match &flags.client_ca_file {
+            None => ClientCa::none(),
+            Some(path) => ClientCa::from_pem(&read(path)?)?,
+        };
+        let ca = Arc::new(ca);
+        let tls = FrontTls::new(
+            ServerTlsFiles {
+                cert: flags.tls_cert_file.clone(),
+                key: flags.tls_private_key_file.clone(),
+                client_ca: None,
+                client_auth: ClientAuth::None,
+            },
+            &ca,
+        )?;
+        tls.watch(background.clone());
+        let mut pools = Pools::new(flags.client_ca_file.is_some(), &metrics, &background);
+        let snapshot = pools.snapshot(&config)?;
+
+        let listen = |address, source| StartError::Listen { address, source };
+        let listener =
+            bind(flags.listen_address).map_err(|source| listen(flags.listen_address, source))?;
+        let address =
+            listener.local_addr().map_err(|source| listen(flags.listen_address, source))?;
+        let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
+        let options = Options {
+            response_deadline: flags.response_timeout,
+            goaway_chance: flags.goaway_chance,
+        };
+        let router =
+            Arc::new(Router::new(snapshot, ca.clone(), options, metrics.clone(), cut.clone()));
+        let admin_address = admin
+            .serve(flags.admin_listen_address, background.clone())
+            .await
+            .map_err(|source| listen(flags.admin_listen_address, source))?;
+        let connections = TaskTracker::new();
+        let server = Server {
+            router: router.clone(),
+            tls: Arc::new(tls),
+            max_streams: flags.http2_max_streams_per_connection,
+            drain: drain.clone(),
+            cut: cut.clone(),
+            connections: connections.clone(),
+        };
+        tokio::spawn(server.accept(listener));
+        tokio::spawn(watch_readiness(router.clone(), readiness.clone(), background.clone()));
+        tokio::spawn(
+            Reload { flags: flags.clone(), pools, router: router.clone(), ca, metrics }
+                .run(background.clone()),
+        );
+        info!(%address, pools = config.pools.len(), "front door");
+        Ok(Self {
+            address,
+            admin_address,
+            router,
+            readiness,
+            connections,
+            drain,
+            cut,
+            background,
+            delay: flags.shutdown_delay_duration,
+            timeout: flags.shutdown_timeout,
+        })
+    }
+
+    /// Stops in order: says that it is not ready, goes on for the delay, accepts nothing more,
+    /// ends watches, lets requests finish, cuts off what is left at the timeout.
+    pub async fn stop(self) {
+        self.readiness.set("shutdown", false);
+        tokio::time::sleep(self.delay).await;
+        self.drain.cancel();
+        self.connections.close();
+        self.router.upgrades().close();
+        let finish = async {
+            tokio::join!(
+                self.router.watches().end_all(self.timeout / 2),
+                self.connections.wait(),
+                self.router.upgrades().wait(),
+            )
+        };
+        if tokio::time::timeout(self.timeout, finish).await.is_err() {
+            warn!(
+                connections = self.connections.len(),
+                upgraded = self.router.upgrades().len(),
+                "requests are cut off"
+            );
+            self.cut.cancel();
+            // They end at once now.
+            tokio::join!(self.connections.wait(), self.router.upgrades().wait());
+        }
+        self.background.cancel();
+        info!("stopped");
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<Vec<u8>, StartError> {
+    std::fs::read(path).map_err(|source| StartError::Read { path: path.to_owned(), source })
+}
+
+async fn watch_readiness(router: Arc<Router>, readiness: Readiness, token: CancellationToken) {
+    loop {
+        let ready = router.current().pools.iter().all(|pool| pool.has_been_ready());
+        readiness.set("pools", ready);
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = tokio::time::sleep(READY_INTERVAL) => {}
+        }
+    }
+}
+
+/// Makes the pools of each configuration; a pool that did not change goes on.
+struct Pools {
+    needs_proxy_certificate: bool,
+    metrics: Metrics,
+    background: CancellationToken,
+    current: Vec<Arc<Pool>>,
+    connector: Option<(BackendTls, Arc<Connector>, tokio_util::sync::DropGuard)>,
+}
+
+impl Pools {
+    fn new(needs: bool, metrics: &Metrics, background: &CancellationToken) -> Self {
+        Self {
+            needs_proxy_certificate: needs,
+            metrics: metrics.clone(),
+            background: background.clone(),
+            current: Vec::new(),
+            connector: None,
+        }
+    }
+
+    fn snapshot(&mut self, config: &RouterConfiguration) -> Result<Snapshot, StartError> {
+        if self.needs_proxy_certificate && config.backend_tls.proxy_client_cert_file.is_none() {
+            return Err(StartError::NoProxyCertificate);
+        }
+        let (connector, kept) = match &self.connector {
+            Some((tls, connector, _)) if *tls == config.backend_tls => (connector.clone(), true),
+            _ => {
+                let token = self.background.child_token();
+                let connector = Arc::new(Connector::new(&config.backend_tls, &token)?);
+                let kept = (config.backend_tls.clone(), connector.clone(), token.drop_guard());
+                self.connector = Some(kept);
+                (connector, false)
+            }
+        };
+        let pools: Vec<_> = config
+            .pools
+            .iter()
+            .map(|pool| {
+                self.current
+                    .iter()
+                    .find(|old| {
+                        kept && **old.name() == *pool.name
+                            && old.host() == pool.host
+                            && old.port() == pool.port
+                    })
+                    .cloned()
+                    .unwrap_or_else(|| {
+                        Pool::start(&pool.name, &pool.host, pool.port, &connector, &self.metrics)
+                    })
+            })
+            .collect();
+        self.current.clone_from(&pools);
+        Ok(Snapshot { table: RouteTable::new(&config.pools), pools, limits: config.limits })
+    }
+}
+
+/// Reads the configuration and the client CA again.
+struct Reload {
+    flags: Flags,
+    pools: Pools,
+    router: Arc<Router>,
+    ca: Arc<ClientCa>,
+    metrics: Metrics,
+}
+
+impl Reload {
+    async fn run(mut self, token: CancellationToken) {
+        let mut config = std::fs::read(&self.flags.config).ok();
+        let mut ca = self.flags.client_ca_file.as_ref().and_then(|path| std::fs::read(path).ok());
+        loop {
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = tokio::time::sleep(RELOAD_INTERVAL) => {}
+            }
+            self.poll_config(&mut config);
+            self.poll_ca(&mut ca);
+        }
+    }
+
+    /// A file that can't be used leaves what is in force, and is reported once.
+    fn poll_config(&mut self, seen: &mut Option<Vec<u8>>) {
+        let Some(new) = changed(&self.flags.config, seen) else { return };
+        let result = new.and_then(|bytes| {
+            let config = RouterConfiguration::parse(&String::from_utf8_lossy(&bytes))?;
+            self.pools.snapshot(&config)
+        });
+        let label = match result {
+            Ok(snapshot) => {
+                self.router.replace(snapshot);
+                info!("configuration reloaded");
+                "success"
+            }
+            Err(error) => {
+                error!(%error, "configuration not reloaded: the old one stays");
+                "error"
+            }
+        };
+        self.metrics.config_reloads.get_or_create(&ResultLabels { result: label }).inc();
+    }
+
+    fn poll_ca(&self, seen: &mut Option<Vec<u8>>) {
+        let Some(path) = &self.flags.client_ca_file else { return };
+        let Some(new) = changed(path, seen) else { return };
+        let label = match new.and_then(|bytes| Ok(self.ca.replace(&bytes)?)) {
+            Ok(()) => {
+                info!("client CA reloaded");
+                "success"
+            }
+            Err(error) => {
+                error!(%error, "client CA not reloaded: the old one stays");
+                "error"
+            }
+        };
+        self.metrics.client_ca_reloads.get_or_create(&ResultLabels { result: label }).inc();
+    }
+}
+
+/// The file's content where it differs from what was seen.
+fn changed(
+    path: &std::path::Path,
+    seen: &mut Option<Vec<u8>>,
+) -> Option<Result<Vec<u8>, StartError>> {
+    match read(path) {
+        Ok(bytes) if seen.as_ref() == Some(&bytes) => None,
+        Ok(bytes) => {
+            *seen = Some(bytes.clone());
+            Some(Ok(bytes))
+        }
+        // Reported once: a file that is back is read again.
+        Err(error) => seen.take().map(|_| Err(error)),
+    }
+}

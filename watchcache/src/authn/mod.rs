@@ -1,0 +1,11 @@
+//! Who asks: client certificates are verified here, tokens by the kube-apiserver.
+
+mod certificate;
+mod client_ca;
+mod credentials;
+mod identity;
+
+pub use certificate::{PeerCertificates, Verdict};
+pub use client_ca::{ClientCa, ClientCaError};
+pub use credentials::{Credentials, decide};
+pub use identity::{Identity, IdentityError};

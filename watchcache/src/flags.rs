@@ -1,0 +1,123 @@
+//! Command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use megacluster_service::flags::LogFlags;
+
+/// The front door of a Kubernetes control plane: takes requests, finds out who asks, and passes
+/// them on to pools of kube-apiservers.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "megacluster-watchcache", version)]
+pub struct Flags {
+    /// Address to serve the Kubernetes API on.
+    #[arg(long, default_value = "0.0.0.0:6443")]
+    pub listen_address: SocketAddr,
+    /// PEM file with the serving certificate and its intermediates. Read again when it changes.
+    #[arg(long)]
+    pub tls_cert_file: PathBuf,
+    /// PEM file with the serving certificate's key. Read again when it changes.
+    #[arg(long)]
+    pub tls_private_key_file: PathBuf,
+    /// PEM file with the CAs of client certificates, kube-apiserver's own `--client-ca-file`.
+    /// Without it no client certificate is asked for. Read again when it changes.
+    #[arg(long)]
+    pub client_ca_file: Option<PathBuf>,
+    /// `RouterConfiguration` file. Read again when it changes.
+    #[arg(long)]
+    pub config: PathBuf,
+    /// Address for health, metrics and profiles. Plain HTTP: keep it from the public.
+    #[arg(long, default_value = "127.0.0.1:9443")]
+    pub admin_listen_address: SocketAddr,
+    /// Concurrent HTTP/2 streams of one client connection.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub http2_max_streams_per_connection: u32,
+    /// Chance that an HTTP/2 request tells its client to connect anew, so that clients spread
+    /// over the front doors again. 0 is never; at most 0.02.
+    #[arg(long, default_value_t = 0.001, value_parser = chance)]
+    pub goaway_chance: f64,
+    /// How long a backend may take to begin its answer, watches and other long-running requests
+    /// aside; then 504. More than kube-apiserver's `--request-timeout`.
+    #[arg(long, default_value = "75s", value_parser = duration)]
+    pub response_timeout: Duration,
+    /// How long requests are still accepted after the signal to stop, while /readyz fails: the
+    /// time in which load balancers learn of it.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub shutdown_delay_duration: Duration,
+    /// How long running requests may take after that. Watches are ended, spread over its first
+    /// half.
+    #[arg(long, default_value = "20s", value_parser = duration)]
+    pub shutdown_timeout: Duration,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogFlags,
+}
+
+fn chance(text: &str) -> Result<f64, String> {
+    // The bounds of kube-apiserver's --goaway-chance.
+    match text.parse::<f64>() {
+        Ok(chance) if (0.0..=0.02).contains(&chance) => Ok(chance),
+        _ => Err("must be a number from 0 to 0.02".to_owned()),
+    }
+}
+
+/// Reads a duration as Go writes it: numbers with `ms`, `s`, `m` or `h`, for example `1m30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let problem = || format!("{text:?} is not a duration such as 500ms, 5s or 1m30s");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|digit: char| !digit.is_ascii_digit()).ok_or_else(problem)?;
+        let (number, tail) = rest.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| problem())?;
+        let unit = tail.find(|letter: char| letter.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit);
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(problem()),
+        };
+        sum += Duration::from_millis(number.checked_mul(millis).ok_or_else(problem)?);
+        rest = tail;
+    }
+    if text.is_empty() { Err(problem()) } else { Ok(sum) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        for bad in ["", "5", "s", "5x", "-5s", "5 s", "1.5s", "99999999999999999999s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn chances() {
+        assert_eq!(chance("0.01"), Ok(0.01));
+        for bad in ["-1", "0.03", "NaN", "x", "inf"] {
+            assert!(chance(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read(text in "([0-9]{1,22}|ms|s|m|h|\\PC){0,6}") {
+            let _ = duration(&text);
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The front door of a control plane. A router takes every request, finds out who asks, and
+//! passes it on to a pool of kube-apiservers; cache shards that answer reads of hot resources
+//! will stand beside it and share [`api`] and [`authn`].
+//!
+//! The way of a request: [`serve`] (TLS, HTTP) → [`router`] (what is asked: [`api`]; who asks:
+//! [`authn`]; which pool; which headers: [`headers`]) → [`upstream`] (which backend, which
+//! connection). Nothing calls back.
+
+pub mod api;
+pub mod app;
+pub mod authn;
+pub mod config;
+pub mod flags;
+pub mod headers;
+pub mod limits;
+pub mod metrics;
+pub mod router;
+pub mod serve;
+pub mod upstream;
+
+#[cfg(test)]
+mod testing;

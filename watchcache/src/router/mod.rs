@@ -1,0 +1,282 @@
+//! The router: each request to its pool, with the identity it has shown.
+
+mod forward;
+mod frames;
+mod response;
+mod route;
+mod upgrade;
+mod watches;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use rustls_pki_types::UnixTime;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use response::ResponseBody;
+pub use route::RouteTable;
+pub use watches::Watches;
+
+use crate::api::{Failure, Reason, RequestInfo, decode_path};
+use crate::authn::{ClientCa, Credentials, PeerCertificates, Verdict, decide};
+use crate::config::Limits;
+use crate::headers;
+use crate::limits::Permit;
+use crate::metrics::{Metrics, PoolLabel, ReasonLabels, RequestLabels, verb_label};
+use crate::upstream::{Load, Pool};
+
+/// One configuration in force.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Resource to pool.
+    pub table: RouteTable,
+    /// The pools, in the table's order; never empty.
+    pub pools: Vec<Arc<Pool>>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// What the flags say about requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Until a backend must begin to answer a request that is not long-running.
+    pub response_deadline: Duration,
+    /// Chance that an HTTP/2 request tells its client to connect anew, as kube-apiserver's
+    /// `--goaway-chance`.
+    pub goaway_chance: f64,
+}
+
+/// One client connection.
+#[derive(Debug)]
+pub struct Client {
+    /// Where it comes from.
+    pub address: IpAddr,
+    /// Certificates it has shown.
+    pub certificates: PeerCertificates,
+    /// Whether it speaks HTTP/2.
+    pub http2: bool,
+    /// Cancelled when the client is to connect anew: the connection takes no new requests and
+    /// ends with the last it has.
+    pub leave: CancellationToken,
+}
+
+/// The router.
+#[derive(Debug)]
+pub struct Router {
+    current: ArcSwap<Snapshot>,
+    ca: Arc<ClientCa>,
+    options: Options,
+    metrics: Metrics,
+    watches: Watches,
+    upgrades: TaskTracker,
+    /// Cancelled when what is left is cut off.
+    cut: CancellationToken,
+}
+
+/// What is known of a request before it is passed on.
+struct Asked {
+    pool: Arc<Pool>,
+    verb: &'static str,
+    long_running: bool,
+    watch: bool,
+    limits: Limits,
+}
+
+impl Asked {
+    fn load(&self) -> Load {
+        if self.long_running { Load::Long } else { Load::Short }
+    }
+}
+
+impl Router {
+    /// A router with its first configuration.
+    #[must_use]
+    pub fn new(
+        snapshot: Snapshot,
+        ca: Arc<ClientCa>,
+        options: Options,
+        metrics: Metrics,
+        cut: CancellationToken,
+    ) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(snapshot),
+            ca,
+            options,
+            metrics,
+            watches: Watches::default(),
+            upgrades: TaskTracker::new(),
+            cut,
+        }
+    }
+
+    /// Puts another configuration in force for requests that come from now on.
+    pub fn replace(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// The client CA.
+    #[must_use]
+    pub fn client_ca(&self) -> &ClientCa {
+        &self.ca
+    }
+
+    /// Metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The open watches.
+    #[must_use]
+    pub fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
+    /// The connections that have changed their protocol.
+    #[must_use]
+    pub fn upgrades(&self) -> &TaskTracker {
+        &self.upgrades
+    }
+
+    /// Answers one request.
+    pub async fn serve(
+        &self,
+        client: Arc<Client>,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        let snapshot = self.current.load_full();
+        let path = decode_path(request.uri().path());
+        let query = request.uri().query().unwrap_or("");
+        let info = RequestInfo::parse(request.method(), &path, query);
+        let Some(pool) = snapshot.pools.get(snapshot.table.pool(&info)) else {
+            return own(&Failure::new(Reason::ServiceUnavailable, "no pool is configured"));
+        };
+        let asked = Asked {
+            pool: pool.clone(),
+            verb: verb_label(&info.verb),
+            long_running: info.is_long_running(),
+            watch: info.is_watch(),
+            limits: snapshot.limits,
+        };
+        drop(path);
+        drop(snapshot);
+        let response = match self.answer(&client, &asked, request).await {
+            Ok(response) => response,
+            Err(failure) => own(&failure),
+        };
+        if client.http2 {
+            self.maybe_goaway(&client, response.status());
+        }
+        let labels = RequestLabels {
+            pool: PoolLabel(asked.pool.name().clone()),
+            verb: asked.verb,
+            code: response.status().as_u16(),
+        };
+        self.metrics.requests.get_or_create(&labels).inc();
+        response
+    }
+
+    async fn answer(
+        &self,
+        client: &Client,
+        asked: &Asked,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        if request.method() == Method::CONNECT {
+            return Err(Failure::new(Reason::BadRequest, "CONNECT is not supported"));
+        }
+        let verdict = client.certificates.verdict(&self.ca, UnixTime::now());
+        if let Verdict::Rejected(problem) = &verdict {
+            tracing::debug!(client = %client.address, %problem, "client certificate");
+            self.metrics.certificates_rejected.inc();
+        }
+        let credentials = decide(&verdict, request.headers());
+        match credentials {
+            Credentials::Refused => {
+                return Err(Failure::new(Reason::Unauthorized, "Unauthorized"));
+            }
+            Credentials::Anonymous if client.http2 => self.tell_to_leave(client, "anonymous"),
+            _ => {}
+        }
+        let permit = self.admit(asked, &credentials)?;
+        check_length(&request, asked.limits.max_request_bytes)?;
+        let protocol = if client.http2 { None } else { headers::upgrade_of(request.headers()) };
+        headers::to_backend(request.headers_mut(), &credentials, client.address);
+        match protocol {
+            Some(protocol) => self.upgrade(asked, &credentials, permit, protocol, request).await,
+            None => self.forward(asked, &credentials, permit, request).await,
+        }
+    }
+
+    /// Finds a place for the request below the bounds. As in kube-apiserver, `system:masters` is
+    /// never turned away: someone must get in to see what is wrong.
+    fn admit(&self, asked: &Asked, credentials: &Credentials) -> Result<Permit, Failure> {
+        let (bounded, max, bound) = if asked.long_running {
+            (&self.metrics.watches, asked.limits.max_watches, "maxWatches")
+        } else {
+            (&self.metrics.in_flight, asked.limits.max_in_flight, "maxInFlight")
+        };
+        if matches!(credentials, Credentials::Identity(identity) if identity.is_privileged()) {
+            return Ok(bounded.take_always());
+        }
+        bounded.take(max).ok_or_else(|| {
+            self.metrics.shed.get_or_create(&ReasonLabels { reason: bound }).inc();
+            Failure::new(
+                Reason::TooManyRequests,
+                format!("too many requests ({bound} is reached), please try again later"),
+            )
+        })
+    }
+
+    /// As kube-apiserver does, a client that has shown no identity gets one HTTP/2 request out of
+    /// a connection (`k8s.io/apiserver/pkg/endpoints/filters/authentication.go`), and others are
+    /// told now and then to connect anew (`.../server/filters/goaway.go`).
+    fn maybe_goaway(&self, client: &Client, status: StatusCode) {
+        if status == StatusCode::UNAUTHORIZED {
+            self.tell_to_leave(client, "unauthorized");
+        } else if self.options.goaway_chance > 0.0
+            && rand::random::<f64>() < self.options.goaway_chance
+        {
+            self.tell_to_leave(client, "chance");
+        }
+    }
+
+    fn tell_to_leave(&self, client: &Client, reason: &'static str) {
+        if !client.leave.is_cancelled() {
+            self.metrics.goaways.get_or_create(&ReasonLabels { reason }).inc();
+            client.leave.cancel();
+        }
+    }
+}
+
+fn check_length(request: &Request<Incoming>, max: u64) -> Result<(), Failure> {
+    let length = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > max) { Err(too_large(max)) } else { Ok(()) }
+}
+
+fn too_large(max: u64) -> Failure {
+    // The words of k8s.io/apiserver/pkg/endpoints/handlers/rest.go.
+    Failure::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {max}"))
+}
+
+fn own(failure: &Failure) -> Response<ResponseBody> {
+    let (status, headers, body) = failure.answer();
+    let mut response = Response::new(ResponseBody::Own(Some(body)));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
