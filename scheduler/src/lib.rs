@@ -1,2 +1,15 @@
-//! To be written.
+//! A scheduler for Kubernetes whose nodes are divided among shards: a relay scatters each pod to
+//! the shards, gathers the best node, has its owner reserve it, and binds.
+//!
+//! [`core`] decides, [`shard`] and [`relay`] are the two sides of [`protocol`], and [`run`] puts a
+//! process together. What can be simulated has no I/O: [`shard::machine`], [`relay::coordinator`],
+//! [`relay::tree`].
+
+pub mod cli;
+pub mod config;
 pub mod core;
+pub mod metrics;
+pub mod protocol;
+pub mod relay;
+pub mod run;
+pub mod shard;

@@ -195,9 +195,8 @@ impl NodeTable {
             ports: host_ports(pod),
             priority: spec.and_then(|spec| spec.priority).unwrap_or_default(),
         };
-        let slot = self.columns.slot(node);
         if let Some(record) = self.pods.get_mut(&uid)
-            && record.slot == slot
+            && **self.columns.name(record.slot) == *node
         {
             record.stage = Stage::Assigned;
             record.seen = self.pod_list;
@@ -207,6 +206,8 @@ impl NodeTable {
         }
         let before = self.take_out(uid);
         let events = before.map_or(EventSet::EMPTY, |before| freed_by_change(&before, &share));
+        // Looked up now: taking the pod out may have given the row of an unknown node back.
+        let slot = self.columns.slot(node);
         self.put_in(uid, slot, Stage::Assigned, Arc::new(share));
         events
     }
@@ -235,27 +236,48 @@ impl NodeTable {
     /// Reserves a place, if the pod still passes every filter of the node. Repeating a
     /// reservation changes nothing.
     pub fn assume(&mut self, uid: PodUid, node: &str, request: &PodRequest) -> Result<(), Unfit> {
-        if self.gone.contains(uid) {
-            return Err(Unfit::PodGone);
+        if self.is_reserved(uid, node)? {
+            return Ok(());
         }
         let known = self.columns.find(node);
         let slot = known.ok_or_else(|| Unfit::NodeUnknown(node.to_owned()))?;
-        if let Some(record) = self.pods.get(&uid) {
-            let same = record.slot == slot && record.stage == Stage::Assumed;
-            let placed = || Unfit::Placed(Arc::clone(self.columns.name(record.slot)));
-            return if same { Ok(()) } else { Err(placed()) };
-        }
         let rejections = evaluate::reject(self, slot, request);
         if !rejections.is_empty() {
             return Err(Unfit::Rejected(rejections));
         }
+        self.reserve(uid, slot, request);
+        Ok(())
+    }
+
+    /// Reserves a place for a pod whose binding is under way already: it may be there by now,
+    /// whether it fits or not and whether the node is known or not.
+    pub fn restore(&mut self, uid: PodUid, node: &str, request: &PodRequest) -> Result<(), Unfit> {
+        if !self.is_reserved(uid, node)? {
+            let slot = self.columns.slot(node);
+            self.reserve(uid, slot, request);
+        }
+        Ok(())
+    }
+
+    /// Whether the pod is reserved on this very node; an error when it can't be.
+    fn is_reserved(&self, uid: PodUid, node: &str) -> Result<bool, Unfit> {
+        if self.gone.contains(uid) {
+            return Err(Unfit::PodGone);
+        }
+        match self.placement(uid) {
+            None => Ok(false),
+            Some((at, Stage::Assumed)) if **at == *node => Ok(true),
+            Some((at, _)) => Err(Unfit::Placed(Arc::clone(at))),
+        }
+    }
+
+    fn reserve(&mut self, uid: PodUid, slot: Slot, request: &PodRequest) {
         let share = Share {
             resources: request.resources.clone(),
             ports: request.ports.clone(),
             priority: request.priority,
         };
         self.put_in(uid, slot, Stage::Assumed, Arc::new(share));
-        Ok(())
     }
 
     /// Gives a reservation back; what is bound stays.

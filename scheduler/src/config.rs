@@ -1,0 +1,306 @@
+//! `KubeSchedulerConfiguration` v1, as far as it is supported. A field that is not supported is
+//! refused by its path, never accepted and ignored: a profile that switches a plugin off must not
+//! run with the plugin on.
+//!
+//! Field names and defaults: `k8s.io/kube-scheduler/config/v1/types.go` and
+//! `k8s.io/component-base/config/v1alpha1/types.go`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+/// The file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{path}: {source}", path = path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It is no YAML.
+    #[error("not a YAML document: {0}")]
+    Yaml(String),
+    /// A field asks for something this scheduler doesn't do.
+    #[error("{field}: not supported{detail}")]
+    Unsupported {
+        /// Path of the field, `profiles[0].plugins` for example.
+        field: String,
+        /// What would be supported, where that helps.
+        detail: String,
+    },
+    /// A field has the wrong type or an impossible value.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Path of the field.
+        field: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// What the file says; `None` where it says nothing, so that flags and defaults apply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    /// `profiles[0].schedulerName`
+    pub scheduler_name: Option<String>,
+    /// `clientConnection.kubeconfig`
+    pub kubeconfig: Option<PathBuf>,
+    /// `leaderElection.leaderElect`
+    pub leader_elect: Option<bool>,
+    /// `leaderElection.resourceNamespace`
+    pub lease_namespace: Option<String>,
+    /// `leaderElection.resourceName`
+    pub lease_name: Option<String>,
+    /// `leaderElection.leaseDuration`
+    pub lease_duration: Option<Duration>,
+    /// `leaderElection.renewDeadline`
+    pub renew_deadline: Option<Duration>,
+    /// `leaderElection.retryPeriod`
+    pub retry_period: Option<Duration>,
+    /// `podInitialBackoffSeconds`
+    pub initial_backoff: Option<Duration>,
+    /// `podMaxBackoffSeconds`
+    pub max_backoff: Option<Duration>,
+}
+
+impl SchedulerConfig {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text)
+    }
+
+    /// Parses the text of a file.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let document: Value =
+            serde_saphyr::from_str(text).map_err(|error| ConfigError::Yaml(error.to_string()))?;
+        let mut config = Self::default();
+        let (mut api_version, mut kind) = (None, None);
+        each(&document, "", |key, field, value| {
+            match key {
+                "apiVersion" => api_version = Some(string(value, field)?),
+                "kind" => kind = Some(string(value, field)?),
+                "profiles" => config.profiles(value, field)?,
+                "leaderElection" => config.leader_election(value, field)?,
+                "clientConnection" => config.client_connection(value, field)?,
+                "podInitialBackoffSeconds" => {
+                    config.initial_backoff = Some(seconds(value, field)?);
+                }
+                "podMaxBackoffSeconds" => config.max_backoff = Some(seconds(value, field)?),
+                // Every node is looked at, which is what 100 asks for.
+                "percentageOfNodesToScore" => all_nodes(value, field)?,
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
+        expect(api_version.as_deref(), "kubescheduler.config.k8s.io/v1", "apiVersion")?;
+        expect(kind.as_deref(), "KubeSchedulerConfiguration", "kind")?;
+        if let (Some(initial), Some(max)) = (config.initial_backoff, config.max_backoff)
+            && max < initial
+        {
+            return Err(ConfigError::Invalid {
+                field: "podMaxBackoffSeconds".to_owned(),
+                problem: "less than podInitialBackoffSeconds".to_owned(),
+            });
+        }
+        Ok(config)
+    }
+
+    fn profiles(&mut self, value: &Value, field: &str) -> Result<(), ConfigError> {
+        let Value::Array(profiles) = value else { return Err(wrong(field, "a list")) };
+        for (index, profile) in profiles.iter().enumerate() {
+            let field = format!("{field}[{index}]");
+            if index > 0 {
+                return Err(ConfigError::Unsupported { field, detail: ": one profile".to_owned() });
+            }
+            each(profile, &field, |key, field, value| {
+                match key {
+                    "schedulerName" => self.scheduler_name = Some(string(value, field)?),
+                    "percentageOfNodesToScore" => all_nodes(value, field)?,
+                    _ => return Ok(false),
+                }
+                Ok(true)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn leader_election(&mut self, value: &Value, field: &str) -> Result<(), ConfigError> {
+        each(value, field, |key, field, value| {
+            match key {
+                "leaderElect" => match value {
+                    Value::Bool(elect) => self.leader_elect = Some(*elect),
+                    _ => return Err(wrong(field, "true or false")),
+                },
+                "leaseDuration" => self.lease_duration = Some(duration(value, field)?),
+                "renewDeadline" => self.renew_deadline = Some(duration(value, field)?),
+                "retryPeriod" => self.retry_period = Some(duration(value, field)?),
+                "resourceName" => self.lease_name = Some(string(value, field)?),
+                "resourceNamespace" => self.lease_namespace = Some(string(value, field)?),
+                "resourceLock" => {
+                    if string(value, field)? != "leases" {
+                        return Err(ConfigError::Unsupported {
+                            field: field.to_owned(),
+                            detail: ": only leases".to_owned(),
+                        });
+                    }
+                }
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })
+    }
+
+    fn client_connection(&mut self, value: &Value, field: &str) -> Result<(), ConfigError> {
+        each(value, field, |key, field, value| {
+            match key {
+                "kubeconfig" => self.kubeconfig = Some(PathBuf::from(string(value, field)?)),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })
+    }
+}
+
+/// Calls `take` for each field of an object; a field that it doesn't take is refused by its path.
+fn each(
+    value: &Value,
+    path: &str,
+    mut take: impl FnMut(&str, &str, &Value) -> Result<bool, ConfigError>,
+) -> Result<(), ConfigError> {
+    let empty = Map::new();
+    let fields = match value {
+        Value::Object(fields) => fields,
+        Value::Null => &empty,
+        _ => return Err(wrong(if path.is_empty() { "document" } else { path }, "a mapping")),
+    };
+    for (key, value) in fields {
+        let field = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        if !take(key, &field, value)? {
+            return Err(ConfigError::Unsupported { field, detail: String::new() });
+        }
+    }
+    Ok(())
+}
+
+fn wrong(field: &str, wanted: &str) -> ConfigError {
+    ConfigError::Invalid { field: field.to_owned(), problem: format!("must be {wanted}") }
+}
+
+fn expect(found: Option<&str>, wanted: &str, field: &str) -> Result<(), ConfigError> {
+    if found == Some(wanted) { Ok(()) } else { Err(wrong(field, wanted)) }
+}
+
+fn string(value: &Value, field: &str) -> Result<String, ConfigError> {
+    match value {
+        Value::String(text) if !text.is_empty() => Ok(text.clone()),
+        _ => Err(wrong(field, "a text that is not empty")),
+    }
+}
+
+fn seconds(value: &Value, field: &str) -> Result<Duration, ConfigError> {
+    match value.as_u64() {
+        Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
+        _ => Err(wrong(field, "a whole number of seconds above 0")),
+    }
+}
+
+fn all_nodes(value: &Value, field: &str) -> Result<(), ConfigError> {
+    if value.as_u64() == Some(100) {
+        return Ok(());
+    }
+    let detail = ": every node is scored, so only 100".to_owned();
+    Err(ConfigError::Unsupported { field: field.to_owned(), detail })
+}
+
+fn duration(value: &Value, field: &str) -> Result<Duration, ConfigError> {
+    let parsed = value.as_str().and_then(parse_duration);
+    parsed.ok_or_else(|| wrong(field, "a duration such as 15s or 1m30s"))
+}
+
+/// A duration as Go writes it, in the units that are of use here: `15s`, `1m30s`, `500ms`. Not
+/// zero.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u32 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let each = match &rest[..unit] {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            _ => return None,
+        };
+        rest = &rest[unit..];
+        total = total.checked_add(each.checked_mul(number)?)?;
+    }
+    (!total.is_zero()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str =
+        "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+
+    fn parse(body: &str) -> Result<SchedulerConfig, ConfigError> {
+        SchedulerConfig::parse(&format!("{HEAD}{body}"))
+    }
+
+    #[test]
+    fn reads_what_is_supported() {
+        let config = parse(
+            "clientConnection: {kubeconfig: /etc/k}\n\
+             leaderElection: {leaderElect: true, leaseDuration: 15s, renewDeadline: 1m30s, \
+             retryPeriod: 500ms, resourceLock: leases, resourceName: n, resourceNamespace: ns}\n\
+             podInitialBackoffSeconds: 2\npodMaxBackoffSeconds: 20\n\
+             profiles: [{schedulerName: mine, percentageOfNodesToScore: 100}]\n",
+        )
+        .expect("supported");
+        assert_eq!(config.scheduler_name.as_deref(), Some("mine"));
+        assert_eq!(config.kubeconfig, Some(PathBuf::from("/etc/k")));
+        assert_eq!(config.leader_elect, Some(true));
+        assert_eq!(config.lease_duration, Some(Duration::from_secs(15)));
+        assert_eq!(config.renew_deadline, Some(Duration::from_secs(90)));
+        assert_eq!(config.retry_period, Some(Duration::from_millis(500)));
+        assert_eq!(config.lease_name.as_deref(), Some("n"));
+        assert_eq!(config.lease_namespace.as_deref(), Some("ns"));
+        assert_eq!(config.initial_backoff, Some(Duration::from_secs(2)));
+        assert_eq!(config.max_backoff, Some(Duration::from_secs(20)));
+        assert_eq!(parse("").expect("empty"), SchedulerConfig::default());
+    }
+
+    #[test]
+    fn names_the_field_it_refuses() {
+        for (body, field) in [
+            ("parallelism: 16\n", "parallelism: not supported"),
+            ("profiles: [{plugins: {}}]\n", "profiles[0].plugins: not supported"),
+            ("profiles: [{}, {}]\n", "profiles[1]: not supported"),
+            ("extenders: []\n", "extenders: not supported"),
+            ("clientConnection: {qps: 5}\n", "clientConnection.qps: not supported"),
+            ("percentageOfNodesToScore: 50\n", "percentageOfNodesToScore: not supported"),
+            ("leaderElection: {resourceLock: endpoints}\n", "leaderElection.resourceLock: not"),
+            ("leaderElection: {leaseDuration: 15}\n", "leaderElection.leaseDuration: must be"),
+            ("leaderElection: {leaseDuration: -1s}\n", "leaderElection.leaseDuration: must be"),
+            ("podMaxBackoffSeconds: 0\n", "podMaxBackoffSeconds: must be"),
+            ("podInitialBackoffSeconds: 9\npodMaxBackoffSeconds: 1\n", "podMaxBackoffSeconds: less"),
+        ] {
+            let error = parse(body).expect_err(body).to_string();
+            assert!(error.starts_with(field), "{body}: {error}");
+        }
+        assert!(SchedulerConfig::parse("kind: Pod").is_err());
+        assert!(SchedulerConfig::parse("- 1").is_err());
+        assert!(SchedulerConfig::parse("{").is_err());
+    }
+}

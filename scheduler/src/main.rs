@@ -1,0 +1,45 @@
+//! `megacluster-scheduler`
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use megacluster_scheduler::cli::{Cli, Role};
+use megacluster_scheduler::run;
+use megacluster_service::shutdown::Shutdown;
+use megacluster_service::{crypto, logging};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    crypto::install();
+    let common = match &cli.role {
+        None => &cli.all.common,
+        Some(Role::Shard(flags)) => &flags.common,
+        Some(Role::Relay(flags)) => &flags.common,
+    };
+    if let Err(error) = logging::init(&common.log) {
+        eprintln!("megacluster-scheduler: {error}");
+        return ExitCode::FAILURE;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(scheduler(cli)),
+        Err(error) => Err(error.to_string()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error, "stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn scheduler(cli: Cli) -> Result<(), String> {
+    let token = Shutdown::on_signals().map_err(|error| error.to_string())?.token();
+    match cli.role {
+        None => run::all_in_one(cli.all, token).await,
+        Some(Role::Shard(flags)) => run::shard(flags, token).await,
+        Some(Role::Relay(flags)) => run::relay(flags, token).await,
+    }
+    .map_err(|error| error.to_string())
+}

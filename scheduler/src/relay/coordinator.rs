@@ -1,0 +1,618 @@
+//! The leading relay without I/O: which pod is decided next, where it goes, what is bound.
+//!
+//! Decisions are made one after the other, each on the state that all earlier ones have left, as
+//! in kube-scheduler. One message carries the reservation of the last pod and the evaluation of
+//! the next, in this order, so a decision costs one round trip. Binds go on beside it, many at
+//! once.
+//!
+//! What holds whatever is lost, late or dead: a pod is in the queue, in the open round, in a bind,
+//! or settled; a reservation whose fate is unknown is released or left to expire, never assumed to
+//! be free; and no pod is declared unschedulable unless every shard has said so.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use tracing::{info, warn};
+
+use super::bind::BindOutcome;
+use super::pods::{Intake, Pods};
+use super::report::Report;
+use super::shards::{Change, Shards};
+use crate::core::gather::{Decision, decide, refuse};
+use crate::core::membership::Membership;
+use crate::core::pod::PodUid;
+use crate::core::queue::{Attempt, Depths, Moment, Queue, QueueConfig};
+use crate::metrics::{Metrics, labels};
+use crate::protocol::{Answer, Operation, PodId, Refusal, Request, Reservation, Response};
+use crate::protocol::{ShardReport, Target};
+
+/// A new leader waits this long for all shards before it goes on with those that answer.
+const GATHER: Duration = Duration::from_secs(5);
+/// Shards hear from the leader at least this often.
+const IDLE: Duration = Duration::from_secs(1);
+/// A pod whose reservation is refused is evaluated again at once this many times.
+const AGAIN: u32 = 3;
+/// A bind is repeated to a shard that restarts for this long after it was made: the shard's watch
+/// may lag behind by this much.
+const RECENT: Duration = Duration::from_secs(60);
+/// Binds remembered for it.
+const MAX_RECENT: usize = 100_000;
+
+/// What a relay needs to lead.
+#[derive(Clone, Debug)]
+pub struct CoordinatorConfig {
+    /// The profile's name, a label of the metrics.
+    pub profile: String,
+    /// All shards.
+    pub membership: Membership,
+    /// Relays that may stand between.
+    pub relays: Vec<Arc<str>>,
+    /// Binds under way at once.
+    pub max_binds: usize,
+    /// How long an exchange may take.
+    pub deadline: Duration,
+    /// The queue's times.
+    pub queue: QueueConfig,
+    /// Where ties' lots come from.
+    pub seed: u64,
+}
+
+/// What the surroundings have to do.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Send this and give the answer to [`Coordinator::exchanged`].
+    Exchange {
+        /// Tells answers apart.
+        id: u64,
+        /// The message.
+        request: Request,
+    },
+    /// Bind and give the outcome to [`Coordinator::bound`].
+    Bind {
+        /// Which pod.
+        pod: PodId,
+        /// Where.
+        node: Arc<str>,
+    },
+    /// Tell the cluster.
+    Report(Report),
+}
+
+/// A pod with a node, not reserved yet.
+#[derive(Debug)]
+struct Chosen {
+    attempt: Attempt,
+    id: PodId,
+    node: Arc<str>,
+    begun: Moment,
+    refusals: u32,
+}
+
+#[derive(Debug)]
+struct Evaluated {
+    attempt: Attempt,
+    begun: Moment,
+    refusals: u32,
+}
+
+#[derive(Debug)]
+struct Round {
+    id: u64,
+    targets: Vec<Target>,
+    told: Vec<(Arc<str>, Operation)>,
+    reserve: Option<(Chosen, Reservation)>,
+    evaluate: Option<Evaluated>,
+}
+
+#[derive(Debug)]
+struct Binding {
+    attempt: Attempt,
+    reservation: Reservation,
+    begun: Moment,
+}
+
+#[derive(Debug)]
+struct Recent {
+    until: Moment,
+    reservation: Reservation,
+    bound: bool,
+}
+
+/// The state of a relay, leading or standing by.
+#[derive(Debug)]
+pub struct Coordinator {
+    config: CoordinatorConfig,
+    metrics: Metrics,
+    queue: Queue,
+    pods: Pods,
+    shards: Shards,
+    term: Option<u64>,
+    gather_until: Moment,
+    next_id: u64,
+    greeting: Option<(u64, Vec<Target>)>,
+    round: Option<Round>,
+    again: Option<Evaluated>,
+    chosen: Option<Chosen>,
+    binds: HashMap<PodUid, Binding>,
+    recent: VecDeque<Recent>,
+    last_round: Moment,
+    draining: bool,
+}
+
+impl Coordinator {
+    /// A relay that stands by.
+    #[must_use]
+    pub fn new(config: CoordinatorConfig, metrics: Metrics) -> Self {
+        Self {
+            queue: Queue::new(config.queue),
+            shards: Shards::new(config.membership.names().cloned()),
+            pods: Pods::default(),
+            metrics,
+            term: None,
+            gather_until: Moment::ZERO,
+            next_id: 0,
+            greeting: None,
+            round: None,
+            again: None,
+            chosen: None,
+            binds: HashMap::new(),
+            recent: VecDeque::new(),
+            last_round: Moment::ZERO,
+            draining: false,
+            config,
+        }
+    }
+
+    /// We lead from now on, in this term.
+    pub fn lead(&mut self, now: Moment, term: u64) {
+        self.term = Some(term);
+        self.gather_until = now + GATHER;
+        self.shards.reset();
+    }
+
+    /// We lead no more. Binds under way end as they may.
+    pub fn step_down(&mut self, now: Moment) {
+        self.term = None;
+        if let Some(again) = self.again.take() {
+            self.queue.retry(again.attempt.pod.uid, now);
+        }
+        if let Some(chosen) = self.chosen.take() {
+            self.queue.retry(chosen.attempt.pod.uid, now);
+        }
+    }
+
+    /// Begin nothing new; binds under way end.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Whether nothing is under way any more.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.binds.is_empty() && self.round.is_none() && self.chosen.is_none()
+    }
+
+    /// How many pods are where.
+    #[must_use]
+    pub fn depths(&self) -> Depths {
+        self.queue.depths()
+    }
+
+    /// How many shards answer, and of how many.
+    #[must_use]
+    pub fn shards_up(&self) -> (usize, usize) {
+        (self.shards.up(), self.shards.len())
+    }
+
+    /// Binds under way.
+    #[must_use]
+    pub fn binds_in_flight(&self) -> usize {
+        self.binds.len()
+    }
+
+    /// Takes over what the watch of waiting pods shows.
+    pub fn intake(&mut self, now: Moment, intake: Intake) {
+        self.pods.take(&mut self.queue, now, intake);
+    }
+
+    /// What is to be done now.
+    pub fn poll(&mut self, now: Moment) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let Some(term) = self.term else { return actions };
+        if self.greeting.is_none()
+            && let Some((targets, operations)) = self.shards.greeting(now)
+        {
+            let id = self.id();
+            self.greeting = Some((id, targets.clone()));
+            let request = self.request(term, targets, operations);
+            actions.push(Action::Exchange { id, request });
+        }
+        if self.round.is_none() {
+            actions.extend(self.next_round(now, term));
+        }
+        actions
+    }
+
+    /// When [`Self::poll`] has something to do though nothing happens.
+    #[must_use]
+    pub fn next_wake(&self, now: Moment) -> Moment {
+        let idle = now + IDLE;
+        if self.term.is_none() {
+            return idle;
+        }
+        let greeting = if self.greeting.is_none() { self.shards.next_greeting() } else { None };
+        let queue = match self.may_evaluate(now, 0) {
+            true if self.round.is_none() => self.queue.next_wake(),
+            _ => None,
+        };
+        let gathered = (now < self.gather_until).then_some(self.gather_until);
+        [greeting, queue, gathered].into_iter().flatten().min().map_or(idle, |at| at.min(idle))
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn request(&self, term: u64, targets: Vec<Target>, operations: Vec<Operation>) -> Request {
+        Request {
+            term,
+            membership: self.config.membership.fingerprint(),
+            targets,
+            relays: self.config.relays.clone(),
+            deadline: self.config.deadline,
+            operations,
+        }
+    }
+
+    fn next_round(&mut self, now: Moment, term: u64) -> Option<Action> {
+        let reserve = self.takeable_choice(now);
+        let evaluate = self.next_pod(now, usize::from(reserve.is_some()));
+        let told = self.shards.take_outbox();
+        let idle = now >= self.last_round + IDLE && self.shards.up() > 0;
+        if reserve.is_none() && evaluate.is_none() && told.is_empty() && !idle {
+            return None;
+        }
+        let id = self.id();
+        // Grows with the term and, within it, with the round.
+        let token = (term << 40) | (id & 0xff_ffff_ffff);
+        let reserve = reserve.map(|chosen| {
+            let reservation = chosen.reservation(token);
+            (chosen, reservation)
+        });
+        let mut operations: Vec<Operation> = told.iter().map(|(_, o)| o.clone()).collect();
+        operations.extend(reserve.as_ref().map(|(_, r)| Operation::Reserve(r.clone())));
+        if let Some(evaluated) = &evaluate {
+            let class = evaluated.attempt.pod.request.clone();
+            operations.push(Operation::Evaluate { class, seed: self.lot() });
+        }
+        let mut targets = self.shards.up_targets();
+        if evaluate.is_none() && !idle {
+            let owner = reserve.as_ref().and_then(|(c, _)| self.config.membership.owner(&c.node));
+            targets.retain(|target| {
+                told.iter().any(|(name, _)| *name == target.shard) || owner == Some(&target.shard)
+            });
+        }
+        let request = self.request(term, targets.clone(), operations);
+        self.last_round = now;
+        self.round = Some(Round { id, targets, told, reserve, evaluate });
+        Some(Action::Exchange { id, request })
+    }
+
+    fn takeable_choice(&mut self, now: Moment) -> Option<Chosen> {
+        let chosen = self.chosen.take()?;
+        let owner = self.config.membership.owner(&chosen.node);
+        let usable = owner.is_some_and(|owner| self.shards.is_up(owner));
+        if usable && self.pods.is_waiting(chosen.attempt.pod.uid) {
+            return Some(chosen);
+        }
+        self.queue.retry(chosen.attempt.pod.uid, now);
+        None
+    }
+
+    fn may_evaluate(&self, now: Moment, reserving: usize) -> bool {
+        let up = self.shards.up();
+        let gathering = up < self.shards.len() && now < self.gather_until;
+        let full = self.binds.len() + reserving >= self.config.max_binds;
+        !(self.draining || up == 0 || gathering || full)
+    }
+
+    fn next_pod(&mut self, now: Moment, reserving: usize) -> Option<Evaluated> {
+        if !self.may_evaluate(now, reserving) {
+            return None;
+        }
+        loop {
+            let next = match self.again.take() {
+                Some(again) => again,
+                None => Evaluated { attempt: self.queue.pop(now)?, begun: now, refusals: 0 },
+            };
+            let uid = next.attempt.pod.uid;
+            if self.pods.is_waiting(uid) && !self.binds.contains_key(&uid) {
+                return Some(next);
+            }
+            self.queue.done(uid);
+        }
+    }
+
+    /// SplitMix64: the seeds need no secrecy, only to differ.
+    fn lot(&mut self) -> u64 {
+        self.config.seed = self.config.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut lot = self.config.seed;
+        lot = (lot ^ (lot >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        lot = (lot ^ (lot >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        lot ^ (lot >> 31)
+    }
+
+    /// Takes over the answer to [`Action::Exchange`].
+    pub fn exchanged(&mut self, now: Moment, id: u64, response: Response) -> Vec<Action> {
+        if self.greeting.as_ref().is_some_and(|(greeting, _)| *greeting == id) {
+            if let Some((_, targets)) = self.greeting.take()
+                && self.term.is_some()
+            {
+                self.greeted(now, &targets, &response);
+            }
+            return Vec::new();
+        }
+        match self.round.take() {
+            Some(round) if round.id == id => self.round_ended(now, round, response),
+            other => {
+                self.round = other;
+                Vec::new()
+            }
+        }
+    }
+
+    fn greeted(&mut self, now: Moment, targets: &[Target], response: &Response) {
+        for report in complete(targets, response) {
+            let change = self.shards.greeted(now, &report);
+            self.noticed(now, &report.shard, change);
+        }
+    }
+
+    fn noticed(&mut self, now: Moment, shard: &Arc<str>, change: Option<Change>) {
+        match change {
+            None => {}
+            Some(Change::Joined) => info!(%shard, "shard joined"),
+            Some(Change::Lost(refusal)) => warn!(%shard, %refusal, "shard left out"),
+            Some(Change::Restarted) => {
+                let operations = self.to_restore(now, shard);
+                info!(%shard, reservations = operations.len(), "shard in a new run");
+                self.shards.restore(shard, operations);
+            }
+        }
+    }
+
+    /// What a shard that has restarted may not know: binds under way and those of late.
+    fn to_restore(&mut self, now: Moment, shard: &Arc<str>) -> VecDeque<Operation> {
+        while self.recent.front().is_some_and(|recent| recent.until <= now) {
+            self.recent.pop_front();
+        }
+        let membership = &self.config.membership;
+        let theirs = |reservation: &Reservation| membership.owner(&reservation.node) == Some(shard);
+        let mut operations = VecDeque::new();
+        for recent in self.recent.iter().filter(|recent| theirs(&recent.reservation)) {
+            operations.push_back(Operation::Restore(recent.reservation.clone()));
+            if recent.bound {
+                operations.push_back(Operation::Confirm(recent.reservation.settlement()));
+            }
+        }
+        let under_way = self.binds.values().filter(|binding| theirs(&binding.reservation));
+        operations.extend(under_way.map(|b| Operation::Restore(b.reservation.clone())));
+        operations
+    }
+
+    fn round_ended(&mut self, now: Moment, round: Round, response: Response) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut silent: HashMap<Arc<str>, Refusal> = HashMap::new();
+        for report in complete(&round.targets, &response) {
+            let (events, change) = self.shards.heard(now, &report);
+            self.noticed(now, &report.shard, change);
+            self.queue.notify(events, now);
+            if let Some(refusal) = report.refusal {
+                silent.insert(report.shard, refusal);
+            }
+        }
+        let mut answers = response.answers.into_iter();
+        for (shard, operation) in round.told {
+            let answer = answers.next();
+            if silent.contains_key(&shard) || !matches!(answer, Some(Answer::Outcome(_))) {
+                self.shards.tell(&shard, operation);
+            }
+        }
+        if let Some(reserve) = round.reserve {
+            actions.extend(self.reserved(now, reserve, answers.next(), &silent));
+        }
+        if let Some(evaluated) = round.evaluate {
+            let missing = self.shards.len() - (round.targets.len() - silent.len());
+            actions.extend(self.evaluated(now, evaluated, answers.next(), missing));
+        }
+        actions
+    }
+
+    fn reserved(
+        &mut self,
+        now: Moment,
+        (chosen, reservation): (Chosen, Reservation),
+        answer: Option<Answer>,
+        silent: &HashMap<Arc<str>, Refusal>,
+    ) -> Option<Action> {
+        let uid = chosen.attempt.pod.uid;
+        let owner = self.config.membership.owner(&chosen.node).cloned()?;
+        let outcome = match (silent.get(&owner), answer) {
+            (None, Some(Answer::Outcome(outcome))) => Some(outcome),
+            _ => None,
+        };
+        match outcome {
+            // Nobody knows whether it is reserved: it may be, so it must be released.
+            None => {
+                self.shards.tell(&owner, Operation::Release(reservation.settlement()));
+                self.queue.retry(uid, now);
+                None
+            }
+            Some(Ok(())) if self.term.is_some() && self.pods.binds(uid) => {
+                let Reservation { pod, node, .. } = reservation.clone();
+                let Chosen { attempt, begun, .. } = chosen;
+                self.binds.insert(uid, Binding { attempt, reservation, begun });
+                Some(Action::Bind { pod, node })
+            }
+            // The pod is gone, or we lead no more.
+            Some(Ok(())) => {
+                self.shards.tell(&owner, Operation::Release(reservation.settlement()));
+                self.queue.retry(uid, now);
+                None
+            }
+            Some(Err(message)) => {
+                self.metrics.reserve_refused.inc();
+                info!(pod = %chosen.id, node = %chosen.node, %message, "reservation refused");
+                if chosen.refusals < AGAIN && self.again.is_none() && self.term.is_some() {
+                    let Chosen { attempt, begun, refusals, .. } = chosen;
+                    self.again = Some(Evaluated { attempt, begun, refusals: refusals + 1 });
+                } else {
+                    self.queue.retry(uid, now);
+                }
+                None
+            }
+        }
+    }
+
+    fn evaluated(
+        &mut self,
+        now: Moment,
+        evaluated: Evaluated,
+        answer: Option<Answer>,
+        missing: usize,
+    ) -> Option<Action> {
+        let Evaluated { attempt, begun, refusals } = evaluated;
+        let uid = attempt.pod.uid;
+        let Some(Answer::Evaluation(mut evaluation)) = answer else {
+            self.queue.retry(uid, now);
+            return None;
+        };
+        if self.term.is_none() {
+            self.queue.retry(uid, now);
+            return None;
+        }
+        evaluation.missing += u32::try_from(missing).unwrap_or(u32::MAX);
+        if evaluation.missing > 0 {
+            self.metrics.partial.inc();
+        }
+        let request = &attempt.pod.request;
+        let decision = match refuse(evaluation.nodes, request) {
+            Some(diagnosis) => Decision::Unschedulable(diagnosis),
+            None => decide(&evaluation, request),
+        };
+        match decision {
+            Decision::Place(placement) => {
+                if let Some(id) = self.pods.id(uid) {
+                    let node = placement.node;
+                    self.chosen = Some(Chosen { attempt, id, node, begun, refusals });
+                } else {
+                    self.queue.done(uid);
+                }
+                None
+            }
+            Decision::Incomplete { .. } => {
+                self.queue.retry(uid, now);
+                None
+            }
+            Decision::Unschedulable(diagnosis) => {
+                self.queue.unschedulable(uid, diagnosis.plugins, now);
+                self.metrics.attempt("unschedulable", &self.config.profile, now - begun);
+                self.pods.failed(uid, diagnosis.to_string(), now).map(Action::Report)
+            }
+        }
+    }
+
+    /// Takes over the outcome of [`Action::Bind`].
+    pub fn bound(&mut self, now: Moment, pod: &PodId, outcome: BindOutcome) -> Vec<Action> {
+        let uid = PodUid::new(&pod.uid);
+        let Some(Binding { attempt, reservation, begun }) = self.binds.remove(&uid) else {
+            return Vec::new();
+        };
+        let node = reservation.node.clone();
+        let pod = reservation.pod.clone();
+        let Some(owner) = self.config.membership.owner(&node).cloned() else { return Vec::new() };
+        let settlement = reservation.settlement();
+        let (result, operation) = match &outcome {
+            BindOutcome::Bound => ("bound", Some(Operation::Confirm(settlement))),
+            BindOutcome::Elsewhere(_) => ("elsewhere", Some(Operation::Release(settlement))),
+            BindOutcome::Gone => ("gone", Some(Operation::Release(settlement))),
+            BindOutcome::Refused(_) => ("refused", Some(Operation::Release(settlement))),
+            BindOutcome::Unknown(_) => ("unknown", None),
+        };
+        self.metrics.bind_results.get_or_create(&labels([("result", result)])).inc();
+        if let Some(operation) = operation {
+            self.shards.tell(&owner, operation);
+        }
+        match outcome {
+            BindOutcome::Bound => {
+                self.remember(now, reservation, true);
+                self.queue.done(uid);
+                self.pods.settled(uid);
+                self.metrics.attempt("scheduled", &self.config.profile, now - begun);
+                self.metrics.bound(attempt.number, now - attempt.first_ready);
+                return vec![Action::Report(Report::Scheduled { pod, node })];
+            }
+            BindOutcome::Elsewhere(other) => {
+                info!(%pod, %node, %other, "someone else bound the pod");
+                self.queue.done(uid);
+                self.pods.settled(uid);
+            }
+            BindOutcome::Gone => {
+                self.queue.done(uid);
+                self.pods.settled(uid);
+            }
+            BindOutcome::Refused(message) => {
+                warn!(%pod, %node, %message, "bind refused");
+                self.metrics.attempt("error", &self.config.profile, now - begun);
+                self.pods.waits(uid);
+                self.queue.retry(uid, now);
+            }
+            BindOutcome::Unknown(message) => {
+                warn!(%pod, %node, %message, "bind unanswered: the reservation is left to expire");
+                self.metrics.attempt("error", &self.config.profile, now - begun);
+                self.remember(now, reservation, false);
+                self.pods.waits(uid);
+                self.queue.retry(uid, now);
+            }
+        }
+        Vec::new()
+    }
+
+    fn remember(&mut self, now: Moment, reservation: Reservation, bound: bool) {
+        while self.recent.len() >= MAX_RECENT
+            || self.recent.front().is_some_and(|recent| recent.until <= now)
+        {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(Recent { until: now + RECENT, reservation, bound });
+    }
+}
+
+impl Chosen {
+    fn reservation(&self, token: u64) -> Reservation {
+        Reservation {
+            token,
+            pod: self.id.clone(),
+            node: self.node.clone(),
+            class: self.attempt.pod.request.clone(),
+        }
+    }
+}
+
+/// One report for each target: a target that nobody speaks of is as good as silent.
+fn complete(targets: &[Target], response: &Response) -> Vec<ShardReport> {
+    let spoken = |target: &Target| {
+        let report = response.shards.iter().find(|report| report.shard == target.shard);
+        report.cloned().unwrap_or_else(|| ShardReport {
+            shard: target.shard.clone(),
+            incarnation: 0,
+            changes: 0,
+            events: crate::core::event::EventSet::EMPTY,
+            refusal: Some(Refusal::Unreachable("nobody reported".to_owned())),
+        })
+    };
+    targets.iter().map(spoken).collect()
+}

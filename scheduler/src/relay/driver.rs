@@ -1,0 +1,209 @@
+//! Runs a [`Coordinator`] with a clock, a watch, a Lease and an apiserver: no logic of its own.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use megacluster_service::admin::Readiness;
+use megacluster_service::leadership::Leadership;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::bind::{BindLimits, BindOutcome, bind};
+use super::coordinator::{Action, Coordinator};
+use super::fanout::Fanout;
+use super::pods::Intake;
+use super::report::Reporter;
+use crate::metrics::{Metrics, labels};
+use crate::protocol::transport::Serve;
+use crate::protocol::{PodId, Response};
+
+/// Binds that wait for their turn for longer than this are given back.
+const BIND_TURN: Duration = Duration::from_secs(15);
+/// A drain ends after this long, whatever is still under way.
+const DRAIN: Duration = Duration::from_secs(20);
+/// Pods taken from the watch before other things get their turn.
+const INTAKE_BATCH: usize = 256;
+
+/// What a relay acts through.
+#[expect(missing_debug_implementations, reason = "a client has none")]
+pub struct Surroundings {
+    /// The way to the shards.
+    pub fanout: Arc<Fanout>,
+    /// The apiserver.
+    pub client: Client,
+    /// Binds sent at once.
+    pub bind_concurrency: usize,
+    /// How long a bind may take.
+    pub limits: BindLimits,
+    /// Events and conditions.
+    pub reporter: Reporter,
+    /// Who leads.
+    pub leadership: watch::Receiver<Leadership>,
+    /// `/readyz`
+    pub readiness: Readiness,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+enum Done {
+    Exchange { id: u64, response: Response },
+    Bind { pod: PodId, outcome: BindOutcome },
+}
+
+/// Runs until `token` is cancelled and what was under way then has ended.
+pub async fn run(
+    mut coordinator: Coordinator,
+    surroundings: Surroundings,
+    mut intake: mpsc::Receiver<Intake>,
+    token: CancellationToken,
+) {
+    let begun = Instant::now();
+    let (done_sender, mut done) = mpsc::channel(1024);
+    let driver = Driver {
+        turns: Arc::new(Semaphore::new(surroundings.bind_concurrency)),
+        done: done_sender,
+        surroundings,
+    };
+    let mut leadership = driver.surroundings.leadership.clone();
+    let mut term = None;
+    let mut drain_until: Option<Instant> = None;
+    let mut batch = Vec::with_capacity(INTAKE_BATCH);
+    driver.surroundings.readiness.set("pending-pods", false);
+    loop {
+        let now = begun.elapsed();
+        let leads = leadership.borrow_and_update().clone();
+        let new_term = leads.may_act().then_some(leads.epoch);
+        if new_term != term {
+            term = new_term;
+            driver.leads(&mut coordinator, now, term);
+        }
+        for action in coordinator.poll(now) {
+            driver.start(action);
+        }
+        driver.observe(&coordinator);
+        if let Some(until) = drain_until
+            && (coordinator.is_idle() || Instant::now() >= until)
+        {
+            return;
+        }
+        let wake = coordinator.next_wake(now).saturating_sub(now).max(Duration::from_millis(1));
+        let actions = tokio::select! {
+            biased;
+            () = token.cancelled(), if drain_until.is_none() => {
+                coordinator.drain();
+                drain_until = Some(Instant::now() + DRAIN);
+                Vec::new()
+            }
+            Some(done) = done.recv() => match done {
+                Done::Exchange { id, response } => {
+                    coordinator.exchanged(begun.elapsed(), id, response)
+                }
+                Done::Bind { pod, outcome } => coordinator.bound(begun.elapsed(), &pod, outcome),
+            },
+            count = intake.recv_many(&mut batch, INTAKE_BATCH), if !intake.is_closed() => {
+                let now = begun.elapsed();
+                for item in batch.drain(..) {
+                    if matches!(item, Intake::End) {
+                        driver.surroundings.readiness.set("pending-pods", true);
+                    }
+                    coordinator.intake(now, item);
+                }
+                if count == 0 { intake.close(); }
+                Vec::new()
+            }
+            Ok(()) = leadership.changed() => Vec::new(),
+            () = tokio::time::sleep(wake) => Vec::new(),
+        };
+        for action in actions {
+            driver.start(action);
+        }
+    }
+}
+
+struct Driver {
+    surroundings: Surroundings,
+    turns: Arc<Semaphore>,
+    done: mpsc::Sender<Done>,
+}
+
+impl Driver {
+    fn leads(&self, coordinator: &mut Coordinator, now: Duration, term: Option<u64>) {
+        self.surroundings.metrics.leader.set(i64::from(term.is_some()));
+        if let Some(term) = term {
+            info!(term, "leading");
+            coordinator.lead(now, term);
+        } else {
+            warn!("not leading any more");
+            coordinator.step_down(now);
+        }
+    }
+
+    fn start(&self, action: Action) {
+        let done = self.done.clone();
+        match action {
+            Action::Report(report) => self.surroundings.reporter.report(report),
+            Action::Exchange { id, request } => {
+                let fanout = self.surroundings.fanout.clone();
+                tokio::spawn(async move {
+                    let response = fanout.exchange(request).await;
+                    // Only fails when the relay has ended.
+                    drop(done.send(Done::Exchange { id, response }).await);
+                });
+            }
+            Action::Bind { pod, node } => {
+                let task = BindTask {
+                    client: self.surroundings.client.clone(),
+                    turns: self.turns.clone(),
+                    leadership: self.surroundings.leadership.clone(),
+                    limits: self.surroundings.limits,
+                    metrics: self.surroundings.metrics.clone(),
+                };
+                tokio::spawn(async move {
+                    let outcome = task.run(&pod, &node).await;
+                    drop(done.send(Done::Bind { pod, outcome }).await);
+                });
+            }
+        }
+    }
+
+    fn observe(&self, coordinator: &Coordinator) {
+        let metrics = &self.surroundings.metrics;
+        let depths = coordinator.depths();
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (queue, pods) in [
+            ("active", depths.active),
+            ("backoff", depths.backoff),
+            ("unschedulable", depths.unschedulable),
+            ("gated", depths.gated),
+        ] {
+            metrics.pending.get_or_create(&labels([("queue", queue)])).set(gauge(pods));
+        }
+        metrics.binds.set(gauge(coordinator.binds_in_flight()));
+    }
+}
+
+struct BindTask {
+    client: Client,
+    turns: Arc<Semaphore>,
+    leadership: watch::Receiver<Leadership>,
+    limits: BindLimits,
+    metrics: Metrics,
+}
+
+impl BindTask {
+    async fn run(self, pod: &PodId, node: &str) -> BindOutcome {
+        let Ok(Ok(_turn)) = tokio::time::timeout(BIND_TURN, self.turns.acquire()).await else {
+            return BindOutcome::Refused("too many binds before this one".to_owned());
+        };
+        // A leader that was asleep must not act on what it knew.
+        if !self.leadership.borrow().may_act() {
+            return BindOutcome::Refused("no longer the leader".to_owned());
+        }
+        let begun = Instant::now();
+        let outcome = bind(&self.client, pod, node, self.limits).await;
+        self.metrics.bind_seconds.observe(begun.elapsed().as_secs_f64());
+        outcome
+    }
+}

@@ -1,0 +1,117 @@
+//! The watch of pods that wait for this scheduler.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use hashbrown::HashSet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::pods::{Intake, Waiting, pod_id};
+use crate::core::class::Classes;
+use crate::core::pod::{PodRequest, PodUid};
+use crate::core::queue::PendingPod;
+use crate::metrics::{Metrics, labels};
+
+/// Objects in one page of a list.
+const PAGE: u32 = 1000;
+
+/// Follows the watch into `sink` until `token` is cancelled. A full sink holds the watch back.
+pub async fn run(
+    client: Client,
+    scheduler_name: String,
+    sink: mpsc::Sender<Intake>,
+    metrics: Metrics,
+    token: CancellationToken,
+) {
+    let fields = format!(
+        "spec.nodeName=,spec.schedulerName={scheduler_name},\
+         status.phase!=Succeeded,status.phase!=Failed"
+    );
+    let config = watcher::Config::default().page_size(PAGE).fields(&fields);
+    let events = watcher(Api::<Pod>::all(client), config).default_backoff();
+    let mut events = std::pin::pin!(events);
+    let mut compiler = Compiler::default();
+    loop {
+        let event = tokio::select! {
+            () = token.cancelled() => return,
+            event = events.next() => event,
+        };
+        let intake = match event {
+            Some(Ok(Event::Init)) => Intake::Begin,
+            Some(Ok(Event::InitDone)) => {
+                info!(resource = "waiting pods", "list complete");
+                Intake::End
+            }
+            Some(Ok(Event::InitApply(pod) | Event::Apply(pod))) => {
+                Intake::Applied(Box::new(compiler.waiting(&pod)))
+            }
+            Some(Ok(Event::Delete(pod))) => Intake::Gone(PodUid::of(&pod)),
+            Some(Err(error)) => {
+                let labels = labels([("resource", "waiting pods")]);
+                metrics.watch_failures.get_or_create(&labels).inc();
+                warn!(resource = "waiting pods", %error, "watch");
+                continue;
+            }
+            None => return,
+        };
+        if sink.send(intake).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Turns pods into what the queue takes; what pods have in common is kept once.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    classes: Classes,
+    namespaces: HashSet<Arc<str>>,
+}
+
+impl Compiler {
+    /// Reads a pod.
+    pub fn waiting(&mut self, pod: &Pod) -> Waiting {
+        let meta = &pod.metadata;
+        let name = meta.name.as_deref().unwrap_or_default();
+        let namespace = self.namespace(meta.namespace.as_deref().unwrap_or_default());
+        let id = pod_id(meta.uid.as_deref().unwrap_or_default(), namespace.clone(), name);
+        let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let condition = conditions
+            .into_iter()
+            .flatten()
+            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        Waiting {
+            pending: PendingPod {
+                uid: PodUid::of(pod),
+                namespace,
+                name: id.name.clone(),
+                gates: gates.into_iter().flatten().map(|gate| gate.name.clone()).collect(),
+                request: self.classes.intern(PodRequest::compile(pod)),
+            },
+            id,
+            generation: meta.generation.unwrap_or_default(),
+            condition: condition.map(|found| (text(&found.reason), text(&found.message))),
+            deleting: meta.deletion_timestamp.is_some(),
+        }
+    }
+
+    fn namespace(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.namespaces.get(name) {
+            return known.clone();
+        }
+        // Namespaces come and go; the set starts anew before it is large.
+        if self.namespaces.len() >= 65_536 {
+            self.namespaces.clear();
+        }
+        let fresh: Arc<str> = name.into();
+        self.namespaces.insert(fresh.clone());
+        fresh
+    }
+}

@@ -1,0 +1,12 @@
+//! A relay: takes in waiting pods, scatters each over the shards, gathers the best node, has it
+//! reserved, and binds.
+
+pub mod bind;
+pub mod coordinator;
+pub mod driver;
+pub mod fanout;
+pub mod intake;
+pub mod pods;
+pub mod report;
+pub mod shards;
+pub mod tree;

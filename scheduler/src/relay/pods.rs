@@ -1,0 +1,175 @@
+//! The pods that the watch of waiting pods shows, beside the queue that orders them: who they are,
+//! whether they are being bound, and what was said about them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use super::report::Report;
+use crate::core::pod::PodUid;
+use crate::core::queue::{Moment, PendingPod, Queue};
+use crate::protocol::PodId;
+
+/// The same thing is said again about a pod after this long.
+const REPEAT: Duration = Duration::from_secs(300);
+
+/// A waiting pod as the watch shows it.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// Who it is.
+    pub id: PodId,
+    /// For the queue.
+    pub pending: PendingPod,
+    /// `metadata.generation`
+    pub generation: i64,
+    /// Its `PodScheduled` condition, where that is False: reason and message.
+    pub condition: Option<(String, String)>,
+    /// Whether it is being deleted: then it isn't placed any more.
+    pub deleting: bool,
+}
+
+/// What the watch of waiting pods shows.
+#[derive(Clone, Debug)]
+pub enum Intake {
+    /// A list begins.
+    Begin,
+    /// A pod waits, in this version.
+    Applied(Box<Waiting>),
+    /// A pod waits no more: it has a node or is gone.
+    Gone(PodUid),
+    /// The list is complete.
+    End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In the queue or in a round.
+    Waiting,
+    /// Being bound.
+    Binding,
+    /// Bound, or nothing more to do; the watch hasn't caught up.
+    Settled,
+}
+
+#[derive(Debug)]
+struct Known {
+    id: PodId,
+    state: State,
+    list: u64,
+    generation: i64,
+    condition: Option<(String, String)>,
+    said: Option<(String, Moment)>,
+}
+
+/// All pods that the watch shows.
+#[derive(Debug, Default)]
+pub struct Pods {
+    known: HashMap<PodUid, Known>,
+    list: u64,
+}
+
+impl Pods {
+    /// Takes over what the watch shows, into the queue too.
+    pub fn take(&mut self, queue: &mut Queue, now: Moment, intake: Intake) {
+        match intake {
+            Intake::Begin => self.list += 1,
+            Intake::Applied(pod) => self.applied(queue, now, *pod),
+            Intake::Gone(uid) => self.gone(queue, uid),
+            Intake::End => {
+                let list = self.list;
+                let stale = self.known.iter().filter(|(_, known)| known.list < list);
+                let stale: Vec<PodUid> = stale.map(|(uid, _)| *uid).collect();
+                for uid in stale {
+                    self.gone(queue, uid);
+                }
+            }
+        }
+    }
+
+    fn applied(&mut self, queue: &mut Queue, now: Moment, pod: Waiting) {
+        let uid = pod.pending.uid;
+        if pod.deleting {
+            self.gone(queue, uid);
+            return;
+        }
+        let known = self.known.entry(uid).or_insert_with(|| Known {
+            id: pod.id,
+            state: State::Waiting,
+            list: 0,
+            generation: 0,
+            condition: None,
+            said: None,
+        });
+        known.list = self.list;
+        known.generation = pod.generation;
+        known.condition = pod.condition;
+        if known.state != State::Settled {
+            queue.upsert(pod.pending, now);
+        }
+    }
+
+    fn gone(&mut self, queue: &mut Queue, uid: PodUid) {
+        self.known.remove(&uid);
+        queue.remove(uid);
+    }
+
+    /// Who a pod is, while the watch shows it.
+    #[must_use]
+    pub fn id(&self, uid: PodUid) -> Option<PodId> {
+        self.known.get(&uid).map(|known| known.id.clone())
+    }
+
+    /// Whether a pod is there to be placed.
+    #[must_use]
+    pub fn is_waiting(&self, uid: PodUid) -> bool {
+        self.known.get(&uid).is_some_and(|known| known.state == State::Waiting)
+    }
+
+    /// A pod is being bound from now on. Whether it is still there.
+    pub fn binds(&mut self, uid: PodUid) -> bool {
+        self.set(uid, State::Binding)
+    }
+
+    /// Nothing more is to be done about a pod.
+    pub fn settled(&mut self, uid: PodUid) {
+        self.set(uid, State::Settled);
+    }
+
+    /// A pod's bind failed.
+    pub fn waits(&mut self, uid: PodUid) {
+        self.set(uid, State::Waiting);
+    }
+
+    fn set(&mut self, uid: PodUid, state: State) -> bool {
+        let Some(known) = self.known.get_mut(&uid) else { return false };
+        known.state = state;
+        true
+    }
+
+    /// A pod fits nowhere: what to say, unless it was said just now.
+    pub fn failed(&mut self, uid: PodUid, message: String, now: Moment) -> Option<Report> {
+        let known = self.known.get_mut(&uid)?;
+        let repeated = |(said, at): &(String, Moment)| *said == message && now < *at + REPEAT;
+        if known.said.as_ref().is_some_and(repeated) {
+            return None;
+        }
+        known.said = Some((message.clone(), now));
+        let same = ("Unschedulable", message.as_str());
+        let condition = known.condition.as_ref();
+        let written = condition.is_some_and(|(reason, text)| (reason.as_str(), text.as_str()) == same);
+        Some(Report::Failed {
+            pod: known.id.clone(),
+            generation: known.generation,
+            was_false: condition.is_some(),
+            write_condition: !written,
+            message,
+        })
+    }
+}
+
+/// Shared texts: many pods have one namespace.
+#[must_use]
+pub fn pod_id(uid: &str, namespace: Arc<str>, name: &str) -> PodId {
+    PodId { uid: uid.into(), namespace, name: name.into() }
+}

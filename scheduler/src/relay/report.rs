@@ -1,0 +1,279 @@
+//! What the scheduler tells the cluster beside the binding: events and the `PodScheduled`
+//! condition, as kube-scheduler writes them (`pkg/scheduler/schedule_one.go`,
+//! `handleSchedulingFailure` and `bindingCycle`; `client-go/tools/events`).
+//!
+//! Best effort: reports wait in a bounded queue; one that finds it full is dropped and counted. A
+//! pod that still doesn't fit is reported again by a later attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request};
+use jiff::Timestamp;
+use kube::Client;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::metrics::Metrics;
+use crate::protocol::PodId;
+
+/// Reports that wait; more are dropped.
+const QUEUE: usize = 8192;
+/// Reports written at once.
+const WORKERS: usize = 8;
+/// One request's time.
+const REQUEST: Duration = Duration::from_secs(5);
+/// The longest note of an event (`k8s.io/kubernetes/pkg/apis/core/validation`, `NoteLengthLimit`).
+const NOTE_LIMIT: usize = 1024;
+
+/// One thing to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The pod was bound.
+    Scheduled {
+        /// The pod.
+        pod: PodId,
+        /// Its node.
+        node: Arc<str>,
+    },
+    /// The pod fits nowhere, or asks for something unsupported.
+    Failed {
+        /// The pod.
+        pod: PodId,
+        /// The pod's generation that was looked at.
+        generation: i64,
+        /// Why, in kube-scheduler's words.
+        message: String,
+        /// Whether the pod carries the condition already, so that only its text changes.
+        was_false: bool,
+        /// Whether the condition shall be written, or only the event.
+        write_condition: bool,
+    },
+}
+
+/// Hands reports to the tasks that write them. Clones share the queue.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    queue: mpsc::Sender<Report>,
+    metrics: Metrics,
+}
+
+impl Reporter {
+    /// Queues a report, or drops it where the queue is full.
+    pub fn report(&self, report: Report) {
+        if self.queue.try_send(report).is_err() {
+            self.metrics.reports_dropped.inc();
+        }
+    }
+}
+
+/// Who reports, and how fast.
+#[derive(Clone, Debug)]
+pub struct ReportConfig {
+    /// `reportingController` of the events: the profile's name.
+    pub scheduler_name: String,
+    /// `reportingInstance` of the events.
+    pub instance: String,
+    /// Events each second; more are dropped. Conditions are not bounded by it.
+    pub events_per_second: u32,
+}
+
+/// Starts the tasks that write reports until `token` is cancelled, and what then waits is written.
+/// The join set ends when they have.
+#[must_use]
+pub fn spawn(
+    client: Client,
+    config: ReportConfig,
+    metrics: Metrics,
+    token: CancellationToken,
+) -> (Reporter, JoinSet<()>) {
+    let (queue, waiting) = mpsc::channel(QUEUE);
+    let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
+    let writer = Arc::new(Writer {
+        client,
+        bucket: Mutex::new(Bucket::new(config.events_per_second)),
+        config,
+        metrics: metrics.clone(),
+    });
+    let mut tasks = JoinSet::new();
+    for _ in 0..WORKERS {
+        let (waiting, writer, token) = (waiting.clone(), writer.clone(), token.clone());
+        tasks.spawn(async move {
+            loop {
+                let report = tokio::select! {
+                    biased;
+                    report = next(&waiting) => report,
+                    () = token.cancelled() => return,
+                };
+                let Some(report) = report else { return };
+                writer.write(report).await;
+            }
+        });
+    }
+    (Reporter { queue, metrics }, tasks)
+}
+
+async fn next(waiting: &tokio::sync::Mutex<mpsc::Receiver<Report>>) -> Option<Report> {
+    waiting.lock().await.recv().await
+}
+
+struct Writer {
+    client: Client,
+    config: ReportConfig,
+    metrics: Metrics,
+    bucket: Mutex<Bucket>,
+}
+
+impl Writer {
+    async fn write(&self, report: Report) {
+        match report {
+            Report::Scheduled { pod, node } => {
+                let note =
+                    format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
+                self.event(&pod, "Normal", "Scheduled", "Binding", &note).await;
+            }
+            Report::Failed { pod, generation, message, was_false, write_condition } => {
+                self.event(&pod, "Warning", "FailedScheduling", "Scheduling", &message).await;
+                if write_condition {
+                    self.condition(&pod, generation, &message, was_false).await;
+                }
+            }
+        }
+    }
+
+    async fn event(&self, pod: &PodId, kind: &str, reason: &str, action: &str, note: &str) {
+        if !self.bucket.lock().take(Instant::now()) {
+            self.metrics.reports_dropped.inc();
+            return;
+        }
+        let now = Timestamp::now();
+        let body = serde_json::json!({
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {
+                "name": format!("{}.{:x}", pod.name, now.as_nanosecond()),
+                "namespace": &*pod.namespace,
+            },
+            "eventTime": format!("{now:.6}"),
+            "reportingController": self.config.scheduler_name,
+            "reportingInstance": self.config.instance,
+            "action": action,
+            "reason": reason,
+            "regarding": {
+                "apiVersion": "v1", "kind": "Pod",
+                "name": &*pod.name, "namespace": &*pod.namespace, "uid": &*pod.uid,
+            },
+            "note": truncated(note),
+            "type": kind,
+        });
+        let uri = format!("/apis/events.k8s.io/v1/namespaces/{}/events", pod.namespace);
+        self.send(Method::POST, uri, "application/json", &body).await;
+    }
+
+    async fn condition(&self, pod: &PodId, generation: i64, message: &str, was_false: bool) {
+        let mut condition = serde_json::json!({
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": message,
+            "observedGeneration": generation,
+        });
+        if !was_false {
+            condition["lastTransitionTime"] = format!("{:.0}", Timestamp::now()).into();
+        }
+        // The UID is a precondition: a namesake made meanwhile is left alone.
+        let body = serde_json::json!({
+            "metadata": {"uid": &*pod.uid},
+            "status": {"conditions": [condition]},
+        });
+        let uri = format!("/api/v1/namespaces/{}/pods/{}/status", pod.namespace, pod.name);
+        self.send(Method::PATCH, uri, "application/strategic-merge-patch+json", &body).await;
+    }
+
+    async fn send(&self, method: Method, uri: String, content: &str, body: &serde_json::Value) {
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(http::header::CONTENT_TYPE, content)
+            .body(body.to_string().into_bytes());
+        let Ok(request) = request else { return };
+        let sent = self.client.request::<serde::de::IgnoredAny>(request);
+        match tokio::time::timeout(REQUEST, sent).await {
+            Ok(Ok(_)) => {
+                self.metrics.reports_written.inc();
+            }
+            Ok(Err(error)) => {
+                self.metrics.reports_failed.inc();
+                debug!(%error, "report");
+            }
+            Err(_) => {
+                self.metrics.reports_failed.inc();
+            }
+        }
+    }
+}
+
+/// As kube-scheduler shortens a note.
+fn truncated(note: &str) -> String {
+    const SUFFIX: &str = " ...";
+    if note.len() <= NOTE_LIMIT {
+        return note.to_owned();
+    }
+    let mut end = NOTE_LIMIT - SUFFIX.len();
+    while !note.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{SUFFIX}", &note[..end])
+}
+
+/// A token bucket that holds at most one second's worth.
+struct Bucket {
+    per_second: f64,
+    tokens: f64,
+    at: Option<Instant>,
+}
+
+impl Bucket {
+    fn new(per_second: u32) -> Self {
+        let per_second = f64::from(per_second);
+        Self { per_second, tokens: per_second, at: None }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.at = Some(now);
+        self.tokens = (self.tokens + passed.as_secs_f64() * self.per_second).min(self.per_second);
+        if self.tokens < 1.0 {
+            return false;
+        }
+        self.tokens -= 1.0;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_note_is_cut_at_a_character() {
+        assert_eq!(truncated("short"), "short");
+        let cut = truncated(&"é".repeat(600));
+        assert!(cut.len() <= NOTE_LIMIT);
+        assert!(cut.ends_with(" ..."));
+    }
+
+    #[test]
+    fn the_bucket_refills_with_time() {
+        let mut bucket = Bucket::new(2);
+        let start = Instant::now();
+        assert!(bucket.take(start) && bucket.take(start) && !bucket.take(start));
+        assert!(!bucket.take(start + Duration::from_millis(100)));
+        assert!(bucket.take(start + Duration::from_millis(700)));
+        assert!(!bucket.take(start + Duration::from_millis(700)));
+    }
+}

@@ -1,0 +1,349 @@
+//! Puts a process together from its flags: all in one, a shard or a relay.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use megacluster_service::admin::{Admin, Readiness};
+use megacluster_service::leadership::{ElectionConfig, LeaseElection, Leadership};
+use megacluster_service::tls::{
+    ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles, TlsError,
+};
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::cli::{AllFlags, CommonFlags, LeadFlags, RelayFlags, ReservationFlags, ShardFlags};
+use crate::config::{ConfigError, SchedulerConfig};
+use crate::core::membership::Membership;
+use crate::core::queue::QueueConfig;
+use crate::metrics::Metrics;
+use crate::protocol::transport::{self, ALPN, Peer, PeerError};
+use crate::relay::bind::BindLimits;
+use crate::relay::coordinator::{Coordinator, CoordinatorConfig};
+use crate::relay::driver::{self, Surroundings};
+use crate::relay::fanout::{Fanout, Shard};
+use crate::relay::{intake, report, tree};
+use crate::shard::local::LocalShard;
+use crate::shard::machine::{ShardConfig, ShardMachine};
+use crate::shard::watch as shard_watch;
+
+/// Pods on their way from the watch to the queue.
+const INTAKE: usize = 1024;
+/// Binds that may be decided for each that is sent at once.
+const BINDS_AHEAD: usize = 4;
+/// What is left to report has this long when the process ends.
+const LAST_REPORTS: Duration = Duration::from_secs(3);
+
+/// The process can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// `--config`
+    #[error("--config: {0}")]
+    Config(#[from] ConfigError),
+    /// The kubeconfig.
+    #[error("kubeconfig: {0}")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+    /// No kubeconfig, and not in a pod.
+    #[error("{0}")]
+    Infer(#[from] kube::config::InferConfigError),
+    /// The client can't be built.
+    #[error("apiserver: {0}")]
+    Client(#[from] kube::Error),
+    /// Certificates.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// A shard's or relay's address.
+    #[error("{0}")]
+    Peer(#[from] PeerError),
+    /// A port can't be bound.
+    #[error("{what} {address}: {source}")]
+    Bind {
+        /// Which flag.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Flags that don't fit each other.
+    #[error("{0}")]
+    Flags(String),
+}
+
+struct Process {
+    config: SchedulerConfig,
+    client: Client,
+    metrics: Metrics,
+    readiness: Readiness,
+}
+
+async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Process, RunError> {
+    let config = match &common.config {
+        Some(path) => SchedulerConfig::read(path)?,
+        None => SchedulerConfig::default(),
+    };
+    let client = match common.kubeconfig.as_ref().or(config.kubeconfig.as_ref()) {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path)?;
+            let options = KubeConfigOptions::default();
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?
+        }
+        None => kube::Config::infer().await?,
+    };
+    let client = Client::try_from(client)?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let admin = Admin::new(registry, "megacluster-scheduler");
+    let readiness = admin.readiness();
+    // Not ready before the parts have said what they wait for.
+    readiness.set("started", false);
+    let address = common.admin_listen_address;
+    admin.serve(address, token.clone()).await.map_err(|source| RunError::Bind {
+        what: "--admin-listen-address",
+        address,
+        source,
+    })?;
+    Ok(Process { config, client, metrics, readiness })
+}
+
+/// Everything in one process, until `token` is cancelled and what was under way has ended.
+pub async fn all_in_one(flags: AllFlags, token: CancellationToken) -> Result<(), RunError> {
+    let stop = CancellationToken::new();
+    let process = start(&flags.common, &stop).await?;
+    let names: Vec<Arc<str>> = (0..flags.shards).map(|i| format!("shard-{i}").into()).collect();
+    let membership = Membership::new(0, &names);
+    let shards: Vec<_> = names
+        .iter()
+        .map(|name| Arc::new(local_shard(&process, name, &membership, &flags.reservation)))
+        .collect();
+    let Process { client, metrics, readiness, .. } = &process;
+    shard_watch::spawn(client, &shards, readiness, metrics, &stop);
+    let children = names.into_iter().zip(shards.into_iter().map(Shard::Local)).collect();
+    let width = usize::from(flags.shards);
+    let fanout =
+        Fanout::new(membership.clone(), children, HashMap::new(), width, process.metrics.clone());
+    lead(process, &flags.lead, membership, Arc::new(fanout), token).await;
+    stop.cancel();
+    Ok(())
+}
+
+/// A shard, until `token` is cancelled.
+pub async fn shard(flags: ShardFlags, token: CancellationToken) -> Result<(), RunError> {
+    if !flags.shard_names.contains(&flags.name) {
+        let problem = format!("--name {}: not one of --shard-names", flags.name);
+        return Err(RunError::Flags(problem));
+    }
+    let files = ServerTlsFiles {
+        cert: flags.tls_cert_file.clone(),
+        key: flags.tls_private_key_file.clone(),
+        client_ca: Some(flags.trusted_ca_file.clone()),
+        client_auth: ClientAuth::Required,
+    };
+    let tls = ServerTls::new(files, ALPN)?;
+    tls.watch(token.clone());
+    let process = start(&flags.common, &token).await?;
+    let membership = Membership::new(0, &flags.shard_names);
+    let name: Arc<str> = flags.name.as_str().into();
+    let shard = Arc::new(local_shard(&process, &name, &membership, &flags.reservation));
+    let Process { client, metrics, readiness, .. } = &process;
+    shard_watch::spawn(client, std::slice::from_ref(&shard), readiness, metrics, &token);
+    let served = transport::serve(shard, flags.listen_address, tls, token).await;
+    let (_, server) = served.map_err(|source| RunError::Bind {
+        what: "--listen-address",
+        address: flags.listen_address,
+        source,
+    })?;
+    readiness.set("started", true);
+    info!(shard = %name, shards = membership.len(), "shard");
+    // Ends with the token; what a shard holds is rebuilt by the next run.
+    drop(server.await);
+    Ok(())
+}
+
+fn local_shard(
+    process: &Process,
+    name: &Arc<str>,
+    membership: &Membership,
+    reservation: &ReservationFlags,
+) -> LocalShard {
+    let machine = ShardMachine::new(ShardConfig {
+        name: name.clone(),
+        membership: membership.clone(),
+        incarnation: rand::random::<u64>().max(1),
+        ttl: reservation.reservation_ttl,
+    });
+    LocalShard::new(machine, process.metrics.clone())
+}
+
+/// A relay, until `token` is cancelled and what was under way has ended.
+pub async fn relay(flags: RelayFlags, token: CancellationToken) -> Result<(), RunError> {
+    let stop = CancellationToken::new();
+    let files = ClientTlsFiles {
+        ca: Some(flags.trusted_ca_file.clone()),
+        cert: Some(flags.cert_file.clone()),
+        key: Some(flags.key_file.clone()),
+    };
+    let tls = ClientTls::new(files, ALPN)?;
+    tls.watch(stop.clone());
+    let mut shards: HashMap<Arc<str>, Shard> = HashMap::new();
+    for (name, url) in &flags.shards {
+        let shard = Shard::Remote(Peer::new(url, &tls)?);
+        if shards.insert(name.as_str().into(), shard).is_some() {
+            return Err(RunError::Flags(format!("--shard {name}: given twice")));
+        }
+    }
+    let mut relays: HashMap<Arc<str>, Peer> = HashMap::new();
+    for (name, url) in flags.relays.iter().filter(|(name, _)| *name != flags.name) {
+        if relays.insert(name.as_str().into(), Peer::new(url, &tls)?).is_some() {
+            return Err(RunError::Flags(format!("--relay {name}: given twice")));
+        }
+    }
+    let fan_out = usize::from(flags.fan_out);
+    let widest = tree::widest(shards.len(), relays.len(), fan_out);
+    if widest > fan_out {
+        warn!(
+            shards = shards.len(),
+            relays = relays.len(),
+            fan_out,
+            widest,
+            "too few relays for the fan-out: some ask more shards"
+        );
+    }
+    let process = start(&flags.common, &stop).await?;
+    let membership = Membership::new(0, shards.keys());
+    let fanout =
+        Fanout::new(membership.clone(), shards, relays, fan_out, process.metrics.clone());
+    let fanout = Arc::new(fanout);
+    if let Some(address) = flags.listen_address {
+        let files = ServerTlsFiles {
+            cert: flags.cert_file.clone(),
+            key: flags.key_file.clone(),
+            client_ca: Some(flags.trusted_ca_file.clone()),
+            client_auth: ClientAuth::Required,
+        };
+        let tls = ServerTls::new(files, ALPN)?;
+        tls.watch(stop.clone());
+        transport::serve(fanout.clone(), address, tls, stop.clone())
+            .await
+            .map_err(|source| RunError::Bind { what: "--listen-address", address, source })?;
+    }
+    lead(process, &flags.lead, membership, fanout, token).await;
+    stop.cancel();
+    Ok(())
+}
+
+async fn lead(
+    process: Process,
+    flags: &LeadFlags,
+    membership: Membership,
+    fanout: Arc<Fanout>,
+    token: CancellationToken,
+) {
+    let Process { config, client, metrics, readiness } = process;
+    let either = |flag: &Option<String>, file: &Option<String>, default: &str| {
+        flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
+    };
+    let scheduler_name =
+        either(&flags.scheduler_name, &config.scheduler_name, "default-scheduler");
+    let host = hostname();
+    // The election and the watch outlive the drain; reports outlive both.
+    let stop_watch = CancellationToken::new();
+    let stop_election = CancellationToken::new();
+    let stop_reports = CancellationToken::new();
+    let mut leadership = if flags.leader_elect.or(config.leader_elect).unwrap_or(true) {
+        let namespace =
+            either(&flags.leader_elect_resource_namespace, &config.lease_namespace, "kube-system");
+        let name = either(&flags.leader_elect_resource_name, &config.lease_name, "kube-scheduler");
+        let identity = format!("{host}_{:016x}", rand::random::<u64>());
+        let mut election = ElectionConfig::new(&namespace, &name, &identity);
+        election.lease_duration = config.lease_duration.unwrap_or(election.lease_duration);
+        election.renew_deadline = config.renew_deadline.unwrap_or(election.renew_deadline);
+        election.retry_period = config.retry_period.unwrap_or(election.retry_period);
+        LeaseElection::new(client.clone(), election).run(stop_election.clone())
+    } else {
+        always_leading(stop_election.clone())
+    };
+    let (reporter, mut reports) = report::spawn(
+        client.clone(),
+        report::ReportConfig {
+            scheduler_name: scheduler_name.clone(),
+            instance: format!("{scheduler_name}-{host}"),
+            events_per_second: flags.events_per_second,
+        },
+        metrics.clone(),
+        stop_reports.clone(),
+    );
+    let (sink, intake) = mpsc::channel(INTAKE);
+    tokio::spawn(intake::run(
+        client.clone(),
+        scheduler_name.clone(),
+        sink,
+        metrics.clone(),
+        stop_watch.clone(),
+    ));
+    let queue = QueueConfig::default();
+    let queue = QueueConfig {
+        initial_backoff: config.initial_backoff.unwrap_or(queue.initial_backoff),
+        max_backoff: config.max_backoff.unwrap_or(queue.max_backoff),
+        ..queue
+    };
+    info!(scheduler = scheduler_name, shards = membership.len(), "relay");
+    let coordinator = Coordinator::new(
+        CoordinatorConfig {
+            profile: scheduler_name,
+            membership,
+            relays: fanout.relay_names(),
+            max_binds: usize::from(flags.bind_concurrency) * BINDS_AHEAD,
+            deadline: flags.exchange_deadline,
+            queue,
+            seed: rand::random(),
+        },
+        metrics.clone(),
+    );
+    readiness.set("started", true);
+    let surroundings = Surroundings {
+        fanout,
+        client,
+        bind_concurrency: usize::from(flags.bind_concurrency),
+        limits: BindLimits::default(),
+        reporter,
+        leadership: leadership.clone(),
+        readiness,
+        metrics,
+    };
+    driver::run(coordinator, surroundings, intake, token).await;
+    stop_watch.cancel();
+    stop_election.cancel();
+    // The receiver closes when the Lease is given back.
+    while leadership.changed().await.is_ok() {}
+    stop_reports.cancel();
+    let rest = async { while reports.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_REPORTS, rest).await.is_err() {
+        warn!("some events were not written");
+    }
+}
+
+/// Leadership without a Lease, for a process that knows it is the only one.
+fn always_leading(token: CancellationToken) -> watch::Receiver<Leadership> {
+    let century = Duration::from_secs(100 * 365 * 24 * 3600);
+    let fence = Instant::now().checked_add(century);
+    let leadership = Leadership { leader: true, epoch: 0, holder: None, fence };
+    let (sender, receiver) = watch::channel(leadership);
+    tokio::spawn(async move {
+        token.cancelled().await;
+        drop(sender);
+    });
+    receiver
+}
+
+fn hostname() -> String {
+    let named = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty());
+    named
+        .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
+        .map_or_else(|| "unknown".to_owned(), |name| name.trim().to_owned())
+}

@@ -1,0 +1,358 @@
+//! A shard without I/O: the nodes it owns, what is taken on them, and the answers to a relay.
+//!
+//! A reservation is never dropped on a guess. It ends when the watch shows the pod somewhere, when
+//! the relay that made it releases it, or when its time is up and the apiserver says that the pod
+//! is not bound to the node ([`ShardMachine::due`], [`ShardMachine::checked`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+use crate::core::evaluate::evaluate;
+use crate::core::event::EventSet;
+use crate::core::membership::Membership;
+use crate::core::pod::PodUid;
+use crate::core::queue::Moment;
+use crate::core::table::{NodeTable, Stage, Unfit};
+use crate::protocol::{Answer, Incarnation, Operation, PodId, Refusal, Request, Reservation};
+use crate::protocol::{Response, ShardReport};
+
+/// Time since the process began.
+pub type Time = Moment;
+
+/// Reservations that a shard holds at most; more are refused.
+const MAX_RESERVATIONS: usize = 100_000;
+/// A term is forgotten when its leader has been silent for this long: the Lease may have been
+/// deleted, which starts the terms anew. Much longer than any Lease lasts.
+const TERM_MEMORY: Duration = Duration::from_secs(120);
+/// Pause before an apiserver that did not answer is asked again about a reservation.
+const RECHECK: Duration = Duration::from_secs(5);
+
+/// Who a shard is.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Its name, one of the membership's.
+    pub name: Arc<str>,
+    /// All shards.
+    pub membership: Membership,
+    /// This run.
+    pub incarnation: Incarnation,
+    /// A reservation's time to live. Must be well above the time that a relay spends on a bind and
+    /// above the apiserver's request time-out (60 s): a bind may be carried out that late.
+    pub ttl: Duration,
+}
+
+#[derive(Debug)]
+struct Held {
+    pod: PodId,
+    node: Arc<str>,
+    token: u64,
+    expires: Time,
+    checking: bool,
+}
+
+/// A reservation whose time is up: ask the apiserver whether the pod is bound to the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expiring {
+    /// Which pod.
+    pub pod: PodId,
+    /// Where it has a share.
+    pub node: Arc<str>,
+}
+
+/// The shard.
+#[derive(Debug)]
+pub struct ShardMachine {
+    config: ShardConfig,
+    table: NodeTable,
+    nodes_synced: bool,
+    pods_synced: bool,
+    term: u64,
+    term_at: Time,
+    held: HashMap<PodUid, Held>,
+    /// Counts changes that may help a waiting pod, and when each kind came last.
+    changes: u64,
+    last_change: [u64; 8],
+}
+
+impl ShardMachine {
+    /// A shard that knows nothing yet.
+    #[must_use]
+    pub fn new(config: ShardConfig) -> Self {
+        Self {
+            config,
+            table: NodeTable::new(),
+            nodes_synced: false,
+            pods_synced: false,
+            term: 0,
+            term_at: Time::ZERO,
+            held: HashMap::new(),
+            changes: 0,
+            last_change: [0; 8],
+        }
+    }
+
+    /// The shard's name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.config.name
+    }
+
+    /// Whether all nodes and pods have been read.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.nodes_synced && self.pods_synced
+    }
+
+    /// The nodes and what is taken on them.
+    #[must_use]
+    pub fn table(&self) -> &NodeTable {
+        &self.table
+    }
+
+    /// Reservations without a known binding.
+    #[must_use]
+    pub fn reservations(&self) -> usize {
+        self.held.len()
+    }
+
+    /// A list of all nodes begins.
+    pub fn node_list_begins(&mut self) {
+        self.table.begin_node_list();
+    }
+
+    /// A list of all nodes is complete.
+    pub fn node_list_ends(&mut self) {
+        self.table.end_node_list();
+        self.nodes_synced = true;
+    }
+
+    /// A node is there, in this version.
+    pub fn node_applied(&mut self, node: &Node) {
+        let Some(name) = node.metadata.name.as_deref() else { return };
+        if self.owns(name) {
+            let events = self.table.upsert_node(node);
+            self.changed(events);
+        }
+    }
+
+    /// A node is gone.
+    pub fn node_deleted(&mut self, name: &str) {
+        if self.owns(name) {
+            self.table.remove_node(name);
+        }
+    }
+
+    /// A list of all assigned pods begins.
+    pub fn pod_list_begins(&mut self) {
+        self.table.begin_pod_list();
+    }
+
+    /// A list of all assigned pods is complete.
+    pub fn pod_list_ends(&mut self) {
+        let events = self.table.end_pod_list();
+        self.changed(events);
+        self.pods_synced = true;
+    }
+
+    /// A pod is there, in this version. The shard must be told of pods on all nodes: one that is
+    /// bound elsewhere ends its reservation here.
+    pub fn pod_applied(&mut self, pod: &Pod) {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+        if node.is_empty() {
+            return;
+        }
+        let uid = PodUid::of(pod);
+        let events = if self.owns(node) {
+            self.table.upsert_pod(pod)
+        } else if self.held.contains_key(&uid) {
+            self.table.forget(uid)
+        } else {
+            return;
+        };
+        self.held.remove(&uid);
+        self.changed(events);
+    }
+
+    /// A pod is gone or has ended.
+    pub fn pod_deleted(&mut self, pod: &Pod) {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+        let uid = PodUid::of(pod);
+        if self.owns(node) || self.held.contains_key(&uid) {
+            self.held.remove(&uid);
+            let events = self.table.remove_pod(uid);
+            self.changed(events);
+        }
+    }
+
+    /// Answers a relay.
+    pub fn exchange(&mut self, now: Time, request: &Request) -> Response {
+        let mine = request.targets.iter().find(|target| target.shard == self.config.name);
+        let Some(target) = mine else {
+            let refusal = Refusal::Malformed(format!("this is shard {}", self.config.name));
+            return Response::refused(&request.targets, &refusal);
+        };
+        let refusal = self.refusal(now, request, target.incarnation);
+        let answers = match refusal {
+            None => request.operations.iter().map(|o| self.carry_out(now, o)).collect(),
+            Some(_) => Vec::new(),
+        };
+        let report = ShardReport {
+            shard: self.config.name.clone(),
+            incarnation: self.config.incarnation,
+            changes: self.changes,
+            events: self.events_since(target.changes),
+            refusal,
+        };
+        Response { shards: vec![report], answers }
+    }
+
+    /// Reservations whose time is up, each given once until [`Self::checked`] is called for it.
+    pub fn due(&mut self, now: Time) -> Vec<Expiring> {
+        let up = |held: &&mut Held| held.expires <= now && !held.checking;
+        self.held
+            .values_mut()
+            .filter(up)
+            .map(|held| {
+                held.checking = true;
+                Expiring { pod: held.pod.clone(), node: held.node.clone() }
+            })
+            .collect()
+    }
+
+    /// What the apiserver says about a reservation whose time is up: `None` when it doesn't answer.
+    /// The answer must be newer than the call of [`Self::due`].
+    pub fn checked(&mut self, now: Time, expired: &Expiring, bound: Option<bool>) {
+        let uid = PodUid::new(&expired.pod.uid);
+        let Some(held) = self.held.get_mut(&uid).filter(|held| held.node == expired.node) else {
+            return;
+        };
+        held.checking = false;
+        match bound {
+            // Renewed meanwhile by a relay that tries again.
+            _ if held.expires > now => {}
+            None => held.expires = now + RECHECK,
+            Some(true) => {
+                self.held.remove(&uid);
+                self.table.confirm(uid);
+            }
+            Some(false) => {
+                self.held.remove(&uid);
+                let events = self.table.forget(uid);
+                self.changed(events);
+            }
+        }
+    }
+
+    fn owns(&self, node: &str) -> bool {
+        self.config.membership.owns(&self.config.name, node)
+    }
+
+    fn changed(&mut self, events: EventSet) {
+        if events.is_empty() {
+            return;
+        }
+        self.changes += 1;
+        for (bit, last) in self.last_change.iter_mut().enumerate() {
+            if events.bits() & (1 << bit) != 0 {
+                *last = self.changes;
+            }
+        }
+    }
+
+    fn events_since(&self, changes: u64) -> EventSet {
+        // A count from another run says nothing.
+        if changes > self.changes {
+            return EventSet::ALL;
+        }
+        let later = self.last_change.iter().enumerate().filter(|(_, last)| **last > changes);
+        EventSet::from_bits(later.fold(0, |bits, (bit, _)| bits | (1 << bit)))
+    }
+
+    fn refusal(&mut self, now: Time, request: &Request, known: Incarnation) -> Option<Refusal> {
+        let membership = self.config.membership.fingerprint();
+        if request.membership != membership {
+            return Some(Refusal::StaleMembership { current: membership });
+        }
+        if request.term < self.term && now.saturating_sub(self.term_at) < TERM_MEMORY {
+            return Some(Refusal::StaleTerm { current: self.term });
+        }
+        self.term = request.term;
+        self.term_at = now;
+        if !self.is_synced() {
+            return Some(Refusal::NotSynced);
+        }
+        (known != self.config.incarnation).then_some(Refusal::NewIncarnation)
+    }
+
+    fn carry_out(&mut self, now: Time, operation: &Operation) -> Answer {
+        match operation {
+            Operation::Evaluate { class, seed } => {
+                Answer::Evaluation(Box::new(evaluate(&self.table, class, *seed)))
+            }
+            Operation::Reserve(reservation) => Answer::Outcome(self.reserve(now, reservation)),
+            Operation::Restore(reservation) => Answer::Outcome(self.restore(now, reservation)),
+            // The bind is a fact, whichever reservation it came from.
+            Operation::Confirm(settlement) => {
+                let uid = PodUid::new(&settlement.pod.uid);
+                if self.held.get(&uid).is_some_and(|held| held.node == settlement.node) {
+                    self.held.remove(&uid);
+                    self.table.confirm(uid);
+                }
+                Answer::Outcome(Ok(()))
+            }
+            Operation::Release(settlement) => {
+                let uid = PodUid::new(&settlement.pod.uid);
+                let meant = |held: &Held| {
+                    held.node == settlement.node && held.token <= settlement.token
+                };
+                if self.held.get(&uid).is_some_and(meant) {
+                    self.held.remove(&uid);
+                    let events = self.table.forget(uid);
+                    self.changed(events);
+                }
+                Answer::Outcome(Ok(()))
+            }
+        }
+    }
+
+    fn reserve(&mut self, now: Time, reservation: &Reservation) -> Result<(), String> {
+        if self.held.len() >= MAX_RESERVATIONS {
+            return Err(format!("the shard holds {MAX_RESERVATIONS} reservations already"));
+        }
+        let uid = PodUid::new(&reservation.pod.uid);
+        self.table
+            .assume(uid, &reservation.node, &reservation.class)
+            .map_err(|unfit| unfit.to_string())?;
+        self.hold(now, uid, reservation);
+        Ok(())
+    }
+
+    fn restore(&mut self, now: Time, reservation: &Reservation) -> Result<(), String> {
+        let uid = PodUid::new(&reservation.pod.uid);
+        match self.table.restore(uid, &reservation.node, &reservation.class) {
+            Ok(()) => {}
+            // The watch knows better than the relay.
+            Err(Unfit::Placed(_) | Unfit::PodGone) => return Ok(()),
+            Err(unfit) => return Err(unfit.to_string()),
+        }
+        if self.table.placement(uid).is_some_and(|(_, stage)| stage == Stage::Assumed) {
+            self.hold(now, uid, reservation);
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, now: Time, uid: PodUid, reservation: &Reservation) {
+        let before = self.held.get(&uid).map_or(0, |held| held.token);
+        let held = Held {
+            pod: reservation.pod.clone(),
+            node: reservation.node.clone(),
+            token: before.max(reservation.token),
+            expires: now + self.config.ttl,
+            checking: false,
+        };
+        self.held.insert(uid, held);
+    }
+}

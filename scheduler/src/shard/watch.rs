@@ -1,0 +1,162 @@
+//! Feeds a shard from the apiserver: nodes, pods on nodes, and the truth about reservations whose
+//! time is up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use megacluster_service::admin::Readiness;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::local::LocalShard;
+use super::machine::ShardMachine;
+use crate::metrics::{Metrics, labels};
+use crate::relay::bind::is_bound;
+
+/// Objects in one page of a list.
+const PAGE: u32 = 1000;
+/// How often reservations are looked through, and gauges set.
+const TICK: Duration = Duration::from_secs(1);
+/// Reservations asked about at once.
+const CHECKS: usize = 16;
+/// One question's time.
+const CHECK: Duration = Duration::from_secs(5);
+
+/// Starts the tasks that feed the shards until `token` is cancelled. One watch of a process feeds
+/// all its shards.
+pub fn spawn(
+    client: &Client,
+    shards: &[Arc<LocalShard>],
+    readiness: &Readiness,
+    metrics: &Metrics,
+    token: &CancellationToken,
+) {
+    readiness.set("nodes", false);
+    readiness.set("pods", false);
+    let nodes = watcher(Api::<Node>::all(client.clone()), config(""));
+    // What has ended takes nothing, and shows up as deleted here when it ends.
+    let assigned = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
+    let pods = watcher(Api::<Pod>::all(client.clone()), config(assigned));
+    let feed = Feed {
+        shards: shards.into(),
+        readiness: readiness.clone(),
+        metrics: metrics.clone(),
+        token: token.clone(),
+    };
+    tokio::spawn(feed.clone().run("nodes", nodes, node_event));
+    tokio::spawn(feed.run("pods", pods, pod_event));
+    for shard in shards {
+        tokio::spawn(expire(shard.clone(), client.clone(), metrics.clone(), token.clone()));
+    }
+}
+
+fn config(fields: &str) -> watcher::Config {
+    let config = watcher::Config::default().page_size(PAGE);
+    if fields.is_empty() { config } else { config.fields(fields) }
+}
+
+#[derive(Clone)]
+struct Feed {
+    shards: Arc<[Arc<LocalShard>]>,
+    readiness: Readiness,
+    metrics: Metrics,
+    token: CancellationToken,
+}
+
+impl Feed {
+    async fn run<K: Send + 'static>(
+        self,
+        resource: &'static str,
+        events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+        take: fn(&mut ShardMachine, &Event<K>),
+    ) {
+        // The reflector's own back-off: 0.8 s doubled up to 30 s, with jitter.
+        let mut events = std::pin::pin!(events.default_backoff());
+        loop {
+            let event = tokio::select! {
+                () = self.token.cancelled() => return,
+                event = events.next() => event,
+            };
+            match event {
+                Some(Ok(event)) => {
+                    for shard in &*self.shards {
+                        take(&mut shard.lock(), &event);
+                    }
+                    if matches!(event, Event::InitDone) {
+                        info!(resource, "list complete");
+                        self.readiness.set(resource, true);
+                    }
+                }
+                Some(Err(error)) => {
+                    self.metrics
+                        .watch_failures
+                        .get_or_create(&labels([("resource", resource)]))
+                        .inc();
+                    warn!(resource, %error, "watch");
+                }
+                None => return,
+            }
+        }
+    }
+}
+
+fn node_event(shard: &mut ShardMachine, event: &Event<Node>) {
+    match event {
+        Event::Init => shard.node_list_begins(),
+        Event::InitApply(node) | Event::Apply(node) => shard.node_applied(node),
+        Event::Delete(node) => {
+            shard.node_deleted(node.metadata.name.as_deref().unwrap_or_default());
+        }
+        Event::InitDone => shard.node_list_ends(),
+    }
+}
+
+fn pod_event(shard: &mut ShardMachine, event: &Event<Pod>) {
+    match event {
+        Event::Init => shard.pod_list_begins(),
+        Event::InitApply(pod) | Event::Apply(pod) => shard.pod_applied(pod),
+        Event::Delete(pod) => shard.pod_deleted(pod),
+        Event::InitDone => shard.pod_list_ends(),
+    }
+}
+
+/// Asks about reservations whose time is up.
+async fn expire(
+    shard: Arc<LocalShard>,
+    client: Client,
+    metrics: Metrics,
+    token: CancellationToken,
+) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        shard.observe();
+        let due = shard.lock().due(shard.now());
+        let (client, shard, metrics) = (&client, &shard, &metrics);
+        futures::stream::iter(due)
+            .for_each_concurrent(CHECKS, async |expiring| {
+                let deadline = Instant::now() + CHECK;
+                let bound = is_bound(client, &expiring.pod, &expiring.node, deadline).await;
+                let result = match bound {
+                    Some(true) => "bound",
+                    Some(false) => "dropped",
+                    None => "unknown",
+                };
+                info!(pod = %expiring.pod, node = %expiring.node, result, "reservation expired");
+                let labels = labels([("shard", shard.name()), ("result", result)]);
+                metrics.expired.get_or_create(&labels).inc();
+                shard.lock().checked(shard.now(), &expiring, bound);
+            })
+            .await;
+    }
+}
