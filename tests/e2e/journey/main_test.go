@@ -1,8 +1,7 @@
 // Package journey is what users do with a MegaCluster, on a real management cluster: install,
 // use, break, repair and delete it, by unmodified kubectl, client-go and the etcd client.
 //
-// It runs inside the management cluster's network namespace, so that it reaches pods by their
-// addresses; `make test` starts it. It expects the sample MegaCluster to be Ready with its nodes.
+// `make test` starts it. It expects the sample MegaCluster to be Ready with its nodes.
 package journey
 
 import (

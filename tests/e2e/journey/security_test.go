@@ -16,6 +16,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -78,10 +79,24 @@ func TestStrangersAreRefused(t *testing.T) {
 	}
 }
 
+func tlsToPod(address string, config *tls.Config) (*tls.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	plain, err := dialPod(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	connection := tls.Client(plain, config)
+	if err := connection.HandshakeContext(ctx); err != nil {
+		_ = plain.Close()
+		return nil, err
+	}
+	return connection, nil
+}
+
 // handshake goes on to read: in TLS 1.3 the server's refusal comes after the client's last word.
 func handshake(address string, certificates []tls.Certificate) error {
-	dialer := &net.Dialer{Timeout: 5 * time.Second}
-	connection, err := tls.DialWithDialer(dialer, "tcp", address, &tls.Config{
+	connection, err := tlsToPod(address, &tls.Config{
 		// The server's own name is not what is tested here.
 		InsecureSkipVerify: true, //nolint:gosec
 		Certificates:       certificates, NextProtos: []string{"h2"},
@@ -106,7 +121,7 @@ func TestWrongCertificateAtTheFrontDoor(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := net.JoinHostPort(running[0].Status.PodIP, "6443")
-	connection, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", address, &tls.Config{
+	connection, err := tlsToPod(address, &tls.Config{
 		InsecureSkipVerify: true, //nolint:gosec
 		Certificates:       []tls.Certificate{strangersCertificate(t)}, NextProtos: []string{"http/1.1"},
 	})
@@ -139,6 +154,7 @@ func storeClient(t *testing.T) *clientv3.Client {
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints:   []string{"https://" + net.JoinHostPort(running[0].Status.PodIP, "2379")},
 		DialTimeout: 10 * time.Second,
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dialPod)},
 		TLS: &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: roots,
 			ServerName: name + "-store." + namespace + ".svc"},
 	})
