@@ -295,5 +295,5 @@ fn nonsense_nodes_take_nothing_and_break_nothing() {
     ]);
     assert_eq!(chosen(&table, &asking("p", "1", "1Gi")), "huge");
     table.upsert_pod(&on(asking("there", "9E", "9E"), "huge"));
-    assert!(refused(&table, &asking("p", "1", "1Gi")).contains("2 Too many pods"));
+    assert!(refused(&table, &asking("p", "1", "1Gi")).contains("3 Too many pods"));
 }

@@ -123,7 +123,7 @@ fn merge_tree(mut parts: Vec<Evaluation>) -> Evaluation {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(120))]
 
     #[test]
     fn the_decision_does_not_depend_on_the_shards(
