@@ -89,10 +89,20 @@ struct Driver {
 
 impl Driver {
     /// One run up to the crash or the clean end. True if it closed the log.
-    fn run(&mut self, log: &mut Option<Log>) -> Result<bool, LogError> {
+    fn run(&mut self, disk: &Disk, log: &mut Option<Log>) -> Result<bool, LogError> {
         let steps = self.random.below(60);
         for _ in 0..steps {
             let log = log.as_mut().unwrap();
+            match self.random.below(60) {
+                0 => disk.fail_next(Fault::Sync),
+                1 => {
+                    disk.fail_next(Fault::Append);
+                    if let Err(error @ LogError::Poisoned { .. }) = log.write() {
+                        return Err(error);
+                    }
+                }
+                _ => {}
+            }
             match self.random.below(12) {
                 0..=6 => self.append(log)?,
                 7 | 8 => {
@@ -208,7 +218,7 @@ fn story(seed: u64) {
                 driver.shown = driver.shown.max(recovered.start_revision);
                 drop(recovered);
                 let mut slot = Some(log);
-                match driver.run(&mut slot) {
+                match driver.run(&disk, &mut slot) {
                     Ok(true) => (true, Position::default(), Position::default()),
                     // A close that failed took the log with it: count on nothing unsynced.
                     _ => slot.map_or((false, Position::default(), Position::default()), |log| {
