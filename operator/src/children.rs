@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 
 use crate::{
-    api::{FIELD_MANAGER, LABEL_NAME},
+    api::{FIELD_MANAGER, LABEL_NAME, v1alpha1::DeletionPolicy},
     validate::ValidatedCluster,
 };
 
@@ -21,7 +21,9 @@ use crate::{
 /// earlier stages are rolled out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// Secrets, configuration, Services, policies, budgets: what needs no rollout.
+    /// Keys and certificates, one after the other: a leaf must never exist without what signed it.
+    Secrets,
+    /// Configuration, Services, policies, budgets: what needs no rollout.
     Foundation,
     /// The store.
     Store,
@@ -35,12 +37,25 @@ pub enum Stage {
     Scheduler,
 }
 
+impl Stage {
+    /// All stages, in order.
+    pub const ALL: [Self; 7] = [
+        Self::Secrets,
+        Self::Foundation,
+        Self::Store,
+        Self::ApiServers,
+        Self::FrontDoor,
+        Self::ControllerManager,
+        Self::Scheduler,
+    ];
+}
+
 /// What becomes of a child when its MegaCluster is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
     /// It goes with its MegaCluster: it carries an owner reference.
     Owned,
-    /// `deletionPolicy` decides: no owner reference; the finalizer deletes it or leaves it.
+    /// `deletionPolicy` decides: with `Delete` it carries an owner reference, with `Retain` none.
     ByDeletionPolicy,
 }
 
@@ -146,6 +161,8 @@ pub struct Child {
     pub stage: Stage,
     /// What becomes of it in the end.
     pub lifetime: Lifetime,
+    /// It must not exist yet, and is not overwritten if it does after all: a new authority.
+    pub create_only: bool,
     /// The object.
     pub object: Object,
 }
@@ -167,16 +184,38 @@ impl Children {
         lifetime: Lifetime,
         object: impl Into<Object>,
     ) {
-        let mut object = object.into();
+        self.insert(cluster, stage, lifetime, object.into(), false);
+    }
+
+    /// Adds a Secret of keys; `create_only` if it must not replace another.
+    pub fn add_keys(
+        &mut self,
+        cluster: &ValidatedCluster,
+        lifetime: Lifetime,
+        secret: Secret,
+        create_only: bool,
+    ) {
+        self.insert(cluster, Stage::Secrets, lifetime, secret.into(), create_only);
+    }
+
+    fn insert(
+        &mut self,
+        cluster: &ValidatedCluster,
+        stage: Stage,
+        lifetime: Lifetime,
+        mut object: Object,
+        create_only: bool,
+    ) {
         let metadata = object.metadata_mut();
         metadata.namespace = Some(cluster.namespace.clone());
         metadata.labels.get_or_insert_default().extend(common_labels(&cluster.name));
-        metadata.owner_references = match lifetime {
-            Lifetime::Owned => Some(vec![cluster.owner.clone()]),
-            Lifetime::ByDeletionPolicy => None,
+        let owned = match lifetime {
+            Lifetime::Owned => true,
+            Lifetime::ByDeletionPolicy => cluster.deletion_policy == DeletionPolicy::Delete,
         };
+        metadata.owner_references = owned.then(|| vec![cluster.owner.clone()]);
         let at = self.list.partition_point(|child| child.stage <= stage);
-        self.list.insert(at, Child { stage, lifetime, object });
+        self.list.insert(at, Child { stage, lifetime, create_only, object });
     }
 
     /// The children in the order they are applied in.

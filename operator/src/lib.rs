@@ -4,7 +4,11 @@
 //! defaulted, checked cluster) → `pki` and `build` (pure: all that should exist) → apply → status.
 
 pub mod api;
+pub mod backoff;
 pub mod build;
 pub mod children;
+pub mod controller;
+pub mod metrics;
 pub mod pki;
+pub mod reconcile;
 pub mod validate;

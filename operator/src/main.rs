@@ -1,15 +1,43 @@
-//! The operator's process: flags, logging, and the subcommand that prints the CRD.
+//! The operator's process: flags in, the controller run while this process leads.
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
-use clap::{Parser, Subcommand};
-use megacluster_operator::api;
+use clap::{Args, Parser, Subcommand};
+use kube::{
+    Client, Config,
+    runtime::events::{Recorder, Reporter},
+};
+use megacluster_operator::{
+    api::{self, FIELD_MANAGER},
+    controller,
+    metrics::Metrics,
+    reconcile::{Memory, Reconciler},
+    validate::ImageDefaults,
+};
+use megacluster_service::{
+    admin::Admin,
+    crypto,
+    flags::LogFlags,
+    leadership::{ElectionConfig, LeaseElection},
+    logging,
+    shutdown::Shutdown,
+    version::VERSION,
+};
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+/// The longest that giving back the Lease may take.
+const RELEASE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Parser)]
 #[command(name = "megacluster-operator", version, about)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    run: RunFlags,
 }
 
 #[derive(Debug, Subcommand)]
@@ -18,18 +46,154 @@ enum Command {
     Crd,
 }
 
+#[derive(Debug, Args)]
+struct RunFlags {
+    #[command(flatten)]
+    log: LogFlags,
+    /// Look at this namespace only.
+    #[arg(long)]
+    namespace: Option<String>,
+    /// MegaClusters that are reconciled at once.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: u16,
+    /// Registry and path in front of MegaCluster's own images, for a MegaCluster that doesn't say.
+    #[arg(long, env = "MEGACLUSTER_IMAGE_REGISTRY")]
+    image_registry: Option<String>,
+    /// Tag of MegaCluster's own images, for a MegaCluster that doesn't say.
+    #[arg(long, env = "MEGACLUSTER_IMAGE_TAG", default_value = VERSION)]
+    image_tag: String,
+    /// Registry and path in front of the stock images, for a MegaCluster that doesn't say.
+    #[arg(long, env = "MEGACLUSTER_KUBERNETES_REGISTRY", default_value = "registry.k8s.io")]
+    kubernetes_registry: String,
+    /// Address of the admin port: health, metrics and profiles.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    admin_listen_address: SocketAddr,
+    /// Namespace of the Lease by which one of several replicas leads.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "megacluster-system")]
+    leader_elect_resource_namespace: String,
+    /// Name of that Lease.
+    #[arg(long, default_value = FIELD_MANAGER)]
+    leader_elect_resource_name: String,
+    /// This replica's name in the Lease and in events: its pod's name.
+    #[arg(long, env = "POD_NAME", default_value = FIELD_MANAGER)]
+    identity: String,
+}
+
+/// Why the process could not run.
+#[derive(Debug, thiserror::Error)]
+enum MainError {
+    #[error(transparent)]
+    Crd(#[from] api::crd::CrdError),
+    #[error(transparent)]
+    Log(#[from] logging::LogError),
+    #[error("starting: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("the management cluster's kubeconfig: {0}")]
+    Kubeconfig(#[from] kube::config::InferConfigError),
+    #[error("the management cluster's client: {0}")]
+    Client(#[from] kube::Error),
+}
+
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Some(Command::Crd) => match api::crd::yaml() {
-            Ok(yaml) => {
-                print!("{yaml}");
-                ExitCode::SUCCESS
+    crypto::install();
+    match start(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(%error, "stopped");
+            eprintln!("megacluster-operator: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<(), MainError> {
+    if let Some(Command::Crd) = cli.command {
+        print!("{}", api::crd::yaml()?);
+        return Ok(());
+    }
+    logging::init(&cli.run.log)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(cli.run))
+}
+
+async fn run(flags: RunFlags) -> Result<(), MainError> {
+    let shutdown = Shutdown::on_signals()?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let admin = Admin::new(registry, FIELD_MANAGER);
+    admin.serve(flags.admin_listen_address, shutdown.token()).await?;
+
+    let client = Client::try_from(Config::infer().await?)?;
+    let lease = CancellationToken::new();
+    let election = ElectionConfig::new(
+        &flags.leader_elect_resource_namespace,
+        &flags.leader_elect_resource_name,
+        &flags.identity,
+    );
+    let mut leadership = LeaseElection::new(client.clone(), election).run(lease.clone());
+    info!(version = VERSION, identity = flags.identity, "started");
+
+    while lead_next(&mut leadership, &shutdown.token()).await {
+        metrics.leads(true);
+        let term = shutdown.token().child_token();
+        let reconciler = Arc::new(reconciler(&flags, &client, leadership.clone()));
+        let options = controller::Options {
+            namespace: flags.namespace.clone(),
+            concurrency: flags.concurrency,
+        };
+        let running = controller::run(reconciler, options, metrics.clone(), term.clone());
+        tokio::pin!(running);
+        // A controller ends by itself only when its term is over.
+        tokio::select! {
+            () = &mut running => {}
+            () = lost(&mut leadership) => {
+                term.cancel();
+                running.await;
             }
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
+        }
+        metrics.leads(false);
+    }
+    lease.cancel();
+    // The receiver closes when the Lease is given back.
+    let released = async { while leadership.changed().await.is_ok() {} };
+    if tokio::time::timeout(RELEASE, released).await.is_err() {
+        info!("stopped before the Lease was given back");
+    }
+    Ok(())
+}
+
+/// Waits until this process leads; `false` when it shall stop.
+async fn lead_next(
+    leadership: &mut watch::Receiver<megacluster_service::leadership::Leadership>,
+    stop: &CancellationToken,
+) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => false,
+        result = leadership.wait_for(|now| now.leader) => result.is_ok(),
+    }
+}
+
+/// Waits until this process no longer leads.
+async fn lost(leadership: &mut watch::Receiver<megacluster_service::leadership::Leadership>) {
+    // An error means that nobody takes part any more, which is no leadership either.
+    let _ = leadership.wait_for(|now| !now.leader).await;
+}
+
+fn reconciler(
+    flags: &RunFlags,
+    client: &Client,
+    leadership: watch::Receiver<megacluster_service::leadership::Leadership>,
+) -> Reconciler {
+    let reporter =
+        Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(flags.identity.clone()) };
+    Reconciler {
+        client: client.clone(),
+        recorder: Recorder::new(client.clone(), reporter),
+        images: ImageDefaults {
+            registry: flags.image_registry.clone(),
+            tag: flags.image_tag.clone(),
+            kubernetes_registry: flags.kubernetes_registry.clone(),
         },
-        None => ExitCode::SUCCESS,
+        memory: Memory::default(),
+        may_act: Box::new(move || leadership.borrow().may_act()),
     }
 }

@@ -24,8 +24,8 @@ use crate::api::v1alpha1::{
 /// Where images come from when the spec doesn't say: the operator's flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageDefaults {
-    /// Registry and path in front of MegaCluster's own images.
-    pub registry: String,
+    /// Registry and path in front of MegaCluster's own images; `None` leaves it to each spec.
+    pub registry: Option<String>,
     /// Tag of MegaCluster's own images.
     pub tag: String,
     /// Registry and path in front of the stock images.
@@ -79,25 +79,27 @@ pub fn validate(
 
     let owner = problems.take("metadata", owner_reference(object));
     let version = problems.take("spec.version", rules::version(&spec.version));
+    let image_references = problems
+        .take("spec.images.registry", image_references(spec.images.as_ref(), images, &spec.version));
     let networking = networking(&spec.networking, &mut problems);
     let rotation = rotation(spec.pki.as_ref(), &mut problems);
     let store = store(&spec.store, &mut problems);
     rules::extra_args(
         "spec.apiServers.extraArgs",
         &spec.api_servers.extra_args,
-        rules::MANAGED_API_SERVER_FLAGS,
+        crate::build::apiserver::MANAGED_FLAGS,
         &mut problems,
     );
     rules::extra_args(
         "spec.controllerManager.extraArgs",
         &spec.controller_manager.extra_args,
-        rules::MANAGED_CONTROLLER_MANAGER_FLAGS,
+        crate::build::controller_manager::MANAGED_FLAGS,
         &mut problems,
     );
     rules::pools(&spec.api_servers.pools, &mut problems);
 
-    let (Some(owner), Some(version), Some(networking), Some(rotation), true) =
-        (owner, version, networking, rotation, problems.fields.is_empty())
+    let (Some(owner), Some(version), Some(images), Some(networking), Some(rotation), true) =
+        (owner, version, image_references, networking, rotation, problems.fields.is_empty())
     else {
         return Err(InvalidSpec { fields: problems.fields });
     };
@@ -105,7 +107,7 @@ pub fn validate(
         name: owner.name.clone(),
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
         owner,
-        images: image_references(spec.images.as_ref(), images, &spec.version),
+        images,
         version,
         deletion_policy: spec.deletion_policy,
         networking,
@@ -135,14 +137,22 @@ fn owner_reference(object: &MegaCluster) -> Result<OwnerReference, String> {
     object.controller_owner_ref(&()).ok_or_else(|| "the object has no name or uid yet".to_owned())
 }
 
-fn image_references(spec: Option<&ImagesSpec>, defaults: &ImageDefaults, version: &str) -> Images {
+fn image_references(
+    spec: Option<&ImagesSpec>,
+    defaults: &ImageDefaults,
+    version: &str,
+) -> Result<Images, String> {
     let spec = spec.cloned().unwrap_or_default();
-    let registry = spec.registry.as_deref().unwrap_or(&defaults.registry);
+    let registry = spec
+        .registry
+        .as_deref()
+        .or(defaults.registry.as_deref())
+        .ok_or("must be given, since the operator runs without --image-registry")?;
     let tag = spec.tag.as_deref().unwrap_or(&defaults.tag);
     let stock = spec.kubernetes_registry.as_deref().unwrap_or(&defaults.kubernetes_registry);
     let own = |name: &str| format!("{registry}/megacluster-{name}:{tag}");
     let stock = |name: &str| format!("{stock}/{name}:{version}");
-    Images {
+    Ok(Images {
         store: own("store"),
         watch_cache: own("watchcache"),
         scheduler: own("scheduler"),
@@ -150,7 +160,7 @@ fn image_references(spec: Option<&ImagesSpec>, defaults: &ImageDefaults, version
         controller_manager: stock("kube-controller-manager"),
         pull_policy: spec.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
         pull_secrets: spec.pull_secrets.into_iter().map(|secret| secret.name).collect(),
-    }
+    })
 }
 
 fn networking(spec: &NetworkingSpec, problems: &mut Problems) -> Option<Networking> {

@@ -14,6 +14,3 @@ pub const LABEL_POOL: &str = "megacluster.io/pool";
 
 /// The only server-side-apply field manager of the operator.
 pub const FIELD_MANAGER: &str = "megacluster-operator";
-
-/// Finalizer for what owner references can't clean up by themselves: volumes and retained PKI.
-pub const FINALIZER: &str = "megacluster.io/cleanup";

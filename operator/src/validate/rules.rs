@@ -156,7 +156,3 @@ pub(super) fn pools(pools: &[ApiServerPool], problems: &mut Problems) {
         }
     }
 }
-
-// Until `build` exports its own.
-pub(super) const MANAGED_API_SERVER_FLAGS: &[&str] = &["etcd-servers"];
-pub(super) const MANAGED_CONTROLLER_MANAGER_FLAGS: &[&str] = &["kubeconfig"];

@@ -4,7 +4,7 @@ use super::*;
 
 fn images() -> ImageDefaults {
     ImageDefaults {
-        registry: "registry.example/mega".to_owned(),
+        registry: Some("registry.example/mega".to_owned()),
         tag: "1.2.3".to_owned(),
         kubernetes_registry: "registry.k8s.io".to_owned(),
     }
@@ -151,6 +151,16 @@ fn what_is_wrong_is_named_by_its_field() {
             error.fields.iter().map(|f| format!("{}: {}", f.field, f.message)).collect();
         assert_eq!(found, *expected, "{spec}");
     }
+}
+
+#[test]
+fn some_registry_must_be_known() {
+    let none = ImageDefaults { registry: None, ..images() };
+    let error = validate(&object("version: v1.36.3"), &none, Facts::default()).unwrap_err();
+    assert_eq!(error.fields[0].field, "spec.images.registry");
+    let given = object("version: v1.36.3\nimages: {registry: r.example/x, tag: t}");
+    let cluster = validate(&given, &none, Facts::default()).unwrap();
+    assert_eq!(cluster.images.scheduler, "r.example/x/megacluster-scheduler:t");
 }
 
 #[test]

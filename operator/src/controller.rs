@@ -1,0 +1,189 @@
+//! Watches and the queue: when to reconcile which MegaCluster.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt as _, future::ready};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        core::v1::{ConfigMap, Secret, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
+    },
+};
+use kube::{
+    Api, Client, Resource, ResourceExt as _,
+    api::PartialObjectMeta,
+    runtime::{
+        Controller, WatchStreamExt as _,
+        controller::{Action, Config as ControllerConfig, Error as ControllerError},
+        predicates,
+        reflector::{self, ObjectRef},
+        watcher::{self, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use crate::{
+    api::{FIELD_MANAGER, LABEL_NAME, v1alpha1::MegaCluster},
+    backoff::{self, Failures},
+    metrics::Metrics,
+    reconcile::{Next, Reconciler, error::ReconcileError},
+};
+
+/// Events of a rollout come in swarms; one reconcile answers those of this long.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+
+/// How the controller runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The only namespace that is looked at; all of them if `None`.
+    pub namespace: Option<String>,
+    /// MegaClusters that are reconciled at once.
+    pub concurrency: u16,
+}
+
+struct Context {
+    reconciler: Arc<Reconciler>,
+    metrics: Metrics,
+    failures: Failures,
+}
+
+/// Reconciles until `token` is cancelled, then lets the running reconciles end.
+pub async fn run(
+    reconciler: Arc<Reconciler>,
+    options: Options,
+    metrics: Metrics,
+    token: CancellationToken,
+) {
+    let client = reconciler.client.clone();
+    let namespace = options.namespace.as_deref();
+    let (reader, store_writer) = reflector::store();
+    // The spec alone triggers: our own writes of the status don't.
+    let clusters = watcher(scoped::<MegaCluster>(&client, namespace), watcher::Config::default())
+        .default_backoff()
+        .reflect(store_writer)
+        .applied_objects()
+        .predicate_filter(predicates::generation, predicates_config());
+    let context = Arc::new(Context { reconciler, metrics, failures: Failures::default() });
+
+    let controller = Controller::for_stream(clusters, reader)
+        .with_config(
+            ControllerConfig::default().debounce(DEBOUNCE).concurrency(options.concurrency),
+        )
+        .watches_stream(children::<Secret>(&client, namespace), owner)
+        .watches_stream(children::<ConfigMap>(&client, namespace), owner)
+        .watches_stream(children::<ServiceAccount>(&client, namespace), owner)
+        .watches_stream(children::<Service>(&client, namespace), owner)
+        .watches_stream(children::<NetworkPolicy>(&client, namespace), owner)
+        .watches_stream(children::<PodDisruptionBudget>(&client, namespace), owner)
+        .watches_stream(children::<StatefulSet>(&client, namespace), owner)
+        .watches_stream(children::<Deployment>(&client, namespace), owner)
+        .graceful_shutdown_on(async move { token.cancelled().await });
+    controller
+        .run(reconcile, on_error, Arc::clone(&context))
+        .for_each(|result| {
+            note(&context, result);
+            ready(())
+        })
+        .await;
+}
+
+fn predicates_config() -> kube::runtime::PredicateConfig {
+    kube::runtime::PredicateConfig::default()
+}
+
+fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// Changes of the children of a kind. Their metadata is enough to know whose they are; the
+/// reconcile reads them itself. Filtered by `resourceVersion`, which a deletion changes too.
+fn children<K>(
+    client: &Client,
+    namespace: Option<&str>,
+) -> impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + 'static
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let selector = format!("app.kubernetes.io/managed-by={FIELD_MANAGER},{LABEL_NAME}");
+    let api = scoped::<PartialObjectMeta<K>>(client, namespace);
+    watcher(api, watcher::Config::default().labels(&selector))
+        .default_backoff()
+        .touched_objects()
+        .predicate_filter(predicates::resource_version, predicates_config())
+}
+
+/// The MegaCluster that a child belongs to.
+fn owner<K>(child: PartialObjectMeta<K>) -> Option<ObjectRef<MegaCluster>> {
+    let metadata = child.metadata;
+    let name = metadata.labels.as_ref()?.get(LABEL_NAME)?.clone();
+    Some(ObjectRef::new(&name).within(metadata.namespace.as_deref()?))
+}
+
+async fn reconcile(
+    object: Arc<MegaCluster>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    let _running = context.metrics.begin();
+    let namespace = object.namespace().unwrap_or_default();
+    let name = object.name_any();
+    let next = context.reconciler.reconcile(&namespace, &name).await?;
+    context.failures.clear(&namespace, &name);
+    context.metrics.retrying(context.failures.len());
+    Ok(match next {
+        Next::AwaitChange => Action::await_change(),
+        Next::After(pause) => Action::requeue(pause),
+    })
+}
+
+fn on_error(object: Arc<MegaCluster>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    let namespace = object.namespace().unwrap_or_default();
+    let name = object.name_any();
+    let failures = context.failures.add(&namespace, &name);
+    context.metrics.failed(error.reason());
+    context.metrics.retrying(context.failures.len());
+    let pause = backoff::pause(failures, rand::random());
+    warn!(namespace, cluster = name, %error, failures, pause_ms = pause.as_millis(), "reconcile failed");
+    Action::requeue(pause)
+}
+
+type Outcome = Result<
+    (ObjectRef<MegaCluster>, Action),
+    ControllerError<ReconcileError, watcher::Error>,
+>;
+
+fn note(context: &Context, result: Outcome) {
+    match result {
+        Ok((object, action)) => debug!(%object, ?action, "reconciled"),
+        // A child of a MegaCluster that is gone.
+        Err(ControllerError::ObjectNotFound(object)) => {
+            let namespace = object.namespace.as_deref().unwrap_or_default();
+            context.reconciler.memory.forget(namespace, &object.name);
+            context.failures.clear(namespace, &object.name);
+            context.metrics.retrying(context.failures.len());
+        }
+        // Logged and counted where it happened.
+        Err(ControllerError::ReconcilerFailed(..)) => {}
+        Err(ControllerError::QueueError(error)) => {
+            context.metrics.watch_failed();
+            warn!(%error, "watch failed");
+        }
+        Err(ControllerError::RunnerError(error)) => error!(%error, "queue failed"),
+    }
+}

@@ -1,0 +1,270 @@
+//! One reconcile, as a pipeline that data passes once: dereference → validate → plan keys and
+//! build children → apply → probe → status.
+
+pub mod apply;
+pub mod conditions;
+mod dereference;
+pub mod error;
+pub mod events;
+pub mod gate;
+mod kinds;
+mod memory;
+pub mod observed;
+mod probe;
+pub mod status;
+mod volumes;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::{
+    Api, Client, Resource as _,
+    api::{Patch, PatchParams},
+    runtime::events::{Event, EventType, Recorder},
+};
+use serde_json::json;
+use tracing::{debug, info, warn};
+
+use apply::{Applied, Prepared, Writer};
+use error::{ReconcileError, bounded};
+use observed::Observed;
+use status::{Answer, Certificates, Facts};
+
+use crate::{
+    api::{
+        FIELD_MANAGER,
+        v1alpha1::{MegaCluster, MegaClusterStatus},
+    },
+    build,
+    children::Children,
+    pki::{self, Change, PkiPlan, SystemKeys},
+    validate::{self, ImageDefaults, ValidatedCluster},
+};
+
+pub use memory::Memory;
+
+/// The longest that one call to the management cluster's API may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How soon to look again while the cluster is not Ready and no event may tell.
+const SOON: Duration = Duration::from_secs(2);
+
+/// How often to ask a Ready cluster's endpoint.
+const STEADY: Duration = Duration::from_secs(30);
+
+/// What a reconcile needs beside the object.
+pub struct Reconciler {
+    /// The management cluster.
+    pub client: Client,
+    /// Publishes events.
+    pub recorder: Recorder,
+    /// Where images come from when the spec doesn't say.
+    pub images: ImageDefaults,
+    /// What was written before.
+    pub memory: Memory,
+    /// Whether this process still leads: asked before each write.
+    pub may_act: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl std::fmt::Debug for Reconciler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reconciler").field("images", &self.images).finish_non_exhaustive()
+    }
+}
+
+/// What to do after a reconcile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, until the object or a child changes.
+    AwaitChange,
+    /// Look again after this long.
+    After(Duration),
+}
+
+impl Reconciler {
+    /// Brings the MegaCluster `name` to what its spec asks, as far as it goes now, and reports.
+    pub async fn reconcile(&self, namespace: &str, name: &str) -> Result<Next, ReconcileError> {
+        let Some(object) = dereference::mega_cluster(&self.client, namespace, name).await? else {
+            self.memory.forget(namespace, name);
+            return Ok(Next::AwaitChange);
+        };
+        if object.metadata.deletion_timestamp.is_some() {
+            // The garbage collector takes what carries our owner reference; see `Lifetime`.
+            return Ok(Next::AwaitChange);
+        }
+        let live = dereference::children(&self.client, namespace, name).await?;
+        let facts = live.facts(&format!("{name}-api"));
+        let cluster = match validate::validate(&object, &self.images, facts) {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                let status = status::invalid(&object, &error, Timestamp::now());
+                self.report(&object, status).await?;
+                return Ok(Next::AwaitChange);
+            }
+        };
+        self.run(&object, cluster, live).await
+    }
+
+    async fn run(
+        &self,
+        object: &MegaCluster,
+        cluster: ValidatedCluster,
+        live: Observed,
+    ) -> Result<Next, ReconcileError> {
+        let now = Timestamp::now();
+        let planned = pki::plan(&cluster, &live.secrets(), now, &SystemKeys)
+            .map_err(ReconcileError::from)
+            .and_then(|plan| Ok((children(&cluster, &plan)?, plan)));
+        let (children, plan) = match planned {
+            Ok(planned) => planned,
+            Err(error) => return self.run_without_plan(object, &cluster, live, error).await,
+        };
+        let mut applied = if object.spec.paused {
+            Applied::untouched(live)
+        } else {
+            let started = object.status.as_ref().is_some_and(|status| status.version.is_some());
+            let prepared = Prepared { cluster: &cluster, children: &children, live, started };
+            prepared.apply(self.writer()).await
+        };
+        self.log(object, &applied);
+        // What was just written may have told what the management cluster decided.
+        let cluster = ValidatedCluster {
+            facts: applied.observed.facts(&cluster.endpoint_service()),
+            ..cluster
+        };
+        let answer = self.ask(&cluster, &applied.observed).await;
+        let notices = plan.warnings.iter().map(ToString::to_string).collect();
+        let status = status::compute(&Facts {
+            object,
+            cluster: &cluster,
+            children: &children,
+            applied: &applied,
+            answer: &answer,
+            certificates: Certificates::Planned(plan.next_rotation, notices),
+            now,
+        });
+        self.publish(object, events::of_writes(object, &applied, &plan)).await;
+        let ready = conditions::is_true(&status.conditions, conditions::READY);
+        self.report(object, status).await?;
+        match applied.failure.take() {
+            Some(failure) => Err(failure.into()),
+            None => Ok(Next::After(pause(ready, plan.next_rotation, now))),
+        }
+    }
+
+    /// Without keys nothing can be built; what runs goes on, and the status says both.
+    async fn run_without_plan(
+        &self,
+        object: &MegaCluster,
+        cluster: &ValidatedCluster,
+        live: Observed,
+        error: ReconcileError,
+    ) -> Result<Next, ReconcileError> {
+        let answer = self.ask(cluster, &live).await;
+        let status = status::compute(&Facts {
+            object,
+            cluster,
+            children: &Children::default(),
+            applied: &Applied::untouched(live),
+            answer: &answer,
+            certificates: Certificates::Failed(error.condition_reason(), error.to_string()),
+            now: Timestamp::now(),
+        });
+        self.report(object, status).await?;
+        Err(error)
+    }
+
+    fn writer(&self) -> Writer<'_> {
+        Writer { client: &self.client, may_act: &*self.may_act, memory: &self.memory }
+    }
+
+    /// Asks the endpoint, once there is somebody who could answer.
+    async fn ask(&self, cluster: &ValidatedCluster, observed: &Observed) -> Answer {
+        let rollouts = observed.rollouts(cluster);
+        let some = |rollout: Option<observed::Rollout>| rollout.is_some_and(|r| r.ready > 0);
+        let default_pool = rollouts.pools.first().and_then(|(_, rollout)| *rollout);
+        if !some(default_pool) {
+            return Answer::NotAsked("no apiserver of the default pool is ready".to_owned());
+        }
+        if !some(rollouts.front_door) {
+            return Answer::NotAsked("no replica of the front door is ready".to_owned());
+        }
+        let name = format!("{}-admin-kubeconfig", cluster.name);
+        match observed.secrets().get(&name) {
+            Some(admin) => probe::ask(cluster, admin).await,
+            None => Answer::NotAsked(format!("Secret {name} does not exist")),
+        }
+    }
+
+    /// Writes `status` if it differs from the stored one, and tells what changed.
+    async fn report(
+        &self,
+        object: &MegaCluster,
+        status: MegaClusterStatus,
+    ) -> Result<(), ReconcileError> {
+        if object.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        self.writer().claim().map_err(ReconcileError::Status)?;
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let api: Api<MegaCluster> = Api::namespaced(self.client.clone(), namespace);
+        let patch = json!({
+            "apiVersion": MegaCluster::api_version(&()),
+            "kind": MegaCluster::kind(&()),
+            // An object of the same name that was made meanwhile is not the one this is about.
+            "metadata": {"name": name, "uid": object.metadata.uid},
+            "status": status,
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        bounded(api.patch_status(name, &params, &Patch::Apply(&patch)))
+            .await
+            .map_err(ReconcileError::Status)?;
+        self.publish(object, events::of_status(object, &status)).await;
+        Ok(())
+    }
+
+    /// Publishes events. One that is lost is no reason to reconcile again.
+    async fn publish(&self, object: &MegaCluster, notes: Vec<events::Note>) {
+        let reference = object.object_ref(&());
+        for note in notes {
+            let event = Event {
+                type_: if note.warning { EventType::Warning } else { EventType::Normal },
+                reason: note.reason.to_owned(),
+                // The API's bound on a note.
+                note: Some(note.message.chars().take(900).collect()),
+                action: note.action.to_owned(),
+                secondary: None,
+            };
+            if let Err(error) = bounded(self.recorder.publish(&event, &reference)).await {
+                warn!(%error, reason = note.reason, "event was not published");
+            }
+        }
+    }
+
+    fn log(&self, object: &MegaCluster, applied: &Applied) {
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+        let cluster = object.metadata.name.as_deref().unwrap_or_default();
+        for change in &applied.changes {
+            info!(namespace, cluster, kind = change.key.0, name = change.key.1, what = ?change.what, "child");
+        }
+        for held in &applied.held {
+            debug!(namespace, cluster, kind = held.key.0, name = held.key.1, reason = held.reason, "held");
+        }
+    }
+}
+
+/// All children: the keys, then what `build` makes.
+fn children(cluster: &ValidatedCluster, plan: &PkiPlan) -> Result<Children, ReconcileError> {
+    let mut children = build::build(cluster, &plan.digests)?;
+    for planned in &plan.secrets {
+        let create_only = planned.change == Change::Create;
+        children.add_keys(cluster, planned.lifetime, planned.secret.clone(), create_only);
+    }
+    Ok(children)
+}
+
+fn pause(ready: bool, next_rotation: Timestamp, now: Timestamp) -> Duration {
+    let until = Duration::try_from(now.duration_until(next_rotation)).unwrap_or(SOON);
+    if ready { STEADY.min(until.max(SOON)) } else { SOON }
+}
