@@ -72,7 +72,8 @@ pub const MANAGED_FLAGS: &[&str] = &[
 /// Gates for many watchers: decode events of a watch concurrently, and don't compare the whole
 /// watch cache with the store every five minutes
 /// (`k8s.io/apiserver/pkg/features/kube_features.go`; both are in 1.36).
-const FEATURE_GATES: &[&str] = &["ConcurrentWatchObjectDecode=true", "DetectCacheInconsistency=false"];
+const FEATURE_GATES: &[&str] =
+    &["ConcurrentWatchObjectDecode=true", "DetectCacheInconsistency=false"];
 
 const SERVING: &str = "/etc/kubernetes/pki/serving";
 const STORE_CLIENT: &str = "/etc/kubernetes/pki/store-client";
@@ -136,7 +137,6 @@ fn deployment(
         // The stock binary has this capability in its file, and doesn't start where it can't have
         // it (k8s.io/kubernetes/build/server-image/kube-apiserver).
         capabilities: &["NET_BIND_SERVICE"],
-        linger: None,
         grace: DRAIN_SECONDS + REQUEST_SECONDS + WATCH_DRAIN_SECONDS + 10,
     }
     .template(cluster);
@@ -178,12 +178,7 @@ fn mounts(names: &Names) -> Vec<Mount> {
 }
 
 fn args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
-    command_line(
-        managed(cluster, names),
-        tunable(),
-        FEATURE_GATES,
-        &cluster.api_servers.extra_args,
-    )
+    command_line(managed(cluster, names), tunable(), FEATURE_GATES, &cluster.api_servers.extra_args)
 }
 
 fn managed(cluster: &ValidatedCluster, names: &Names) -> Flags {

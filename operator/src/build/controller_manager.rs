@@ -73,13 +73,10 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, digests: &Digests) -> D
     let template = Program {
         component: COMPONENT,
         labels: labels.clone(),
-        annotations: BTreeMap::from([(
-            KEYS_DIGEST.to_owned(),
-            digests.controller_manager.clone(),
-        )]),
+        annotations: BTreeMap::from([(KEYS_DIGEST.to_owned(), digests.controller_manager.clone())]),
         image: &cluster.images.controller_manager,
         command: Some("kube-controller-manager"),
-        args: command_line(managed(cluster), tunable(), &[], &settings.extra_args),
+        args: command_line(managed(cluster), tunable(cluster), &[], &settings.extra_args),
         env: go_runtime::environment(&settings.resources),
         ports: &[(HTTPS, PORT)],
         health: Health {
@@ -112,7 +109,6 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, digests: &Digests) -> D
         ],
         resources: &settings.resources,
         capabilities: &[],
-        linger: None,
         grace: 30,
     }
     .template(cluster);
@@ -159,30 +155,26 @@ fn managed(cluster: &ValidatedCluster) -> Flags {
 /// Ranges for nodes, where the user gave some to divide.
 fn allocate(cluster: &ValidatedCluster, flags: &mut Flags) {
     let pods = &cluster.networking.pod_cidrs;
-    let join = |ranges: &[IpNet]| {
-        ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-    };
+    let join =
+        |ranges: &[IpNet]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     flags.set("allocate-node-cidrs", (!pods.is_empty()).to_string());
-    if pods.is_empty() {
-        return;
+    if !pods.is_empty() {
+        flags
+            .set("cluster-cidr", join(pods))
+            .set("service-cluster-ip-range", join(&cluster.networking.service_cidrs));
     }
-    flags
-        .set("cluster-cidr", join(pods))
-        .set("service-cluster-ip-range", join(&cluster.networking.service_cidrs));
-    match pods.as_slice() {
-        [range] => {
-            flags.set("node-cidr-mask-size", node_mask(range).to_string());
-        }
-        ranges => {
-            for range in ranges {
-                let family = if range.addr().is_ipv4() {
-                    "node-cidr-mask-size-ipv4"
-                } else {
-                    "node-cidr-mask-size-ipv6"
-                };
-                flags.set(family, node_mask(range).to_string());
-            }
-        }
+}
+
+/// Sizes of nodes' ranges; the flags differ between one and two IP families.
+fn node_masks(cluster: &ValidatedCluster, flags: &mut Flags) {
+    let pods = &cluster.networking.pod_cidrs;
+    for range in pods {
+        let name = match range {
+            _ if pods.len() == 1 => "node-cidr-mask-size",
+            IpNet::V4(_) => "node-cidr-mask-size-ipv4",
+            IpNet::V6(_) => "node-cidr-mask-size-ipv6",
+        };
+        flags.set(name, node_mask(range).to_string());
     }
 }
 
@@ -196,8 +188,9 @@ fn node_mask(range: &IpNet) -> u8 {
     }
 }
 
-fn tunable() -> Flags {
+fn tunable(cluster: &ValidatedCluster) -> Flags {
     let mut flags = Flags::default();
+    node_masks(cluster, &mut flags);
     flags
         .set("controllers", "*,bootstrap-signer-controller,token-cleaner-controller")
         // Priority and fairness of the apiservers bounds it, not this.

@@ -6,6 +6,8 @@ pub mod apiserver;
 mod budget;
 pub mod controller_manager;
 pub(crate) mod fingerprint;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod flags;
 mod go_runtime;
 pub(crate) mod labels;

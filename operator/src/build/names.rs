@@ -72,7 +72,7 @@ impl Names {
         self.child(&format!("apiserver-{pool}"))
     }
 
-    /// The front door's Deployment and ConfigMap.
+    /// The front door's Deployment.
     #[must_use]
     pub fn watchcache(&self) -> String {
         self.child("watchcache")

@@ -5,12 +5,11 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort,
-    EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, KeyToPath, Lifecycle,
-    LifecycleHandler, LocalObjectReference, ObjectFieldSelector, PodAffinityTerm, PodAntiAffinity,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-    SecretVolumeSource, SecurityContext, ServiceAccount, SleepAction, TopologySpreadConstraint,
-    Volume, VolumeMount, WeightedPodAffinityTerm,
+    Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
+    EnvVar, EnvVarSource, HTTPGetAction, KeyToPath, LocalObjectReference, ObjectFieldSelector,
+    PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, ServiceAccount,
+    TopologySpreadConstraint, Volume, VolumeMount, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -29,8 +28,6 @@ const SECRET_MODE: i32 = 0o440;
 
 /// Annotation of pod templates: what a process reads only when it starts.
 pub(super) const KEYS_DIGEST: &str = "megacluster.io/keys-digest";
-/// Annotation of pod templates: a configuration file that is read only at the start.
-pub(super) const CONFIG_DIGEST: &str = "megacluster.io/config-digest";
 
 /// Name of the port with probes and metrics.
 pub(super) const ADMIN: &str = "admin";
@@ -39,7 +36,12 @@ pub(super) const ADMIN: &str = "admin";
 #[derive(Debug, Clone)]
 pub(super) enum Mount {
     /// All entries of a Secret, or those named.
-    Secret { volume: &'static str, secret: String, path: &'static str, entries: &'static [&'static str] },
+    Secret {
+        volume: &'static str,
+        secret: String,
+        path: &'static str,
+        entries: &'static [&'static str],
+    },
     /// All entries of a ConfigMap.
     Config { volume: &'static str, config_map: String, path: &'static str },
     /// Scratch space at `/tmp` that goes with the pod.
@@ -84,8 +86,6 @@ pub(super) struct Program<'a> {
     pub(super) resources: &'a ResourceRequirements,
     /// Linux capabilities to keep.
     pub(super) capabilities: &'static [&'static str],
-    /// How long to go on serving after the pod has left its Service, in seconds.
-    pub(super) linger: Option<i64>,
     /// From the first signal to the kill, in seconds.
     pub(super) grace: i64,
 }
@@ -144,17 +144,12 @@ impl Program<'_> {
             command: self.command.map(|command| vec![command.to_owned()]),
             args: Some(self.args.clone()),
             env: (!self.env.is_empty()).then(|| self.env.clone()),
-            ports: Some(self.ports.iter().map(|(name, port)| container_port(name, *port)).collect()),
+            ports: Some(
+                self.ports.iter().map(|(name, port)| container_port(name, *port)).collect(),
+            ),
             startup_probe: Some(self.health.probe(live, 1, start_within)),
             liveness_probe: Some(self.health.probe(live, 10, 6)),
             readiness_probe: Some(self.health.probe(ready, 2, 3)),
-            lifecycle: self.linger.map(|seconds| Lifecycle {
-                pre_stop: Some(LifecycleHandler {
-                    sleep: Some(SleepAction { seconds }),
-                    ..LifecycleHandler::default()
-                }),
-                ..Lifecycle::default()
-            }),
             resources: Some(self.resources.clone()),
             security_context: Some(SecurityContext {
                 allow_privilege_escalation: Some(false),
@@ -280,9 +275,8 @@ fn apart(labels: &Labels) -> Affinity {
 
 fn pull_secrets(cluster: &ValidatedCluster) -> Option<Vec<LocalObjectReference>> {
     let secrets = &cluster.images.pull_secrets;
-    (!secrets.is_empty()).then(|| {
-        secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect()
-    })
+    (!secrets.is_empty())
+        .then(|| secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
 }
 
 /// An environment variable from a field of the pod.

@@ -177,7 +177,6 @@ fn program<'a>(
         ],
         resources: &cluster.scheduler.resources,
         capabilities: &[],
-        linger: None,
         grace: 30,
     }
 }

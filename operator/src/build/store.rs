@@ -39,10 +39,7 @@ pub(super) fn add(cluster: &ValidatedCluster, children: &mut Children) {
         cluster,
         &name,
         COMPONENT,
-        &[
-            (From::Component(super::apiserver::COMPONENT), STORE_PORT),
-            (From::Anyone, ADMIN_PORT),
-        ],
+        &[(From::Component(super::apiserver::COMPONENT), STORE_PORT), (From::Anyone, ADMIN_PORT)],
         children,
     );
     let ports = vec![service::port(CLIENT, STORE_PORT), service::port(ADMIN, ADMIN_PORT)];
@@ -75,7 +72,6 @@ fn stateful_set(cluster: &ValidatedCluster, names: &Names) -> StatefulSet {
         ],
         resources: &cluster.store.resources,
         capabilities: &[],
-        linger: None,
         grace: 60,
     }
     .template(cluster);

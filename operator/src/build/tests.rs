@@ -1,0 +1,248 @@
+//! What holds for every child, and snapshots of all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
+use serde_json::Value;
+
+use super::fixtures::{LARGE, SMALL, cluster, cluster_with};
+use super::{apiserver, build, controller_manager};
+use crate::children::{Children, Object};
+use crate::pki::{self, Digests, SystemKeys};
+use crate::validate::{Facts, ValidatedCluster};
+
+fn digests() -> Digests {
+    Digests {
+        apiserver: "a".to_owned(),
+        controller_manager: "c".to_owned(),
+        scheduler: "s".to_owned(),
+    }
+}
+
+fn children(cluster: &ValidatedCluster) -> Children {
+    build(cluster, &digests()).unwrap()
+}
+
+fn value(object: &Object) -> Value {
+    match object {
+        Object::Secret(object) => serde_json::to_value(object),
+        Object::ConfigMap(object) => serde_json::to_value(object),
+        Object::ServiceAccount(object) => serde_json::to_value(object),
+        Object::Service(object) => serde_json::to_value(object),
+        Object::NetworkPolicy(object) => serde_json::to_value(object),
+        Object::PodDisruptionBudget(object) => serde_json::to_value(object),
+        Object::StatefulSet(object) => serde_json::to_value(object),
+        Object::Deployment(object) => serde_json::to_value(object),
+    }
+    .unwrap()
+}
+
+/// Name, selector and pod template of every workload.
+fn workloads(children: &Children) -> Vec<(String, BTreeMap<String, String>, PodTemplateSpec)> {
+    children
+        .iter()
+        .filter_map(|child| {
+            let (selector, template) = match &child.object {
+                Object::StatefulSet(set) => {
+                    let spec = set.spec.clone().unwrap();
+                    (spec.selector, spec.template)
+                }
+                Object::Deployment(deployment) => {
+                    let spec = deployment.spec.clone().unwrap();
+                    (spec.selector, spec.template)
+                }
+                _ => return None,
+            };
+            Some((child.object.name().to_owned(), selector.match_labels.unwrap(), template))
+        })
+        .collect()
+}
+
+fn pod(template: &PodTemplateSpec) -> &PodSpec {
+    template.spec.as_ref().unwrap()
+}
+
+#[test]
+fn children_of_the_samples() {
+    for (sample, yaml) in [("small", SMALL), ("large", LARGE)] {
+        for child in children(&cluster(yaml)).iter() {
+            let object = &child.object;
+            let name = format!("{sample}_{}_{}", object.kind(), object.name());
+            insta::assert_json_snapshot!(name, value(object));
+        }
+    }
+}
+
+#[test]
+fn the_same_cluster_gives_the_same_children() {
+    for yaml in [SMALL, LARGE] {
+        assert_eq!(children(&cluster(yaml)), children(&cluster(yaml)));
+    }
+}
+
+#[test]
+fn scaling_changes_no_pod() {
+    let before = workloads(&children(&cluster(LARGE)));
+    let scaled = cluster_with("prod", LARGE, Facts::default(), |spec| {
+        spec.api_servers.replicas = 9;
+        spec.watch_cache.replicas = 1;
+        spec.controller_manager.replicas = 1;
+        spec.scheduler.relays.replicas = 1;
+    });
+    assert_eq!(before, workloads(&children(&scaled)));
+}
+
+/// Another pool makes other routers, so that it gets no request before it is ready; nothing else
+/// that runs is touched.
+#[test]
+fn another_pool_replaces_the_routers_only() {
+    let before = workloads(&children(&cluster(SMALL)));
+    let more = cluster_with("prod", SMALL, Facts::default(), |spec| {
+        let pool = "{name: pods, match: [{resource: pods}]}";
+        spec.api_servers.pools = vec![serde_saphyr::from_str(pool).unwrap()];
+    });
+    let after = workloads(&children(&more));
+    let changed: Vec<&str> = after
+        .iter()
+        .filter(|workload| !before.contains(workload))
+        .map(|(name, _, _)| name.as_str())
+        .collect();
+    assert_eq!(changed, ["prod-apiserver-pods", "prod-watchcache"]);
+}
+
+#[test]
+fn a_selector_finds_its_own_pods_only() {
+    let workloads = workloads(&children(&cluster(LARGE)));
+    for (name, selector, _) in &workloads {
+        let found: Vec<&str> = workloads
+            .iter()
+            .filter(|(_, _, template)| {
+                let labels = template.metadata.clone().unwrap().labels.unwrap();
+                selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+            })
+            .map(|(name, _, _)| name.as_str())
+            .collect();
+        assert_eq!(found, [name]);
+    }
+}
+
+#[test]
+fn no_pod_is_root_or_writes_its_image_or_holds_a_token() {
+    for (name, _, template) in workloads(&children(&cluster(LARGE))) {
+        let pod = pod(&template);
+        assert_eq!(pod.automount_service_account_token, Some(false), "{name}");
+        let security = pod.security_context.as_ref().unwrap();
+        assert_eq!(security.run_as_non_root, Some(true), "{name}");
+        assert_eq!(security.run_as_user, Some(65532), "{name}");
+        assert_eq!(security.seccomp_profile.as_ref().unwrap().type_, "RuntimeDefault", "{name}");
+        for container in &pod.containers {
+            let security = container.security_context.as_ref().unwrap();
+            assert_eq!(security.read_only_root_filesystem, Some(true), "{name}");
+            assert_eq!(security.allow_privilege_escalation, Some(false), "{name}");
+            let dropped = security.capabilities.as_ref().unwrap().drop.as_ref().unwrap();
+            assert_eq!(dropped, &["ALL"], "{name}");
+        }
+    }
+}
+
+/// The files that a process is told of are files that its pod mounts, from Secrets that the PKI
+/// plans, with entries that those have.
+#[test]
+fn every_file_of_an_argument_is_mounted() {
+    let mut checked = 0;
+    for yaml in [SMALL, LARGE] {
+        let cluster = cluster(yaml);
+        let plan = pki::plan(&cluster, &BTreeMap::new(), Timestamp::UNIX_EPOCH, &SystemKeys);
+        let entries: BTreeMap<String, BTreeSet<String>> = plan
+            .unwrap()
+            .secrets
+            .into_iter()
+            .map(|planned| {
+                let data = planned.secret.data.unwrap();
+                (planned.secret.metadata.name.unwrap(), data.into_keys().collect())
+            })
+            .collect();
+        for (name, _, template) in workloads(&children(&cluster)) {
+            let pod = pod(&template);
+            let container = &pod.containers[0];
+            let mut files = BTreeSet::new();
+            for mount in container.volume_mounts.iter().flatten() {
+                let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name);
+                let mut mounted = BTreeSet::new();
+                if let Some(source) = volume.and_then(|volume| volume.secret.as_ref()) {
+                    let secret = source.secret_name.as_ref().unwrap();
+                    let known = entries.get(secret).unwrap_or_else(|| panic!("{secret}"));
+                    mounted.clone_from(known);
+                    if let Some(items) = &source.items {
+                        mounted = items.iter().map(|item| item.path.clone()).collect();
+                        assert!(mounted.is_subset(known), "{name}: {mounted:?}");
+                    }
+                } else if volume.is_some_and(|volume| volume.config_map.is_some()) {
+                    mounted.insert("config.yaml".to_owned());
+                }
+                files.extend(mounted.iter().map(|file| format!("{}/{file}", mount.mount_path)));
+            }
+            for arg in container.args.iter().flatten() {
+                if let Some(file) = arg.split('=').find(|part| part.starts_with("/etc/")) {
+                    assert!(files.contains(file), "{name}: {arg}");
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert!(checked > 60, "{checked}");
+}
+
+#[test]
+fn validation_refuses_every_flag_that_is_set_for_good() {
+    for yaml in [SMALL, LARGE] {
+        assert_eq!(apiserver::unlisted_flags(&cluster(yaml)), [""; 0]);
+        assert_eq!(controller_manager::unlisted_flags(&cluster(yaml)), [""; 0]);
+    }
+}
+
+#[test]
+fn names_of_services_fit_into_a_dns_label() {
+    let cluster = cluster_with(&"n".repeat(32), LARGE, Facts::default(), |spec| {
+        spec.api_servers.pools[0].name = "p".repeat(20);
+    });
+    for child in children(&cluster).iter() {
+        let name = child.object.name();
+        assert!(name.len() <= 63, "{name} has {} characters", name.len());
+    }
+}
+
+#[test]
+fn a_budget_guards_what_has_a_second_pod() {
+    let names = |yaml| -> Vec<String> {
+        let children = children(&cluster(yaml));
+        let budgets = children.iter().filter(|child| child.object.kind() == "PodDisruptionBudget");
+        budgets.map(|child| child.object.name().to_owned()).collect()
+    };
+    assert_eq!(names(SMALL), [""; 0]);
+    assert_eq!(
+        names(LARGE),
+        [
+            "prod-apiserver-default",
+            "prod-apiserver-pods",
+            "prod-watchcache",
+            "prod-controller-manager",
+            "prod-scheduler-shard",
+            "prod-scheduler-relay",
+        ]
+    );
+}
+
+#[test]
+fn every_child_is_labelled_and_owned() {
+    for child in children(&cluster(LARGE)).iter() {
+        let metadata = child.object.metadata();
+        let labels = metadata.labels.as_ref().unwrap();
+        assert_eq!(labels.get("megacluster.io/name").unwrap(), "prod");
+        assert_eq!(labels.get("app.kubernetes.io/managed-by").unwrap(), "megacluster-operator");
+        assert!(labels.contains_key("app.kubernetes.io/component"));
+        assert_eq!(metadata.owner_references.as_ref().unwrap().len(), 1);
+        assert_eq!(metadata.namespace.as_deref(), Some("mc"));
+    }
+}

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::fingerprint::fingerprint;
 use super::names::{APISERVER_PORT, Names, WATCHCACHE_PORT};
 use super::network_policy::{self, From};
-use super::pods::{self, ADMIN, CONFIG_DIGEST, Health, Mount, Program};
+use super::pods::{self, ADMIN, Health, Mount, Program};
 use super::{BuildError, budget, labels, service};
 use crate::api::v1alpha1::EndpointType;
 use crate::children::{Children, Lifetime, Stage};
@@ -22,6 +22,10 @@ pub(super) const COMPONENT: &str = "watchcache";
 
 const ADMIN_PORT: u16 = 9443;
 const HTTPS: &str = "https";
+
+/// How long a router that is told to stop goes on serving.
+const DRAIN_SECONDS: i64 = 5;
+
 const CONFIG_FILE: &str = "config.yaml";
 
 const TLS: &str = "/etc/megacluster-watchcache/tls";
@@ -43,13 +47,17 @@ pub(super) fn add(cluster: &ValidatedCluster, children: &mut Children) -> Result
     );
     budget::add(cluster, &name, labels, cluster.watch_cache.replicas, children);
     children.add(cluster, Stage::Foundation, Lifetime::Owned, endpoint(cluster, &names));
+    // Named by its content: routers go on with the old pools until they are replaced, which is
+    // after new pools are ready and before old ones are removed.
+    let config_name = format!("{name}-{}", fingerprint(&[configuration.as_bytes()]));
     let config_map = ConfigMap {
-        metadata: labels::metadata(&names, &name, COMPONENT),
-        data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), configuration.clone())])),
+        metadata: labels::metadata(&names, &config_name, COMPONENT),
+        immutable: Some(true),
+        data: Some(BTreeMap::from([(CONFIG_FILE.to_owned(), configuration)])),
         ..ConfigMap::default()
     };
     children.add(cluster, Stage::Foundation, Lifetime::Owned, config_map);
-    let deployment = deployment(cluster, &names, &configuration);
+    let deployment = deployment(cluster, &names, &config_name);
     children.add(cluster, Stage::FrontDoor, Lifetime::Owned, deployment);
     Ok(())
 }
@@ -72,13 +80,13 @@ fn endpoint(cluster: &ValidatedCluster, names: &Names) -> Service {
     }
 }
 
-fn deployment(cluster: &ValidatedCluster, names: &Names, configuration: &str) -> Deployment {
+fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> Deployment {
     let labels = labels::component(names, COMPONENT);
-    let digest = fingerprint(&[configuration.as_bytes()]);
     let template = Program {
         component: COMPONENT,
         labels: labels.clone(),
-        annotations: BTreeMap::from([(CONFIG_DIGEST.to_owned(), digest)]),
+        // CA and certificates are read again when they change.
+        annotations: BTreeMap::new(),
         image: &cluster.images.watch_cache,
         command: None,
         args: vec![
@@ -88,6 +96,8 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, configuration: &str) ->
             format!("--client-ca-file={TLS}/ca.crt"),
             format!("--config={CONFIG}/{CONFIG_FILE}"),
             format!("--admin-listen-address=0.0.0.0:{ADMIN_PORT}"),
+            // kube-proxy needs a moment to send new connections elsewhere.
+            format!("--shutdown-delay-duration={DRAIN_SECONDS}s"),
         ],
         env: Vec::new(),
         ports: &[(HTTPS, WATCHCACHE_PORT), (ADMIN, ADMIN_PORT)],
@@ -105,13 +115,12 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, configuration: &str) ->
                 path: FRONT_PROXY,
                 entries: &[],
             },
-            Mount::Config { volume: "config", config_map: names.watchcache(), path: CONFIG },
+            Mount::Config { volume: "config", config_map: config_name.to_owned(), path: CONFIG },
         ],
         resources: &cluster.watch_cache.resources,
         capabilities: &[],
-        // kube-proxy needs a moment to send new connections elsewhere.
-        linger: Some(5),
-        grace: 60,
+        // The delay, and more than the 20 s that it gives requests to end.
+        grace: DRAIN_SECONDS + 30,
     }
     .template(cluster);
     Deployment {

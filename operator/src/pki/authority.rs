@@ -47,8 +47,8 @@ impl SigningAuthority {
         }
         let text =
             std::str::from_utf8(certificate).map_err(|_| Problem::Certificate(CERTIFICATE))?;
-        let issuer = Issuer::from_ca_cert_pem(text, key)
-            .map_err(|_| Problem::Certificate(CERTIFICATE))?;
+        let issuer =
+            Issuer::from_ca_cert_pem(text, key).map_err(|_| Problem::Certificate(CERTIFICATE))?;
         Ok(Self { facts, certificate_pem: certificate.to_vec(), issuer })
     }
 

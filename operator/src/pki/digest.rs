@@ -44,10 +44,7 @@ impl Digests {
                 authority(Authority::Store),
             ]),
             controller_manager: fingerprint(&[signing.as_bytes(), authority(Authority::Cluster)]),
-            scheduler: fingerprint(&[
-                entry(&scheduler, CERTIFICATE),
-                entry(&scheduler, AUTHORITY),
-            ]),
+            scheduler: fingerprint(&[entry(&scheduler, CERTIFICATE), entry(&scheduler, AUTHORITY)]),
         }
     }
 }

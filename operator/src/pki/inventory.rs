@@ -173,11 +173,7 @@ fn administrator(names: &Names, server: String) -> LeafSpec {
 /// A Service's names as pods of the management cluster may write them. Its full name is left out:
 /// nothing here knows the management cluster's domain, and no component uses it.
 fn service_names(names: &Names, service: &str) -> [String; 3] {
-    [
-        service.to_owned(),
-        format!("{service}.{}", names.namespace()),
-        names.service_dns(service),
-    ]
+    [service.to_owned(), format!("{service}.{}", names.namespace()), names.service_dns(service)]
 }
 
 /// The Service's own names and those of every pod behind it.
@@ -239,6 +235,5 @@ fn watchcache_names(cluster: &ValidatedCluster, names: &Names) -> BTreeSet<Strin
 /// A name as a certificate gives it back: an address in its shortest form, a DNS name in lower
 /// case.
 fn normal(name: &str) -> String {
-    name.parse::<IpAddr>()
-        .map_or_else(|_| name.to_ascii_lowercase(), |address| address.to_string())
+    name.parse::<IpAddr>().map_or_else(|_| name.to_ascii_lowercase(), |address| address.to_string())
 }

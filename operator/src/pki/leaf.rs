@@ -2,10 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::CLOCK_SKEW;
 use super::inventory::LeafSpec;
 use super::secrets::{CERTIFICATE, Entries, KEY, entry};
 use super::x509::{Facts, Problem, private_key};
-use super::CLOCK_SKEW;
 use crate::validate::Rotation;
 
 /// Why a leaf is issued anew.
@@ -41,7 +41,9 @@ pub enum Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It stays until then.
-    Keep { renew_at: Timestamp },
+    Keep {
+        renew_at: Timestamp,
+    },
     Issue(Reason),
 }
 

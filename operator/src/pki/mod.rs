@@ -229,14 +229,8 @@ impl Planner<'_> {
         if not_after <= self.now {
             return Err(PkiError::Expired { secret: name, at: not_after });
         }
-        let planned = self.planned(
-            &name,
-            "pki",
-            SecretKind::Tls,
-            Lifetime::ByDeletionPolicy,
-            entries,
-            None,
-        );
+        let planned =
+            self.planned(&name, "pki", SecretKind::Tls, Lifetime::ByDeletionPolicy, entries, None);
         Ok((signing, planned))
     }
 
@@ -248,12 +242,14 @@ impl Planner<'_> {
             self.refuse_if_lost(&name, |_| true)?;
         }
         let entries =
-            service_account::entries(existing.as_ref(), self.keys).map_err(|error| match error {
-                service_account::Error::Damaged(problem) => {
-                    PkiError::Damaged { secret: name.clone(), problem }
-                }
-                service_account::Error::Generate(source) => PkiError::Generate(source),
-            })?;
+            service_account::entries(existing.as_ref(), self.keys).map_err(
+                |error| match error {
+                    service_account::Error::Damaged(problem) => {
+                        PkiError::Damaged { secret: name.clone(), problem }
+                    }
+                    service_account::Error::Generate(source) => PkiError::Generate(source),
+                },
+            )?;
         Ok(self.planned(
             &name,
             "pki",
@@ -341,8 +337,7 @@ impl Planner<'_> {
         let mut metadata = labels::metadata(&self.names, name, component);
         metadata.resource_version =
             existing.and_then(|secret| secret.metadata.resource_version.clone());
-        let secret =
-            Secret { metadata, data: Some(data), type_: Some(type_), ..Secret::default() };
+        let secret = Secret { metadata, data: Some(data), type_: Some(type_), ..Secret::default() };
         PlannedSecret { secret, lifetime, change, issued }
     }
 }

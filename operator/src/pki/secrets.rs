@@ -27,12 +27,7 @@ pub(crate) fn entry<'a>(entries: &'a Entries, name: &'static str) -> Result<&'a 
 
 /// The entries of a stored Secret; none for one without data.
 pub(crate) fn entries(secret: &Secret) -> Entries {
-    secret
-        .data
-        .iter()
-        .flatten()
-        .map(|(name, value)| (name.clone(), value.0.clone()))
-        .collect()
+    secret.data.iter().flatten().map(|(name, value)| (name.clone(), value.0.clone())).collect()
 }
 
 /// Entries in the form of a Secret's `data`.

@@ -7,9 +7,9 @@
 //! ECDSA P-256 (ES256) is among the algorithms of kube-apiserver's token signer
 //! (`k8s.io/kubernetes/pkg/serviceaccount/jwt.go`).
 
+use super::KeySource;
 use super::secrets::{Entries, entry};
 use super::x509::{Problem, private_key};
-use super::KeySource;
 
 /// The private key that signs.
 pub(crate) const SIGNING_KEY: &str = "sa.key";
@@ -29,10 +29,7 @@ pub(crate) enum Error {
 ///
 /// A key that can't be read is an error as long as nothing says that it may go: with it, the
 /// tokens that it signed could no longer be renewed in an orderly way.
-pub(crate) fn entries(
-    stored: Option<&Entries>,
-    keys: &dyn KeySource,
-) -> Result<Entries, Error> {
+pub(crate) fn entries(stored: Option<&Entries>, keys: &dyn KeySource) -> Result<Entries, Error> {
     let empty = Entries::new();
     let stored = stored.unwrap_or(&empty);
     let known = stored.get(VERIFYING_KEYS).map(Vec::as_slice).unwrap_or_default();

@@ -48,8 +48,7 @@ impl Facts {
     pub(crate) fn parse(pem: &[u8], entry: &'static str) -> Result<Self, Problem> {
         let damaged = || Problem::Certificate(entry);
         let (_, block) = x509_parser::pem::parse_x509_pem(pem).map_err(|_| damaged())?;
-        let (_, certificate) =
-            X509Certificate::from_der(&block.contents).map_err(|_| damaged())?;
+        let (_, certificate) = X509Certificate::from_der(&block.contents).map_err(|_| damaged())?;
         let usage = certificate.extended_key_usage().map_err(|_| damaged())?;
         let constraints = certificate.basic_constraints().map_err(|_| damaged())?;
         let alternatives = certificate.subject_alternative_name().map_err(|_| damaged())?;
@@ -59,7 +58,12 @@ impl Facts {
             value.as_str().map(str::to_owned).map_err(|_| damaged())
         };
         Ok(Self {
-            common_name: subject.iter_common_name().next().map(text).transpose()?.unwrap_or_default(),
+            common_name: subject
+                .iter_common_name()
+                .next()
+                .map(text)
+                .transpose()?
+                .unwrap_or_default(),
             organization: subject.iter_organization().next().map(text).transpose()?,
             names: alternatives
                 .map(|extension| extension.value.general_names.iter().map(name_text).collect())
@@ -95,8 +99,9 @@ fn instant(seconds: i64) -> Option<Timestamp> {
 fn name_text(name: &GeneralName<'_>) -> String {
     match name {
         GeneralName::DNSName(name) => (*name).to_owned(),
-        GeneralName::IPAddress(octets) => address(octets)
-            .map_or_else(|| format!("{octets:02x?}"), |address| address.to_string()),
+        GeneralName::IPAddress(octets) => {
+            address(octets).map_or_else(|| format!("{octets:02x?}"), |address| address.to_string())
+        }
         // Names of other kinds are never issued here; their text makes the sets differ.
         other => other.to_string(),
     }
