@@ -42,9 +42,11 @@ func (c *Config) makeCgroups() error {
 	}
 	for _, parent := range parents {
 		group := filepath.Join(parent, c.cgroup())
+		enableControllers(parent)
 		if err := os.Mkdir(group, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
+		enableControllers(group)
 		// In version 1 a cpuset without CPUs and memory nodes takes no process.
 		for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
 			value, err := os.ReadFile(filepath.Join(parent, name))
@@ -57,6 +59,18 @@ func (c *Config) makeCgroups() error {
 		}
 	}
 	return nil
+}
+
+// enableControllers hands a version 2 group's controllers down to the groups below it: the kubelet
+// refuses a root without them. What can't be handed down the kubelet names itself.
+func enableControllers(group string) {
+	controllers, err := os.ReadFile(filepath.Join(group, "cgroup.controllers"))
+	if err != nil {
+		return // version 1
+	}
+	for controller := range strings.FieldsSeq(string(controllers)) {
+		_ = os.WriteFile(filepath.Join(group, "cgroup.subtree_control"), []byte("+"+controller), 0o644)
+	}
 }
 
 // removeCgroups removes the cluster's cgroups, whose processes have ended: the kernel may take a
