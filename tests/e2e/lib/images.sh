@@ -31,17 +31,27 @@ pack() {
   printf '%s\t%s\n' "$image" "$archive" >>"$images_list.next"
 }
 
-# import_images: hands the cluster the images it hasn't yet, under the names users would pull.
+# import_images: hands the cluster the images it hasn't yet, under the names users would pull. Pods
+# that run an image whose content has changed are made anew: their name for it hasn't changed.
 import_images() {
-  local image archive socket imported=$state/images
+  local image archive mark socket imported=$state/images replaced=()
   socket=/proc/$(cut -d' ' -f1 "$state/node.pid")/root/run/containerd/containerd.sock
   mkdir -p "$imported"
   while IFS=$'\t' read -r image archive; do
-    local mark=$imported/${image//[\/:]/_}
+    mark=$imported/${image//[\/:]/_}
     if [[ $(cat "$mark" 2>/dev/null) != "$archive" ]]; then
       timeout 120 ctr --address "$socket" --namespace k8s.io images import "$archive" >/dev/null
+      [[ ! -e $mark ]] || replaced+=("$image")
       echo "$archive" >"$mark"
       say "imported $image"
     fi
   done <"$images_list"
+  for image in "${replaced[@]}"; do
+    kubectl get pods --all-namespaces -o json | jq -r --arg image "$image" '.items[]
+      | select(any(.spec.containers[]; .image == $image)) | "\(.metadata.namespace) \(.metadata.name)"' |
+      while read -r namespace pod; do
+        say "making pod $namespace/$pod anew"
+        kubectl --namespace "$namespace" delete pod "$pod" --wait=false >/dev/null
+      done
+  done
 }
