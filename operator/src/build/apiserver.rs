@@ -2,16 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::{
-    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
-};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::api::apps::v1::Deployment;
 
 use super::flags::{Flags, command_line};
 use super::names::{APISERVER_PORT, Names, STORE_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, Health, KEYS_DIGEST, Mount, Program};
-use super::{budget, go_runtime, labels, service};
+use super::{budget, go_runtime, labels, service, workload};
 use crate::children::{Children, Lifetime, Stage};
 use crate::pki::{Digests, FRONT_PROXY_CLIENT};
 use crate::validate::{Pool, ValidatedCluster};
@@ -140,24 +137,14 @@ fn deployment(
         grace: DRAIN_SECONDS + REQUEST_SECONDS + WATCH_DRAIN_SECONDS + 10,
     }
     .template(cluster);
-    Deployment {
-        metadata: labels::labelled(names, &names.apiserver(&pool.name), labels.clone()),
-        spec: Some(DeploymentSpec {
-            replicas: Some(pool.replicas),
-            revision_history_limit: Some(2),
-            selector: labels::label_selector(&labels),
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(cluster.api_servers.max_surge.clone()),
-                    max_unavailable: Some(IntOrString::Int(0)),
-                }),
-            }),
-            template,
-            ..DeploymentSpec::default()
-        }),
-        ..Deployment::default()
-    }
+    workload::deployment(
+        names,
+        &names.apiserver(&pool.name),
+        labels,
+        pool.replicas,
+        cluster.api_servers.max_surge.clone(),
+        template,
+    )
 }
 
 fn mounts(names: &Names) -> Vec<Mount> {

@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use k8s_openapi::api::apps::v1::{
-    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
-};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::flags::{Flags, command_line};
 use super::names::Names;
 use super::network_policy::{self, From};
 use super::pods::{self, Health, KEYS_DIGEST, Mount, Program};
-use super::{budget, go_runtime, labels};
+use super::{budget, go_runtime, labels, workload};
 use crate::children::{Children, Lifetime, Stage};
 use crate::pki::{COMPONENT_KUBECONFIG, Digests};
 use crate::validate::ValidatedCluster;
@@ -112,24 +110,14 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, digests: &Digests) -> D
         grace: 30,
     }
     .template(cluster);
-    Deployment {
-        metadata: labels::labelled(names, &names.controller_manager(), labels.clone()),
-        spec: Some(DeploymentSpec {
-            replicas: Some(settings.replicas),
-            revision_history_limit: Some(2),
-            selector: labels::label_selector(&labels),
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(1)),
-                    max_unavailable: Some(IntOrString::Int(0)),
-                }),
-            }),
-            template,
-            ..DeploymentSpec::default()
-        }),
-        ..Deployment::default()
-    }
+    workload::deployment(
+        names,
+        &names.controller_manager(),
+        labels,
+        settings.replicas,
+        IntOrString::Int(1),
+        template,
+    )
 }
 
 fn managed(cluster: &ValidatedCluster) -> Flags {

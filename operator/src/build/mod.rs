@@ -20,6 +20,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod watchcache;
+mod workload;
 
 use crate::children::Children;
 use crate::pki::Digests;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{
-    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment, StatefulSet,
-    StatefulSetSpec, StatefulSetUpdateStrategy,
+    Deployment, StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -12,7 +11,7 @@ use super::labels;
 use super::names::{Names, SHARD_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, ADMIN, Health, KEYS_DIGEST, Mount, Program};
-use super::{budget, service};
+use super::{budget, service, workload};
 use crate::children::{Children, Lifetime, Stage};
 use crate::pki::{COMPONENT_KUBECONFIG, Digests};
 use crate::validate::ValidatedCluster;
@@ -95,7 +94,7 @@ fn shards(cluster: &ValidatedCluster, names: &Names, digests: &Digests) -> State
             replicas: Some(cluster.scheduler.shards),
             service_name: Some(name),
             pod_management_policy: Some("Parallel".to_owned()),
-            revision_history_limit: Some(2),
+            revision_history_limit: Some(workload::REVISIONS),
             selector: labels::label_selector(&labels),
             template,
             update_strategy: Some(StatefulSetUpdateStrategy {
@@ -124,24 +123,14 @@ fn relays(cluster: &ValidatedCluster, names: &Names, digests: &Digests) -> Deplo
         format!("--shard={set}-{ordinal}=https://{}:{SHARD_PORT}", names.pod_dns(&set, ordinal))
     }));
     let template = program(cluster, names, RELAY, args, digests).template(cluster);
-    Deployment {
-        metadata: labels::labelled(names, &names.scheduler_relay(), labels.clone()),
-        spec: Some(DeploymentSpec {
-            replicas: Some(cluster.scheduler.relays),
-            revision_history_limit: Some(2),
-            selector: labels::label_selector(&labels),
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(1)),
-                    max_unavailable: Some(IntOrString::Int(0)),
-                }),
-            }),
-            template,
-            ..DeploymentSpec::default()
-        }),
-        ..Deployment::default()
-    }
+    workload::deployment(
+        names,
+        &names.scheduler_relay(),
+        labels,
+        cluster.scheduler.relays,
+        IntOrString::Int(1),
+        template,
+    )
 }
 
 fn program<'a>(

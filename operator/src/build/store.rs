@@ -15,7 +15,7 @@ use super::labels;
 use super::names::{Names, STORE_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, ADMIN, Health, Mount, Program};
-use super::service;
+use super::{service, workload};
 use crate::children::{Children, Lifetime, Stage};
 use crate::validate::ValidatedCluster;
 
@@ -90,7 +90,7 @@ fn stateful_set(cluster: &ValidatedCluster, names: &Names) -> StatefulSet {
                     when_scaled: retain,
                 },
             ),
-            revision_history_limit: Some(2),
+            revision_history_limit: Some(workload::REVISIONS),
             selector: labels::label_selector(&labels),
             template,
             update_strategy: Some(StatefulSetUpdateStrategy {

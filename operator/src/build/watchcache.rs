@@ -2,21 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::{
-    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
-};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::fingerprint::fingerprint;
 use super::names::{APISERVER_PORT, Names, WATCHCACHE_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, ADMIN, Health, Mount, Program};
-use super::{BuildError, budget, labels, service};
+use super::{BuildError, budget, labels, service, workload};
 use crate::api::v1alpha1::EndpointType;
 use crate::children::{Children, Lifetime, Stage};
-use crate::validate::ValidatedCluster;
+use crate::validate::{Pool, ValidatedCluster};
 
 pub(super) const COMPONENT: &str = "watchcache";
 
@@ -123,94 +121,41 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
         grace: DRAIN_SECONDS + 30,
     }
     .template(cluster);
-    Deployment {
-        metadata: labels::labelled(names, &names.watchcache(), labels.clone()),
-        spec: Some(DeploymentSpec {
-            replicas: Some(cluster.watch_cache.replicas),
-            revision_history_limit: Some(2),
-            selector: labels::label_selector(&labels),
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(1)),
-                    max_unavailable: Some(IntOrString::Int(0)),
-                }),
-            }),
-            template,
-            ..DeploymentSpec::default()
-        }),
-        ..Deployment::default()
-    }
+    workload::deployment(
+        names,
+        &names.watchcache(),
+        labels,
+        cluster.watch_cache.replicas,
+        IntOrString::Int(1),
+        template,
+    )
 }
 
 /// The front door's file, `RouterConfiguration` of `watchcache.megacluster.io/v1alpha1`.
 fn configuration(cluster: &ValidatedCluster, names: &Names) -> Result<String, BuildError> {
-    let pools = cluster.api_servers.pools.iter().map(|pool| RouterPool {
-        name: &pool.name,
-        host: names.service_dns(&names.apiserver(&pool.name)),
-        port: APISERVER_PORT,
-        matches: pool
+    let pool = |pool: &Pool| {
+        let resources: Vec<Value> = pool
             .matches
             .iter()
-            .map(|resource| RouterMatch { group: &resource.group, resource: &resource.resource })
-            .collect(),
-    });
-    serde_saphyr::to_string(&RouterConfiguration {
-        api_version: "watchcache.megacluster.io/v1alpha1",
-        kind: "RouterConfiguration",
-        backend_tls: BackendTls {
-            ca_file: format!("{TLS}/ca.crt"),
-            proxy_client_cert_file: format!("{FRONT_PROXY}/tls.crt"),
-            proxy_client_key_file: format!("{FRONT_PROXY}/tls.key"),
+            .map(|matched| json!({"group": matched.group, "resource": matched.resource}))
+            .collect();
+        json!({
+            "name": pool.name,
+            "host": names.service_dns(&names.apiserver(&pool.name)),
+            "port": APISERVER_PORT,
+            "match": resources,
+        })
+    };
+    serde_saphyr::to_string(&json!({
+        "apiVersion": "watchcache.megacluster.io/v1alpha1",
+        "kind": "RouterConfiguration",
+        "backendTLS": {
+            "caFile": format!("{TLS}/ca.crt"),
+            "proxyClientCertFile": format!("{FRONT_PROXY}/tls.crt"),
+            "proxyClientKeyFile": format!("{FRONT_PROXY}/tls.key"),
         },
-        limits: Limits {
-            max_in_flight: 4_000,
-            max_watches: 200_000,
-            max_request_bytes: 3 * 1024 * 1024,
-        },
-        pools: pools.collect(),
-    })
+        "limits": {"maxInFlight": 4_000, "maxWatches": 200_000, "maxRequestBytes": 3 * 1024 * 1024},
+        "pools": cluster.api_servers.pools.iter().map(pool).collect::<Vec<_>>(),
+    }))
     .map_err(|error| BuildError::RouterConfiguration(error.to_string()))
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct RouterConfiguration<'a> {
-    api_version: &'a str,
-    kind: &'a str,
-    #[serde(rename = "backendTLS")]
-    backend_tls: BackendTls,
-    limits: Limits,
-    pools: Vec<RouterPool<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct BackendTls {
-    ca_file: String,
-    proxy_client_cert_file: String,
-    proxy_client_key_file: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Limits {
-    max_in_flight: u32,
-    max_watches: u32,
-    max_request_bytes: u32,
-}
-
-#[derive(Serialize)]
-struct RouterPool<'a> {
-    name: &'a str,
-    host: String,
-    port: u16,
-    #[serde(rename = "match")]
-    matches: Vec<RouterMatch<'a>>,
-}
-
-#[derive(Serialize)]
-struct RouterMatch<'a> {
-    group: &'a str,
-    resource: &'a str,
 }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Serialize;
+use serde_json::json;
 
 use super::secrets::{AUTHORITY, CERTIFICATE, Entries, KEY};
 
@@ -35,100 +35,29 @@ pub(crate) struct KubeconfigSpec {
 impl KubeconfigSpec {
     /// The file's text for the certificates in `entries`.
     pub(crate) fn render(&self, entries: &Entries) -> Result<String, serde_saphyr::ser::Error> {
-        let context = format!("{}@{}", self.user, self.cluster);
-        let file = |name: &str| match self.style {
-            Style::Files => (Some(name.to_owned()), None),
-            Style::Embedded => {
-                (None, Some(STANDARD.encode(entries.get(name).map_or(&[][..], Vec::as_slice))))
-            }
+        let Self { server, cluster, user, style, .. } = self;
+        let context = format!("{user}@{cluster}");
+        let value = |entry: &str| match style {
+            Style::Files => entry.to_owned(),
+            Style::Embedded => STANDARD.encode(entries.get(entry).map_or(&[][..], Vec::as_slice)),
         };
-        let (certificate_authority, certificate_authority_data) = file(AUTHORITY);
-        let (client_certificate, client_certificate_data) = file(CERTIFICATE);
-        let (client_key, client_key_data) = file(KEY);
-        serde_saphyr::to_string(&Kubeconfig {
-            api_version: "v1",
-            kind: "Config",
-            clusters: [NamedCluster {
-                name: &self.cluster,
-                cluster: Cluster {
-                    server: &self.server,
-                    certificate_authority,
-                    certificate_authority_data,
-                },
-            }],
-            users: [NamedUser {
-                name: &self.user,
-                user: User {
-                    client_certificate,
-                    client_certificate_data,
-                    client_key,
-                    client_key_data,
-                },
-            }],
-            contexts: [NamedContext {
-                name: &context,
-                context: Context { cluster: &self.cluster, user: &self.user },
-            }],
-            current_context: &context,
-        })
+        let key = |name: &str| match style {
+            Style::Files => name.to_owned(),
+            Style::Embedded => format!("{name}-data"),
+        };
+        serde_saphyr::to_string(&json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": cluster, "cluster": {
+                "server": server,
+                key("certificate-authority"): value(AUTHORITY),
+            }}],
+            "users": [{"name": user, "user": {
+                key("client-certificate"): value(CERTIFICATE),
+                key("client-key"): value(KEY),
+            }}],
+            "contexts": [{"name": context, "context": {"cluster": cluster, "user": user}}],
+            "current-context": context,
+        }))
     }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Kubeconfig<'a> {
-    api_version: &'a str,
-    kind: &'a str,
-    clusters: [NamedCluster<'a>; 1],
-    users: [NamedUser<'a>; 1],
-    contexts: [NamedContext<'a>; 1],
-    #[serde(rename = "current-context")]
-    current_context: &'a str,
-}
-
-#[derive(Serialize)]
-struct NamedCluster<'a> {
-    name: &'a str,
-    cluster: Cluster<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Cluster<'a> {
-    server: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    certificate_authority: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    certificate_authority_data: Option<String>,
-}
-
-#[derive(Serialize)]
-struct NamedUser<'a> {
-    name: &'a str,
-    user: User,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct User {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_certificate: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_certificate_data: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_key: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_key_data: Option<String>,
-}
-
-#[derive(Serialize)]
-struct NamedContext<'a> {
-    name: &'a str,
-    context: Context<'a>,
-}
-
-#[derive(Serialize)]
-struct Context<'a> {
-    cluster: &'a str,
-    user: &'a str,
 }

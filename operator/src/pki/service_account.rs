@@ -27,21 +27,18 @@ pub(crate) enum Error {
 
 /// The entries a service-account Secret should have, given those it has.
 ///
-/// A key that can't be read is an error as long as nothing says that it may go: with it, the
-/// tokens that it signed could no longer be renewed in an orderly way.
+/// A signing key that is there but can't be read is an error: it may be a user's mistake in a
+/// rotation, and another key in its place would hide that.
 pub(crate) fn entries(stored: Option<&Entries>, keys: &dyn KeySource) -> Result<Entries, Error> {
     let empty = Entries::new();
     let stored = stored.unwrap_or(&empty);
     let known = stored.get(VERIFYING_KEYS).map(Vec::as_slice).unwrap_or_default();
-    let (signing, public) = match entry(stored, SIGNING_KEY) {
-        Ok(pem) => {
-            let key = private_key(pem, SIGNING_KEY).map_err(Error::Damaged)?;
-            (pem.to_vec(), key.public_key_pem())
-        }
-        Err(_) => {
-            let key = keys.generate().map_err(Error::Generate)?;
-            (key.serialize_pem().into_bytes(), key.public_key_pem())
-        }
+    let (signing, public) = if let Ok(pem) = entry(stored, SIGNING_KEY) {
+        let key = private_key(pem, SIGNING_KEY).map_err(Error::Damaged)?;
+        (pem.to_vec(), key.public_key_pem())
+    } else {
+        let key = keys.generate().map_err(Error::Generate)?;
+        (key.serialize_pem().into_bytes(), key.public_key_pem())
     };
     let verifying = if contains(known, public.as_bytes()) {
         known.to_vec()
