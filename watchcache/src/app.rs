@@ -20,8 +20,6 @@ use crate::router::{Options, RouteTable, Router, Snapshot};
 use crate::serve::{FrontTls, Server, bind};
 use crate::upstream::{Connector, Pool};
 
-/// How often the configuration and the client CA are read again.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// How often it is looked whether every pool has been ready.
 const READY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -239,15 +237,9 @@ impl Pools {
             .map(|pool| {
                 self.current
                     .iter()
-                    .find(|old| {
-                        kept && **old.name() == *pool.name
-                            && old.host() == pool.host
-                            && old.port() == pool.port
-                    })
+                    .find(|old| kept && old.adopt(pool))
                     .cloned()
-                    .unwrap_or_else(|| {
-                        Pool::start(&pool.name, &pool.host, pool.port, &connector, &self.metrics)
-                    })
+                    .unwrap_or_else(|| Pool::start(pool, &connector, &self.metrics))
             })
             .collect();
         self.current.clone_from(&pools);
@@ -271,7 +263,7 @@ impl Reload {
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
-                () = tokio::time::sleep(RELOAD_INTERVAL) => {}
+                () = tokio::time::sleep(self.flags.reload_interval) => {}
             }
             self.poll_config(&mut config);
             self.poll_ca(&mut ca);

@@ -1,6 +1,7 @@
 //! The configuration file, `RouterConfiguration`: where requests go, and how many.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -110,6 +111,10 @@ pub struct PoolConfig {
     pub host: String,
     /// The backends' port.
     pub port: u16,
+    /// The backends, where they are not to be found by the host's name: addresses with ports. The
+    /// host is then only the name that serving certificates are verified for.
+    #[serde(default)]
+    pub addresses: Vec<SocketAddr>,
     /// What goes to this pool; a resource takes its subresources along.
     #[serde(default, rename = "match")]
     pub matches: Vec<ResourceMatch>,

@@ -50,6 +50,9 @@ pub struct Flags {
     /// half.
     #[arg(long, default_value = "20s", value_parser = duration)]
     pub shutdown_timeout: Duration,
+    /// How often the configuration and the client CA are read again.
+    #[arg(long, default_value = "5s", value_parser = duration, hide = true)]
+    pub reload_interval: Duration,
     /// Logging.
     #[command(flatten)]
     pub log: LogFlags,

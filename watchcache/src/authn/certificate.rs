@@ -105,10 +105,13 @@ mod tests {
         let ca = ClientCa::from_pem(pki.ca_pem().as_bytes()).unwrap();
         assert!(matches!(peer.verdict(&ca, at(start - 10)), Verdict::Rejected(_)));
         assert!(matches!(peer.verdict(&ca, at(start + 10)), Verdict::Accepted(_)));
-        assert!(matches!(peer.verdict(&ca, at(start + DAY + 2)), Verdict::Rejected(_)));
-        assert!(matches!(peer.verdict(&ca, at(start + 10)), Verdict::Accepted(_)));
+        assert!(matches!(peer.verdict(&ca, at(start + DAY - 1)), Verdict::Accepted(_)));
         ca.replace(other.ca_pem().as_bytes()).unwrap();
-        assert!(matches!(peer.verdict(&ca, at(start + 10)), Verdict::Rejected(_)));
+        assert!(matches!(peer.verdict(&ca, at(start + DAY - 1)), Verdict::Rejected(_)));
+        ca.replace(pki.ca_pem().as_bytes()).unwrap();
+        assert!(matches!(peer.verdict(&ca, at(start + DAY - 1)), Verdict::Accepted(_)));
+        assert!(matches!(peer.verdict(&ca, at(start + DAY + 2)), Verdict::Rejected(_)));
+        assert!(ca.replace(b"no certificate").is_err());
     }
 
     #[test]

@@ -61,6 +61,7 @@ mod tests {
             name: name.to_owned(),
             host: "localhost".to_owned(),
             port: 6443,
+            addresses: Vec::new(),
             matches: matches
                 .iter()
                 .map(|(group, resource)| ResourceMatch {

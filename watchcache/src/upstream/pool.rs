@@ -11,6 +11,7 @@ use tracing::info;
 
 use super::{Backend, Candidate, Connector, Usability, choose, probe, resolve};
 use crate::authn::Identity;
+use crate::config::PoolConfig;
 use crate::metrics::Metrics;
 
 /// Which kind of load counts when a backend is chosen.
@@ -28,6 +29,8 @@ pub struct Pool {
     name: Arc<str>,
     host: Arc<str>,
     port: u16,
+    /// Whether the backends are given by address.
+    fixed: bool,
     connector: Arc<Connector>,
     backends: ArcSwap<Vec<Arc<Backend>>>,
     probe_identity: Arc<Identity>,
@@ -41,18 +44,13 @@ pub struct Pool {
 impl Pool {
     /// Starts to look for the pool's backends and to check their health, until it is dropped.
     #[must_use]
-    pub fn start(
-        name: &str,
-        host: &str,
-        port: u16,
-        connector: &Arc<Connector>,
-        metrics: &Metrics,
-    ) -> Arc<Self> {
+    pub fn start(config: &PoolConfig, connector: &Arc<Connector>, metrics: &Metrics) -> Arc<Self> {
         let token = CancellationToken::new();
         let pool = Arc::new(Self {
-            name: name.into(),
-            host: host.into(),
-            port,
+            name: config.name.as_str().into(),
+            host: config.host.as_str().into(),
+            port: config.port,
+            fixed: !config.addresses.is_empty(),
             connector: connector.clone(),
             backends: ArcSwap::default(),
             probe_identity: Arc::new(Identity::of_front_door()),
@@ -61,8 +59,26 @@ impl Pool {
             was_ready: AtomicBool::new(false),
             _stop: token.clone().drop_guard(),
         });
-        tokio::spawn(resolve::run(Arc::downgrade(&pool), token));
+        if pool.fixed {
+            pool.update(&config.addresses.iter().copied().collect());
+        } else {
+            tokio::spawn(resolve::run(Arc::downgrade(&pool), token));
+        }
         pool
+    }
+
+    /// Goes on under a newer configuration if it can: the same name, host and port, and backends
+    /// found in the same way.
+    #[must_use]
+    pub fn adopt(&self, config: &PoolConfig) -> bool {
+        let fits = *self.name == *config.name
+            && *self.host == *config.host
+            && self.port == config.port
+            && self.fixed != config.addresses.is_empty();
+        if fits && self.fixed {
+            self.update(&config.addresses.iter().copied().collect());
+        }
+        fits
     }
 
     /// Its name.

@@ -1,0 +1,13 @@
+//! The front door before backends in this process, over loopback and real TLS.
+
+mod backend;
+mod certificates;
+mod client;
+mod cluster;
+mod identity;
+mod lifecycle;
+#[path = "../../src/testing.rs"]
+#[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
+mod pki;
+mod requests;
+mod retries;
