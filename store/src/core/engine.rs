@@ -1,0 +1,457 @@
+//! Applies commands one by one and says what must be logged.
+//!
+//! The engine knows nothing of durability but the class of each record. Whoever drives it takes the
+//! records, makes them durable, and then calls [`Engine::publish`]; until then no reply may leave.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::error::Error;
+use super::history::Batch;
+use super::kv::{Fields, KeyValue};
+use super::lease::{LeaseView, Millis};
+use super::range::KeyRange;
+use super::txn::{State, has_put, is_read_only};
+use super::watch::{Filter, WatchIndex, WatchKey};
+use super::{mvcc::Mvcc, read};
+use crate::log::{Class, DurabilityRules, Op, Record};
+use crate::pb::etcdserverpb::{
+    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    TxnRequest, TxnResponse,
+};
+
+/// One request, checked by [`check`](super::check) where a check exists.
+#[derive(Debug)]
+pub enum Command {
+    /// Read a range.
+    Range(RangeRequest),
+    /// Put a key.
+    Put(PutRequest),
+    /// Delete a range.
+    Delete(DeleteRangeRequest),
+    /// Run a transaction.
+    Txn(TxnRequest),
+    /// Forget history below a revision.
+    Compact(i64),
+    /// Grant a lease with an id (not 0) and seconds to live.
+    LeaseGrant {
+        /// The id.
+        id: i64,
+        /// Seconds.
+        ttl: i64,
+    },
+    /// Revoke a lease and delete its keys.
+    LeaseRevoke(i64),
+    /// Start a lease's time anew.
+    LeaseRenew(i64),
+    /// Look at a lease, with or without its keys.
+    LeaseView(i64, bool),
+    /// List leases.
+    LeaseList,
+    /// Watch a range from a revision on; 0 means from now on.
+    Watch {
+        /// Names the watcher.
+        key: WatchKey,
+        /// What it watches.
+        range: KeyRange,
+        /// What it does not want.
+        filter: Filter,
+        /// The first revision it wants.
+        start: i64,
+    },
+    /// End a watch.
+    Unwatch(WatchKey),
+    /// Checksum of the versions up to a revision; 0 means the newest.
+    Hash(i64),
+    /// Sizes and revisions.
+    Status,
+    /// Take the alarm for space back.
+    Disarm,
+}
+
+/// Answer to a [`Command`]. Headers carry the revision only.
+#[derive(Debug)]
+pub enum Reply {
+    /// To [`Command::Range`].
+    Range(RangeResponse),
+    /// To [`Command::Put`].
+    Put(PutResponse),
+    /// To [`Command::Delete`].
+    Delete(DeleteRangeResponse),
+    /// To [`Command::Txn`].
+    Txn(TxnResponse),
+    /// Done, as of this revision.
+    Done(i64),
+    /// To [`Command::LeaseGrant`] and [`Command::LeaseRenew`]: seconds to live.
+    Lease {
+        /// Revision.
+        revision: i64,
+        /// Seconds.
+        ttl: i64,
+    },
+    /// To [`Command::LeaseView`].
+    LeaseView(i64, Option<LeaseView>),
+    /// To [`Command::LeaseList`].
+    LeaseList(i64, Vec<i64>),
+    /// To [`Command::Watch`].
+    Watch(Watching),
+    /// To [`Command::Hash`].
+    Hash {
+        /// Newest revision.
+        revision: i64,
+        /// Revision of the checksum.
+        at: i64,
+        /// Compacted revision.
+        compacted: i64,
+        /// The checksum.
+        hash: u32,
+    },
+    /// To [`Command::Status`].
+    Status(Status),
+}
+
+/// What became of a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watching {
+    /// The newest revision.
+    pub revision: i64,
+    /// The first revision whose events will come.
+    pub next: i64,
+    /// Set if the start is compacted: there is no watch then.
+    pub compacted: Option<i64>,
+}
+
+/// Sizes and revisions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The newest revision.
+    pub revision: i64,
+    /// The compacted revision; −1 before the first compaction.
+    pub compacted: i64,
+    /// Live keys.
+    pub keys: usize,
+    /// Bytes of all versions, with an estimate of what surrounds them.
+    pub bytes: usize,
+    /// Leases.
+    pub leases: usize,
+    /// Watchers.
+    pub watchers: usize,
+    /// The space alarm is on.
+    pub no_space: bool,
+}
+
+/// What the engine must know of its surroundings.
+#[derive(Clone, Debug, Default)]
+pub struct EngineConfig {
+    /// Durability of keys.
+    pub rules: DurabilityRules,
+    /// Durability of leases: the strongest of any key.
+    pub lease_class: Class,
+    /// Bytes above which puts are refused with an alarm; 0 is no bound.
+    pub quota: usize,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Engine {
+    state: State,
+    watches: WatchIndex,
+    config: EngineConfig,
+    records: Vec<(Class, Record)>,
+    /// Reads see only what was published: the log could not take what was applied since.
+    frozen: bool,
+    no_space: bool,
+}
+
+impl Engine {
+    /// An engine on a state, which may be recovered.
+    #[must_use]
+    pub fn new(state: State, config: EngineConfig) -> Self {
+        Self {
+            state,
+            watches: WatchIndex::default(),
+            config,
+            records: Vec::new(),
+            frozen: false,
+            no_space: false,
+        }
+    }
+
+    /// The keys.
+    #[must_use]
+    pub fn mvcc(&self) -> &Mvcc {
+        &self.state.mvcc
+    }
+
+    /// The keys, for housekeeping: compaction's slices.
+    pub fn mvcc_mut(&mut self) -> &mut Mvcc {
+        &mut self.state.mvcc
+    }
+
+    /// The state, for a snapshot.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The index of watchers.
+    pub fn watches_mut(&mut self) -> &mut WatchIndex {
+        &mut self.watches
+    }
+
+    /// From now on, while `frozen`, reads see only what was published. Writes are the caller's to
+    /// refuse.
+    pub fn set_frozen(&mut self, frozen: bool) {
+        self.frozen = frozen;
+    }
+
+    /// The newest revision that a reply may carry.
+    #[must_use]
+    pub fn current(&self) -> i64 {
+        if self.frozen { self.state.mvcc.history().revision() } else { self.state.mvcc.revision() }
+    }
+
+    /// Takes what must be logged, in order.
+    pub fn take_records(&mut self) -> Vec<(Class, Record)> {
+        std::mem::take(&mut self.records)
+    }
+
+    /// Moves what was applied into the history: all of it is durable for its class now. Gives the
+    /// batch for the watch index; then call [`Mvcc::show`].
+    pub fn publish(&mut self) -> Option<Batch> {
+        self.state.mvcc.publish()
+    }
+
+    /// Sizes and revisions.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let mvcc = &self.state.mvcc;
+        Status {
+            revision: self.current(),
+            compacted: mvcc.compacted(),
+            keys: mvcc.keys(),
+            bytes: mvcc.bytes(),
+            leases: self.state.leases.len(),
+            watchers: self.watches.len(),
+            no_space: self.no_space,
+        }
+    }
+
+    /// When the next lease is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.state.leases.next_deadline()
+    }
+
+    /// Revokes up to `limit` leases that are due; gives how many.
+    pub fn expire(&mut self, now: Millis, limit: usize) -> usize {
+        let due = self.state.leases.due(now, limit);
+        for id in &due {
+            // They are there: they were just listed.
+            let _ = self.revoke(*id);
+        }
+        due.len()
+    }
+
+    /// Applies one command at time `now`.
+    pub fn apply(&mut self, command: Command, now: Millis) -> Result<Reply, Error> {
+        let current = self.current();
+        match command {
+            Command::Range(request) => {
+                read::range(&self.state.mvcc, &request, current).map(Reply::Range)
+            }
+            Command::Put(request) => {
+                self.room_for(request.encoded_len())?;
+                self.logged(|state| state.put(&request)).map(Reply::Put)
+            }
+            Command::Delete(request) => {
+                self.logged(|state| state.delete(&request)).map(Reply::Delete)
+            }
+            Command::Txn(request) => {
+                if is_read_only(&request) {
+                    return self.state.txn(&request, current).map(Reply::Txn);
+                }
+                if has_put(&request) {
+                    self.room_for(request.encoded_len())?;
+                }
+                self.logged(|state| state.txn(&request, current)).map(Reply::Txn)
+            }
+            Command::Compact(revision) => {
+                self.state.mvcc.compact(revision)?;
+                let class = self.config.lease_class.min(Class::Buffered);
+                self.records.push((class, Record::Compact { revision }));
+                Ok(Reply::Done(current))
+            }
+            Command::LeaseGrant { id, ttl } => {
+                self.room_for(0)?;
+                let ttl = self.state.leases.grant(id, ttl, now)?;
+                self.records.push((self.config.lease_class, Record::LeaseGrant { id, ttl }));
+                Ok(Reply::Lease { revision: current, ttl })
+            }
+            Command::LeaseRevoke(id) => {
+                self.revoke(id)?;
+                Ok(Reply::Done(self.current()))
+            }
+            Command::LeaseRenew(id) => {
+                let ttl = self.state.leases.renew(id, now)?;
+                Ok(Reply::Lease { revision: current, ttl })
+            }
+            Command::LeaseView(id, keys) => {
+                Ok(Reply::LeaseView(current, self.state.leases.view(id, now, keys)))
+            }
+            Command::LeaseList => Ok(Reply::LeaseList(current, self.state.leases.ids())),
+            Command::Watch { key, range, filter, start } => {
+                Ok(Reply::Watch(self.watch(key, range, filter, start)))
+            }
+            Command::Unwatch(key) => {
+                self.watches.remove(key);
+                Ok(Reply::Done(current))
+            }
+            Command::Hash(revision) => {
+                let at = self.state.mvcc.resolve(revision, current)?;
+                let hash = self.state.mvcc.hash(at);
+                let compacted = self.state.mvcc.compacted();
+                Ok(Reply::Hash { revision: current, at, compacted, hash })
+            }
+            Command::Status => Ok(Reply::Status(self.status())),
+            Command::Disarm => {
+                self.no_space = false;
+                Ok(Reply::Done(current))
+            }
+        }
+    }
+
+    fn watch(&mut self, key: WatchKey, range: KeyRange, filter: Filter, start: i64) -> Watching {
+        // Watches know the published history; what this batch applied before them comes as events.
+        let revision = self.state.mvcc.history().revision();
+        let compacted = self.state.mvcc.compacted();
+        if start > 0 && start < compacted {
+            return Watching { revision, next: start, compacted: Some(compacted) };
+        }
+        let next = if start == 0 { revision + 1 } else { start };
+        self.watches.add(key, range, filter, next);
+        Watching { revision, next, compacted: None }
+    }
+
+    fn revoke(&mut self, id: i64) -> Result<(), Error> {
+        let keys: Vec<Bytes> = self.state.leases.revoke(id)?;
+        self.logged(|state| {
+            state.delete_keys(&keys);
+            Ok(())
+        })?;
+        self.records.push((self.config.lease_class, Record::LeaseRevoke { id }));
+        Ok(())
+    }
+
+    /// Refuses what adds data while the quota is exceeded (etcd `server/storage/quota.go`).
+    fn room_for(&mut self, bytes: usize) -> Result<(), Error> {
+        if self.no_space {
+            return Err(Error::NoSpace);
+        }
+        if self.config.quota > 0 && self.state.mvcc.bytes() + bytes > self.config.quota {
+            self.no_space = true;
+            return Err(Error::NoSpace);
+        }
+        Ok(())
+    }
+
+    /// Runs a write, and records what it changed as one transaction.
+    fn logged<T>(
+        &mut self,
+        write: impl FnOnce(&mut State) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let before = self.state.mvcc.fresh().len();
+        let reply = write(&mut self.state)?;
+        let events = &self.state.mvcc.fresh()[before..];
+        let rules = &self.config.rules;
+        if let Some(class) = events.iter().map(|event| rules.class(&event.kv.key)).max() {
+            let ops = if class == Class::None {
+                Vec::new()
+            } else {
+                events.iter().map(|event| op(&event.kv)).collect()
+            };
+            let revision = self.state.mvcc.revision();
+            self.records.push((class, Record::Txn { revision, ops }));
+        }
+        Ok(reply)
+    }
+}
+
+fn op(kv: &KeyValue) -> Op {
+    if kv.is_tombstone() {
+        return Op::Delete { key: kv.key.clone() };
+    }
+    Op::Put {
+        key: kv.key.clone(),
+        value: kv.value.clone(),
+        lease: kv.lease,
+        create_revision: kv.create_revision,
+        version: kv.version,
+    }
+}
+
+impl State {
+    /// Applies a record of the log, in the log's order.
+    pub fn replay(&mut self, record: Record, now: Millis) {
+        match record {
+            Record::Txn { revision, ops } => {
+                for op in ops {
+                    self.replay_op(op, revision);
+                }
+                self.mvcc.finish(revision);
+                self.mvcc.publish();
+            }
+            Record::LeaseGrant { id, ttl } => {
+                let _ = self.leases.grant(id, ttl, now);
+            }
+            Record::LeaseRevoke { id } => {
+                let _ = self.leases.revoke(id);
+            }
+            Record::Compact { revision } => self.recover_compacted(revision),
+        }
+    }
+
+    fn replay_op(&mut self, op: Op, revision: i64) {
+        let (kv, lease) = match op {
+            Op::Put { key, value, lease, create_revision, version } => {
+                let fields =
+                    Fields { key, create_revision, mod_revision: revision, version, value, lease };
+                (KeyValue::new(fields), lease)
+            }
+            Op::Delete { key } => {
+                // A delete of a key that was not recovered (class none) changes nothing.
+                if self.mvcc.get(&key, i64::MAX).is_none() {
+                    return;
+                }
+                (KeyValue::tombstone(key, revision), 0)
+            }
+        };
+        let key = kv.key.clone();
+        let had = self.mvcc.push(kv).map_or(0, |prev| prev.lease);
+        self.leases.attach(&key, had, lease);
+    }
+
+    /// Takes a live key out of a snapshot. Snapshots come before all records.
+    pub fn restore(&mut self, fields: Fields) {
+        let (key, lease, revision) = (fields.key.clone(), fields.lease, fields.mod_revision);
+        self.mvcc.push(KeyValue::new(fields));
+        self.mvcc.finish(revision);
+        self.mvcc.forget_fresh();
+        self.leases.attach(&key, 0, lease);
+    }
+
+    /// Goes on from a revision, with what is below another forgotten.
+    pub fn recover_at(&mut self, start_revision: i64, compact_revision: i64) {
+        self.mvcc.finish(start_revision);
+        self.mvcc.publish();
+        self.recover_compacted(compact_revision);
+        self.mvcc.show();
+    }
+
+    fn recover_compacted(&mut self, revision: i64) {
+        if revision > 0 && self.mvcc.compact(revision).is_ok() {
+            self.mvcc.release();
+            while self.mvcc.collect(usize::MAX) {}
+        }
+    }
+}

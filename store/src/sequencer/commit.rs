@@ -1,0 +1,110 @@
+//! Making a batch durable.
+
+use tracing::{error, info, warn};
+
+use super::Health;
+use crate::core::Engine;
+use crate::log::{Class, Log, LogError, Record};
+
+/// Where records go, and what became of them.
+#[derive(Debug)]
+pub(super) struct Committer {
+    /// `None` once it is closed or broken beyond use.
+    log: Option<Log>,
+    health: Health,
+    /// A record of class none was given out since the start.
+    volatile: bool,
+    /// What the batch that a full disk holds back needs.
+    waiting: Class,
+}
+
+impl Committer {
+    pub(super) fn new(log: Log) -> Self {
+        Self { log: Some(log), health: Health::Good, volatile: false, waiting: Class::None }
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health
+    }
+
+    pub(super) fn log_mut(&mut self) -> Option<&mut Log> {
+        self.log.as_mut()
+    }
+
+    /// Makes all that the engine applied durable, each record for its class. False if it is not:
+    /// then nothing of it may be shown.
+    pub(super) fn commit(&mut self, engine: &mut Engine) -> bool {
+        let records = engine.take_records();
+        if records.is_empty() {
+            return self.health == Health::Good;
+        }
+        let result = self.write(&records, engine.current());
+        self.settle(result)
+    }
+
+    /// Tries again what a full disk held back.
+    pub(super) fn retry(&mut self, revision: i64) -> bool {
+        let waiting = self.waiting;
+        let result = self.flush(waiting, revision);
+        let good = self.settle(result);
+        if good {
+            info!("the log takes writes again");
+        }
+        good
+    }
+
+    fn write(&mut self, records: &[(Class, Record)], revision: i64) -> Result<(), LogError> {
+        let mut strongest = Class::None;
+        let Some(log) = &mut self.log else { return Ok(()) };
+        for (class, record) in records {
+            log.append(*class, record)?;
+            self.volatile |= *class == Class::None;
+            strongest = strongest.max(*class);
+        }
+        self.waiting = strongest;
+        self.flush(strongest, revision)
+    }
+
+    fn flush(&mut self, class: Class, revision: i64) -> Result<(), LogError> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        let sync = class == Class::Fsync || log.wants_sync() || revision > log.revision_limit();
+        if sync {
+            log.sync()?;
+        } else if class == Class::Buffered {
+            log.write()?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, result: Result<(), LogError>) -> bool {
+        self.health = match result {
+            Ok(()) => Health::Good,
+            Err(LogError::Write { ref source, .. }) => {
+                if self.health != Health::Full {
+                    let full = source.kind() == std::io::ErrorKind::StorageFull;
+                    warn!(%source, full, "the log takes no writes: only reads are served");
+                }
+                Health::Full
+            }
+            Err(cause) => {
+                error!(%cause, "the log is broken: only reads are served until a restart");
+                Health::Broken
+            }
+        };
+        self.health == Health::Good
+    }
+
+    /// Ends the log in order.
+    pub(super) fn close(&mut self, revision: i64) {
+        let Some(log) = self.log.take() else { return };
+        if self.health != Health::Good {
+            // What was not written must not be found at the next start as if it had been.
+            error!("stopped with a log that takes no writes");
+            return;
+        }
+        match log.close(revision, self.volatile) {
+            Ok(()) => info!(revision, volatile = self.volatile, "log closed"),
+            Err(cause) => error!(%cause, "log not closed in order"),
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The sequencer's thread.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tracing::{error, info};
+
+use super::commit::Committer;
+use super::snapshot::Snapshot;
+use super::{Ask, Handle, Health, Inbox, Message, QUEUE, Shared};
+use crate::core::{Batch, Command, Engine, EngineConfig, Error, Fields, Reply, State};
+use crate::log::{Log, LogConfig, OpenError, SnapshotItem};
+use crate::metrics::Metrics;
+
+/// Requests of one batch.
+const BATCH: usize = 2048;
+/// Leases that expire in one go, before requests get their turn.
+const EXPIRE: usize = 256;
+/// Events whose garbage is freed between two batches.
+const COLLECT: usize = 512;
+/// How long running watches may lag behind a compaction before they are cancelled.
+const RELEASE_AFTER: Duration = Duration::from_secs(1);
+/// How often a full disk is tried again, and the longest sleep.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the sequencer is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Sizes of the log, and the durability of keys.
+    pub log: LogConfig,
+    /// Durability and quota.
+    pub engine: EngineConfig,
+}
+
+/// A started sequencer.
+#[derive(Debug)]
+pub struct Running {
+    /// How requests reach it.
+    pub handle: Handle,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    /// Lets all requests that were sent be answered, closes the log and waits for the end.
+    pub fn stop(self) {
+        let _ = self.handle.queue.send(Message::Stop);
+        if self.thread.join().is_err() {
+            error!("the sequencer's thread panicked");
+        }
+    }
+}
+
+type Answer = (oneshot::Sender<Result<Reply, Error>>, Result<Reply, Error>);
+
+struct Sequencer {
+    engine: Engine,
+    committer: Committer,
+    queue: Receiver<Message>,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    inboxes: HashMap<u64, Arc<Inbox>>,
+    answers: Vec<Answer>,
+    snapshot: Option<Snapshot>,
+    release_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    start: Instant,
+    stopping: bool,
+}
+
+/// Recovers the state from the data directory and starts the thread.
+pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Running, OpenError> {
+    let began = Instant::now();
+    let (log, recovered) = Log::open(&config.data_dir, config.log)?;
+    let mut state = State::new(1);
+    for item in recovered.snapshot.into_iter().flatten() {
+        match item? {
+            SnapshotItem::Lease { id, ttl } => {
+                let _ = state.leases.grant(id, ttl, 0);
+            }
+            SnapshotItem::Key { key, value, lease, create_revision, mod_revision, version } => {
+                let fields = Fields { key, create_revision, mod_revision, version, value, lease };
+                state.restore(fields);
+            }
+        }
+    }
+    for record in recovered.records {
+        state.replay(record?, 0);
+    }
+    state.recover_at(recovered.start_revision, recovered.compact_revision);
+    info!(
+        revision = state.mvcc.revision(),
+        compacted = state.mvcc.compacted(),
+        keys = state.mvcc.keys(),
+        leases = state.leases.len(),
+        took_ms = began.elapsed().as_millis(),
+        "recovered"
+    );
+    let shared = Arc::new(Shared::new(state.mvcc.history()));
+    let (sender, queue) = sync_channel(QUEUE);
+    let handle = Handle { queue: sender, shared: shared.clone() };
+    let sequencer = Sequencer {
+        engine: Engine::new(state, config.engine),
+        committer: Committer::new(log),
+        queue,
+        shared,
+        metrics,
+        inboxes: HashMap::new(),
+        answers: Vec::with_capacity(BATCH),
+        snapshot: None,
+        release_at: None,
+        retry_at: None,
+        start: Instant::now(),
+        stopping: false,
+    };
+    sequencer.report();
+    let thread = thread::Builder::new()
+        .name("sequencer".to_owned())
+        .spawn(move || sequencer.run())
+        .map_err(|source| OpenError::Io {
+            action: "start",
+            path: "the sequencer's thread".to_owned(),
+            source,
+        })?;
+    Ok(Running { handle, thread })
+}
+
+impl Sequencer {
+    fn run(mut self) {
+        while !self.stopping {
+            let busy = self.housekeeping();
+            let wait = if busy { Duration::ZERO } else { self.sleep() };
+            match self.queue.recv_timeout(wait) {
+                Ok(message) => self.gather(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.stopping = true,
+            }
+            if self.committer.health() == Health::Good {
+                let now = self.now();
+                self.engine.expire(now, EXPIRE);
+            }
+            self.commit();
+        }
+        self.committer.close(self.engine.mvcc().revision());
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Until when nothing will happen by itself.
+    fn sleep(&self) -> Duration {
+        let mut sleep = RETRY;
+        if self.committer.health() == Health::Good
+            && let Some(deadline) = self.engine.next_deadline()
+        {
+            sleep = sleep.min(Duration::from_millis(deadline.saturating_sub(self.now())));
+        }
+        for at in [self.release_at, self.retry_at].into_iter().flatten() {
+            sleep = sleep.min(at.saturating_duration_since(Instant::now()));
+        }
+        if self.snapshot.is_some() {
+            // Its writer has no way to wake us.
+            sleep = sleep.min(Duration::from_millis(10));
+        }
+        sleep
+    }
+
+    /// Takes a message and those behind it, up to a batch.
+    fn gather(&mut self, first: Message) {
+        let now = self.now();
+        self.take(first, now);
+        for _ in 1..BATCH {
+            if self.stopping {
+                return;
+            }
+            match self.queue.try_recv() {
+                Ok(message) => self.take(message, now),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.stopping = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message, now: u64) {
+        match message {
+            Message::Ask(Ask { command, size, reply }) => {
+                self.shared.queued_bytes.fetch_sub(size, Ordering::Relaxed);
+                let result = self.apply(command, now);
+                self.answers.push((reply, result));
+            }
+            Message::Open(inbox) => {
+                self.inboxes.insert(inbox.stream(), inbox);
+            }
+            Message::Close(stream) => self.close(stream),
+            Message::Stop => self.stopping = true,
+        }
+    }
+
+    fn apply(&mut self, command: Command, now: u64) -> Result<Reply, Error> {
+        self.metrics.count(&command);
+        if writes(&command) {
+            match self.committer.health() {
+                Health::Good => {}
+                Health::Full => return Err(Error::NoSpace),
+                Health::Broken => return Err(Error::Corrupt),
+            }
+        }
+        if let Command::Compact(revision) = command {
+            let result = self.engine.apply(command, now);
+            if result.is_ok() {
+                info!(revision, "compacted");
+                self.release_at.get_or_insert(Instant::now() + RELEASE_AFTER);
+            }
+            return result;
+        }
+        self.engine.apply(command, now)
+    }
+
+    /// Makes the batch durable, shows it and lets the answers go.
+    fn commit(&mut self) {
+        let was_good = self.committer.health() == Health::Good;
+        let began = Instant::now();
+        let applied = !self.engine.mvcc().fresh().is_empty();
+        let good = was_good && self.committer.commit(&mut self.engine);
+        if good {
+            if applied {
+                self.metrics.commit.observe(began.elapsed().as_secs_f64());
+                self.show();
+            }
+        } else if was_good {
+            self.fail();
+        }
+        if applied || !self.answers.is_empty() {
+            self.report();
+        }
+        for (reply, result) in self.answers.drain(..) {
+            // Nobody waits any more: the client is gone.
+            let _ = reply.send(result);
+        }
+    }
+
+    fn show(&mut self) {
+        let batch = self.engine.publish();
+        if let Some(batch) = &batch {
+            self.mark(batch);
+        }
+        self.engine.mvcc().show();
+        if batch.is_some() {
+            self.shared.batches.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells the streams that the batch concerns. Before its revision is visible: a stream that
+    /// sees a revision has all its marks.
+    fn mark(&mut self, batch: &Batch) {
+        let inboxes = &self.inboxes;
+        let mut woken: Vec<&Arc<Inbox>> = Vec::new();
+        let mut gone = Vec::new();
+        self.engine.watches_mut().mark(batch, |mark| {
+            let inbox = inboxes.get(&mark.watch.stream);
+            match inbox.filter(|inbox| inbox.mark(mark.watch.id, mark.revision)) {
+                Some(inbox) => woken.push(inbox),
+                None => gone.push(mark.watch),
+            }
+        });
+        for inbox in woken {
+            inbox.wake();
+        }
+        for watch in gone {
+            self.engine.watches_mut().remove(watch);
+        }
+    }
+
+    /// The log did not take the batch: nothing of it may be shown, and whether its writes survive a
+    /// crash is not known.
+    fn fail(&mut self) {
+        self.engine.set_frozen(true);
+        for (_, result) in &mut self.answers {
+            *result = Err(Error::Timeout);
+        }
+        if self.committer.health() == Health::Full {
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+    }
+
+    /// What is done between batches, in slices. True if there is more to do at once.
+    fn housekeeping(&mut self) -> bool {
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = Some(now + RETRY);
+            if self.committer.retry(self.engine.mvcc().revision()) {
+                self.retry_at = None;
+                self.engine.set_frozen(false);
+                self.show();
+                self.report();
+            }
+        }
+        if self.committer.health() != Health::Good {
+            return false;
+        }
+        let mut busy = self.snapshots();
+        if self.snapshot.is_none() && self.release_at.is_some_and(|at| at <= now) {
+            self.release_at = None;
+            self.engine.mvcc_mut().release();
+        }
+        busy |= self.engine.mvcc_mut().collect(COLLECT);
+        let due = self.engine.next_deadline().is_some_and(|deadline| deadline <= self.now());
+        busy || due
+    }
+
+    fn snapshots(&mut self) -> bool {
+        let Some(log) = self.committer.log_mut() else { return false };
+        if let Some(snapshot) = &mut self.snapshot {
+            let more = snapshot.advance(&self.engine);
+            if let Some(result) = snapshot.poll() {
+                self.snapshot = None;
+                if let Some(Err(error)) = result.map(|done| log.truncate_behind(&done)) {
+                    error!(%error, "log not truncated behind the snapshot");
+                }
+                return false;
+            }
+            return more;
+        }
+        if log.snapshot_due() {
+            self.snapshot = Snapshot::begin(&self.engine, log);
+        }
+        false
+    }
+
+    fn close(&mut self, stream: u64) {
+        self.inboxes.remove(&stream);
+        let watches = self.engine.watches_mut();
+        watches.remove_stream(stream);
+    }
+
+    fn report(&self) {
+        let status = self.engine.status();
+        self.shared.no_space.store(status.no_space, Ordering::Release);
+        self.shared.set_health(self.committer.health());
+        self.metrics.report(&status, self.inboxes.len());
+    }
+}
+
+fn writes(command: &Command) -> bool {
+    match command {
+        Command::Put(_)
+        | Command::Delete(_)
+        | Command::Compact(_)
+        | Command::LeaseGrant { .. }
+        | Command::LeaseRevoke(_) => true,
+        Command::Txn(txn) => !crate::core::is_read_only(txn),
+        _ => false,
+    }
+}
