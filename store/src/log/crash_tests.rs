@@ -599,3 +599,32 @@ fn real_files_come_back_and_etcd_data_is_refused() {
     let error = Log::open(dir.path(), config()).unwrap_err();
     assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
 }
+
+#[test]
+fn a_background_sync_reaches_what_was_written_and_fails_loudly() {
+    let disk = Disk::new(1);
+    let (mut log, _) = open(&disk).unwrap();
+    let mut background = BackgroundSync::start().unwrap();
+    assert!(!background.is_due(&log));
+    let position = log.append(Class::Buffered, &put(2, b"buffered/a", b"v")).unwrap();
+    log.write().unwrap();
+    assert!(background.is_due(&log));
+    background.offer(&log);
+    assert!(!background.is_due(&log));
+    wait_until(|| log.synced() >= position);
+
+    disk.fail_next(Fault::Sync);
+    log.append(Class::Buffered, &put(3, b"buffered/a", b"v")).unwrap();
+    log.write().unwrap();
+    background.offer(&log);
+    wait_until(|| log.poisoned().is_some());
+    assert!(log.write().is_err());
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "waited in vain");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}

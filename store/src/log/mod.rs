@@ -56,6 +56,7 @@
 //! reached the disk. All else is corruption: [`OpenError::Corrupt`] names file and offset, and
 //! nothing is changed.
 
+mod background;
 mod block;
 mod codec;
 mod error;
@@ -75,6 +76,7 @@ mod simulated;
 use std::{path::Path, sync::Arc};
 
 pub use self::{
+    background::BackgroundSync,
     error::{LogError, OpenError},
     record::{Op, Record},
     recovery::{RecordReader, Recovered},

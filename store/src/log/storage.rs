@@ -64,9 +64,12 @@ impl Directory {
                 .create(path)
                 .map_err(|e| OpenError::io("create data directory", shown(), e))?;
             if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                fs::File::open(parent)
-                    .and_then(|parent| parent.sync_all())
-                    .map_err(|e| OpenError::io("sync", parent.display().to_string(), e))?;
+                match fs::File::open(parent).and_then(|parent| parent.sync_all()) {
+                    // A parent that may be searched but not read: its owner's concern.
+                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+                    result => result
+                        .map_err(|e| OpenError::io("sync", parent.display().to_string(), e))?,
+                }
             }
         }
         if path.join("member").exists() {
