@@ -20,6 +20,7 @@ use super::bind::BindOutcome;
 use super::pods::{Intake, Pods};
 use super::report::Report;
 use super::shards::{Change, Shards};
+use crate::core::diagnosis::Plugin;
 use crate::core::gather::{Decision, decide, refuse};
 use crate::core::membership::Membership;
 use crate::core::pod::PodUid;
@@ -518,7 +519,12 @@ impl Coordinator {
                 None
             }
             Decision::Unschedulable(diagnosis) => {
-                self.queue.unschedulable(uid, diagnosis.plugins, now);
+                // What is unsupported only an update of the pod can help, as with a gate.
+                let plugins = match request.unsupported.is_empty() {
+                    true => diagnosis.plugins,
+                    false => [Plugin::SchedulingGates].into_iter().collect(),
+                };
+                self.queue.unschedulable(uid, plugins, now);
                 self.metrics.attempt("unschedulable", &self.config.profile, now - begun);
                 self.pods.failed(uid, diagnosis.to_string(), now).map(Action::Report)
             }

@@ -49,6 +49,8 @@ struct Held {
     pod: PodId,
     node: Arc<str>,
     token: u64,
+    /// The relay says that the pod is bound; the watch has not shown it.
+    confirmed: bool,
     expires: Time,
     checking: bool,
 }
@@ -234,9 +236,10 @@ impl ShardMachine {
             // Renewed meanwhile by a relay that tries again.
             _ if held.expires > now => {}
             None => held.expires = now + RECHECK,
+            // The watch will show it, or that it is gone.
             Some(true) => {
-                self.held.remove(&uid);
-                self.table.confirm(uid);
+                held.confirmed = true;
+                held.expires = now + self.config.ttl;
             }
             Some(false) => {
                 self.held.remove(&uid);
@@ -294,19 +297,22 @@ impl ShardMachine {
             }
             Operation::Reserve(reservation) => Answer::Outcome(self.reserve(now, reservation)),
             Operation::Restore(reservation) => Answer::Outcome(self.restore(now, reservation)),
-            // The bind is a fact, whichever reservation it came from.
+            // The bind is a fact, whichever reservation it came from. It still expires: the pod
+            // may have been deleted before this run of the shard read its list.
             Operation::Confirm(settlement) => {
                 let uid = PodUid::new(&settlement.pod.uid);
-                if self.held.get(&uid).is_some_and(|held| held.node == settlement.node) {
-                    self.held.remove(&uid);
-                    self.table.confirm(uid);
+                let held = self.held.get_mut(&uid);
+                if let Some(held) = held.filter(|held| held.node == settlement.node) {
+                    held.confirmed = true;
                 }
                 Answer::Outcome(Ok(()))
             }
             Operation::Release(settlement) => {
                 let uid = PodUid::new(&settlement.pod.uid);
                 let meant = |held: &Held| {
-                    held.node == settlement.node && held.token <= settlement.token
+                    held.node == settlement.node
+                        && held.token <= settlement.token
+                        && !held.confirmed
                 };
                 if self.held.get(&uid).is_some_and(meant) {
                     self.held.remove(&uid);
@@ -345,11 +351,12 @@ impl ShardMachine {
     }
 
     fn hold(&mut self, now: Time, uid: PodUid, reservation: &Reservation) {
-        let before = self.held.get(&uid).map_or(0, |held| held.token);
+        let before = self.held.get(&uid);
         let held = Held {
             pod: reservation.pod.clone(),
             node: reservation.node.clone(),
-            token: before.max(reservation.token),
+            token: before.map_or(0, |held| held.token).max(reservation.token),
+            confirmed: before.is_some_and(|held| held.confirmed),
             expires: now + self.config.ttl,
             checking: false,
         };
