@@ -29,7 +29,7 @@ impl Pki {
     }
 
     pub(crate) fn client(&self, user: &str, groups: &[&str]) -> (CertificateDer<'static>, String) {
-        self.issue(subject(user, groups))
+        self.issue(&subject(user, groups))
     }
 
     /// Valid between two seconds of Unix time.
@@ -46,17 +46,17 @@ impl Pki {
         };
         params.not_before = at(from);
         params.not_after = at(to);
-        self.issue(params)
+        self.issue(&params)
     }
 
     pub(crate) fn server(&self, names: &[&str]) -> (CertificateDer<'static>, String) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.issue(params)
+        self.issue(&params)
     }
 
-    fn issue(&self, params: CertificateParams) -> (CertificateDer<'static>, String) {
+    fn issue(&self, params: &CertificateParams) -> (CertificateDer<'static>, String) {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.der().clone(), key.serialize_pem())

@@ -71,7 +71,7 @@ pub struct Failure {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Status<'a> {
+struct Object<'a> {
     kind: &'static str,
     api_version: &'static str,
     metadata: Empty,
@@ -102,7 +102,7 @@ impl Failure {
     #[must_use]
     pub fn answer(&self) -> (StatusCode, HeaderMap, Bytes) {
         let retry_after = self.reason.retry_after();
-        let status = Status {
+        let status = Object {
             kind: "Status",
             api_version: "v1",
             metadata: Empty {},

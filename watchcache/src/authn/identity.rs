@@ -191,6 +191,29 @@ mod tests {
         assert!(id.starts_with("X509SHA256=") && id.len() == 11 + 64);
     }
 
+    /// Of a certificate with CN=first, CN=second, O=dev, O=ops, made by openssl.
+    const TWO_OF_EACH: &str = "\
+        MIIBszCCAVqgAwIBAgIUNaro8Dmbgh7Rw3yf32nx+dsLDoQwCgYIKoZIzj0EAwIwPTEOMAwGA1UEAwwFZmlyc3Qx\
+        DzANBgNVBAMMBnNlY29uZDEMMAoGA1UECgwDZGV2MQwwCgYDVQQKDANvcHMwIBcNMjYxMTIyMDIzODUyWhgPMjEy\
+        NjEwMjkwMjM4NTJaMD0xDjAMBgNVBAMMBWZpcnN0MQ8wDQYDVQQDDAZzZWNvbmQxDDAKBgNVBAoMA2RldjEMMAoG\
+        A1UECgwDb3BzMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEjUcIenBx9m/yCq4iszBXL7plSu2KoKcx7ymhQbNc\
+        Gzh/nMg1W3reaRjSo5vwN6t0yCORe6nu0I4Pgebg3wvNDKM2MDQwEwYDVR0lBAwwCgYIKwYBBQUHAwIwHQYDVR0O\
+        BBYEFP8+MDxdDcfQ7bPZGrJCTbav24K0MAoGCCqGSM49BAMCA0cAMEQCIFOdlgXX7rlR2YLFD6C0xMMOHIhTFxqT\
+        pfCKH5Rkim1rAiASF92WyGDQQQUgiBAuVk5/4os6f7v8K3S7LZCy5/tgbg==";
+
+    #[test]
+    fn the_last_name_counts_and_every_group() {
+        use base64::Engine as _;
+        let text = TWO_OF_EACH.replace(' ', "");
+        let der = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
+        let identity = Identity::from_certificate(&der).unwrap().unwrap();
+        let mut headers = HeaderMap::new();
+        identity.write(&mut headers);
+        assert_eq!(headers["X-Remote-User"], "second");
+        let groups: Vec<_> = headers.get_all("X-Remote-Group").iter().collect();
+        assert_eq!(groups, ["dev", "ops"]);
+    }
+
     #[test]
     fn a_subject_without_a_name_says_nothing() {
         assert_eq!(identity(&[(DnType::OrganizationName, "g")]), Ok(None));

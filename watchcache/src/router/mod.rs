@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rustls_pki_types::UnixTime;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,9 @@ use crate::headers;
 use crate::limits::Permit;
 use crate::metrics::{Metrics, PoolLabel, ReasonLabels, RequestLabels, verb_label};
 use crate::upstream::{Load, Pool};
+
+/// How long a body that is too large is read on.
+const DISCARD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// One configuration in force.
 #[derive(Debug)]
@@ -210,7 +214,11 @@ impl Router {
             _ => {}
         }
         let permit = self.admit(asked, &credentials)?;
-        check_length(&request, asked.limits.max_request_bytes)?;
+        let max = asked.limits.max_request_bytes;
+        if declared_length(&request).is_some_and(|length| length > max) {
+            discard(client, request.into_body(), max).await;
+            return Err(too_large(max));
+        }
         let protocol = if client.http2 { None } else { headers::upgrade_of(request.headers()) };
         headers::to_backend(request.headers_mut(), &credentials, client.address);
         match protocol {
@@ -260,12 +268,24 @@ impl Router {
     }
 }
 
-fn check_length(request: &Request<Incoming>, max: u64) -> Result<(), Failure> {
-    let length = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > max) { Err(too_large(max)) } else { Ok(()) }
+fn declared_length(request: &Request<Incoming>) -> Option<u64> {
+    request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Reads on for a while what an HTTP/1.1 client is sending: it would otherwise see its
+/// connection break before it reads the answer.
+async fn discard(client: &Client, body: Incoming, max: u64) {
+    if client.http2 {
+        return;
+    }
+    let most = usize::try_from(max.saturating_mul(2)).unwrap_or(usize::MAX);
+    let read = http_body_util::Limited::new(body, most);
+    let read = std::pin::pin!(async {
+        let mut read = read;
+        while let Some(Ok(_)) = read.frame().await {}
+    });
+    // Too slow or too much: the client sees its connection break.
+    let _ = tokio::time::timeout(DISCARD_DEADLINE, read).await;
 }
 
 fn too_large(max: u64) -> Failure {

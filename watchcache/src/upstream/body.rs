@@ -109,7 +109,7 @@ where
         source.attempt += 1;
         Some(RequestBody::Client(Attempt {
             shared: shared.clone(),
-            hint: self.hint.clone(),
+            hint: self.hint,
             number: source.attempt,
             next: 0,
             ended: false,
@@ -224,7 +224,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Client(attempt) => attempt.hint.clone(),
+            Self::Client(attempt) => attempt.hint,
         }
     }
 }

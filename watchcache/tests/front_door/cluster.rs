@@ -23,11 +23,11 @@ pub(crate) struct Pool<'a>(pub(crate) &'a str, pub(crate) &'a [&'a Backend], pub
 pub(crate) fn config(certificates: &Certificates, limits: &str, pools: &[Pool<'_>]) -> String {
     let mut text = format!(
         "apiVersion: watchcache.megacluster.io/v1alpha1\nkind: RouterConfiguration\n\
-         backendTLS: {{caFile: {:?}, proxyClientCertFile: {:?}, proxyClientKeyFile: {:?}}}\n\
+         backendTLS: {{caFile: {}, proxyClientCertFile: {}, proxyClientKeyFile: {}}}\n\
          limits: {{{limits}}}\npools:\n",
-        certificates.path("ca.pem"),
-        certificates.path("proxy.crt"),
-        certificates.path("proxy.key"),
+        certificates.path("ca.pem").display(),
+        certificates.path("proxy.crt").display(),
+        certificates.path("proxy.key").display(),
     );
     for Pool(name, backends, matches) in pools {
         let addresses: Vec<_> =
@@ -58,7 +58,7 @@ impl Cluster {
         config: &str,
         flags: &[&str],
     ) -> Self {
-        let _ = megacluster_service::crypto::install();
+        megacluster_service::crypto::install();
         certificates.write("config.yaml", config);
         let path = |name: &str| certificates.path(name).to_str().unwrap().to_owned();
         let mut arguments: Vec<String> = [

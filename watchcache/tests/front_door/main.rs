@@ -1,5 +1,12 @@
 //! The front door before backends in this process, over loopback and real TLS.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests state what they expect by unwrapping"
+)]
+
 mod backend;
 mod certificates;
 mod client;
