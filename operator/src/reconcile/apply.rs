@@ -117,6 +117,18 @@ impl Writer<'_> {
 }
 
 impl Prepared<'_> {
+    /// Writes one child and no other.
+    pub async fn apply_one(
+        &mut self,
+        child: &Child,
+        writer: Writer<'_>,
+    ) -> Result<Option<Change>, ApplyError> {
+        let Written { object, change } = self.write(child, writer).await?;
+        let change = change.map(|what| Change { what, key: key(&object) });
+        self.live.insert(object);
+        Ok(change)
+    }
+
     /// Writes what differs. Never fails as a whole: what went wrong is in the result, beside what
     /// was achieved.
     pub async fn apply(mut self, writer: Writer<'_>) -> Applied {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     api::v1alpha1::{MegaCluster, MegaClusterStatus},
-    pki::{Change, PkiPlan},
+    pki::{Change, PkiPlan, Reason},
 };
 
 /// An event about a MegaCluster.
@@ -87,23 +87,29 @@ pub fn of_writes(object: &MegaCluster, applied: &Applied, plan: &PkiPlan) -> Vec
         status.observed_generation == object.metadata.generation
             && status.version.as_deref() == Some(object.spec.version.as_str())
     });
-    let renewed: Vec<&str> = plan
+    let written = |name: &str| applied.changes.iter().any(|change| change.key.1 == name);
+    let renewed: Vec<(&str, &Reason)> = plan
         .secrets
         .iter()
-        .filter(|planned| planned.change == Change::Update && planned.issued.is_some())
-        .filter_map(|planned| planned.secret.metadata.name.as_deref())
+        .filter(|planned| planned.change == Change::Update)
+        .filter_map(|planned| {
+            Some((planned.secret.metadata.name.as_deref()?, planned.issued.as_ref()?))
+        })
+        .filter(|(name, _)| written(name))
         .collect();
     let list = |what: ChangeKind| -> Vec<String> {
         applied
             .changes
             .iter()
             .filter(|change| change.what == what)
-            .filter(|change| !renewed.contains(&change.key.1.as_str()))
+            .filter(|change| renewed.iter().all(|(name, _)| *name != change.key.1))
             .map(|change| format!("{}/{}", change.key.0, change.key.1))
             .collect()
     };
     if !renewed.is_empty() {
-        let message = format!("renewed the certificates in {}", renewed.join(", "));
+        let why = |(name, reason): &(&str, &Reason)| format!("{name} ({reason})");
+        let list: Vec<String> = renewed.iter().map(why).collect();
+        let message = format!("issued certificates anew: {}", list.join(", "));
         notes.push(Note::normal("CertificatesRenewed", "Rotate", message));
     }
     let created = list(ChangeKind::Created);
@@ -112,8 +118,8 @@ pub fn of_writes(object: &MegaCluster, applied: &Applied, plan: &PkiPlan) -> Vec
         let message = format!("brought back {}", created.join(", "));
         notes.push(Note::warning("ChildRestored", "Apply", message));
     } else if object.status.as_ref().is_none_or(|status| status.conditions.is_empty()) && !created.is_empty() {
-        let message = format!("creating {} objects", created.len());
-        notes.push(Note::normal("Creating", "Apply", message));
+        let message = format!("created {}", created.join(", "));
+        notes.push(Note::normal("Created", "Apply", message));
     }
     if settled && !updated.is_empty() {
         let message = format!("reset {}", updated.join(", "));

@@ -25,7 +25,7 @@ use kube::{
 use serde_json::json;
 use tracing::{debug, info, warn};
 
-use apply::{Applied, Prepared, Writer};
+use apply::{Applied, ChangeKind, Prepared, Writer};
 use error::{ReconcileError, bounded};
 use observed::Observed;
 use status::{Answer, Certificates, Facts};
@@ -119,6 +119,13 @@ impl Reconciler {
             Ok(planned) => planned,
             Err(error) => return self.run_without_plan(object, &cluster, live, error).await,
         };
+        if !object.spec.paused && live.service(&cluster.endpoint_service()).is_none() {
+            let introduced = self.introduce(object, &cluster, &children, &plan).await;
+            // If it failed, so will the apply below, which reports.
+            if introduced.is_ok() {
+                return introduced;
+            }
+        }
         let mut applied = if object.spec.paused {
             Applied::untouched(live)
         } else {
@@ -150,6 +157,30 @@ impl Reconciler {
             Some(failure) => Err(failure.into()),
             None => Ok(Next::After(pause(ready, plan.next_rotation, now))),
         }
+    }
+
+    /// The first write of all is the Service in front of the cluster: its address belongs into
+    /// certificates, which are made once that is known.
+    async fn introduce(
+        &self,
+        object: &MegaCluster,
+        cluster: &ValidatedCluster,
+        children: &Children,
+        plan: &PkiPlan,
+    ) -> Result<Next, ReconcileError> {
+        let name = cluster.endpoint_service();
+        let endpoint = children
+            .iter()
+            .find(|child| child.object.kind() == "Service" && child.object.name() == name);
+        let live = Observed::default();
+        let mut prepared = Prepared { cluster, children, live, started: false };
+        let mut applied = Applied::untouched(Observed::default());
+        if let Some(endpoint) = endpoint {
+            applied.changes.extend(prepared.apply_one(endpoint, self.writer()).await?);
+        }
+        self.log(object, &applied);
+        self.publish(object, events::of_writes(object, &applied, plan)).await;
+        Ok(Next::After(Duration::ZERO))
     }
 
     /// Without keys nothing can be built; what runs goes on, and the status says both.
@@ -245,11 +276,22 @@ impl Reconciler {
     fn log(&self, object: &MegaCluster, applied: &Applied) {
         let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
         let cluster = object.metadata.name.as_deref().unwrap_or_default();
-        for change in &applied.changes {
-            info!(namespace, cluster, kind = change.key.0, name = change.key.1, what = ?change.what, "child");
+        let list = |what: ChangeKind| -> Vec<String> {
+            let changes = applied.changes.iter().filter(|change| change.what == what);
+            changes.map(|change| format!("{}/{}", change.key.0, change.key.1)).collect()
+        };
+        if !applied.changes.is_empty() {
+            info!(
+                namespace,
+                cluster,
+                created = ?list(ChangeKind::Created),
+                updated = ?list(ChangeKind::Updated),
+                removed = ?list(ChangeKind::Removed),
+                "applied"
+            );
         }
         for held in &applied.held {
-            debug!(namespace, cluster, kind = held.key.0, name = held.key.1, reason = held.reason, "held");
+            debug!(namespace, cluster, child = held.key.1, reason = held.reason, "held");
         }
     }
 }

@@ -68,7 +68,9 @@ impl Observed {
             .collect()
     }
 
-    fn service(&self, name: &str) -> Option<&Service> {
+    /// The Service of this name.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&Service> {
         match self.objects.get(&("Service", name.to_owned()))? {
             Object::Service(service) => Some(service),
             _ => None,

@@ -1,6 +1,6 @@
 //! The status, computed from what was applied and how it is now. Pure.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
@@ -23,6 +23,9 @@ use crate::{
     children::{Children, Stage},
     validate::{DEFAULT_POOL, InvalidSpec, ValidatedCluster},
 };
+
+/// A plan of the keys names a renewal only when it is nearer than this.
+const A_DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// Whether the endpoint answered an administrator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,11 +86,20 @@ pub fn compute(facts: &Facts<'_>) -> MegaClusterStatus {
     let parts = [
         (STORE_READY, "StoreNotReady", store_verdict(applied, &rollouts)),
         (API_SERVERS_READY, "APIServersNotReady", pools_verdict(applied, &rollouts)),
-        (WATCH_CACHE_READY, "WatchCacheNotReady", one("the front door", rollouts.front_door, applied)),
+        (
+            WATCH_CACHE_READY,
+            "WatchCacheNotReady",
+            one("the front door", "-watchcache", rollouts.front_door, applied),
+        ),
         (
             CONTROLLER_MANAGER_READY,
             "ControllerManagerNotReady",
-            one("the controller manager", rollouts.controller_manager, applied),
+            one(
+                "the controller manager",
+                "-controller-manager",
+                rollouts.controller_manager,
+                applied,
+            ),
         ),
         (SCHEDULER_READY, "SchedulerNotReady", scheduler_verdict(applied, &rollouts)),
         (CERTIFICATES_READY, "CertificatesNotReady", certificates_verdict(facts)),
@@ -129,7 +141,11 @@ pub fn compute(facts: &Facts<'_>) -> MegaClusterStatus {
             .map(|secret| SecretKeyRef { name: secret.name().to_owned(), key: "value".to_owned() }),
         selector: Some(format!("{LABEL_NAME}={name},{LABEL_POOL}={DEFAULT_POOL}")),
         pki: match &facts.certificates {
-            Certificates::Planned(next, _) => Some(PkiStatus { next_rotation: Some(Time(*next)) }),
+            // A renewal that is far away is not told: only the next plan knows its time.
+            Certificates::Planned(next, _) if next.duration_since(facts.now) < A_DAY => {
+                Some(PkiStatus { next_rotation: Some(Time(*next)) })
+            }
+            Certificates::Planned(..) => None,
             Certificates::Failed(..) => old.pki,
         },
         store: Some(replicas(1, rollouts.store)),
@@ -208,8 +224,8 @@ fn api_servers(cluster: &ValidatedCluster, rollouts: &Rollouts) -> ApiServersSta
     }
 }
 
-/// The verdict on a component of one workload.
-fn one(what: &str, rollout: Option<Rollout>, applied: &Applied) -> Verdict {
+/// The verdict on a component of one workload, whose name ends in `suffix`.
+fn one(what: &str, suffix: &str, rollout: Option<Rollout>, applied: &Applied) -> Verdict {
     match rollout {
         Some(rollout) if rollout.is_ready() => Verdict {
             well: true,
@@ -221,12 +237,13 @@ fn one(what: &str, rollout: Option<Rollout>, applied: &Applied) -> Verdict {
             reason: "NotReady",
             message: format!("{what}: {} of {} ready", rollout.ready, rollout.desired),
         },
-        None => missing(what, applied),
+        None => missing(what, suffix, applied),
     }
 }
 
-fn missing(what: &str, applied: &Applied) -> Verdict {
-    let (reason, why) = match (&applied.failure, applied.held.first()) {
+fn missing(what: &str, suffix: &str, applied: &Applied) -> Verdict {
+    let held = applied.held.iter().find(|held| held.key.1.ends_with(suffix));
+    let (reason, why) = match (&applied.failure, held) {
         (Some(failure), _) => ("ApplyFailed", failure.to_string()),
         (None, Some(held)) => ("Waiting", held.reason.clone()),
         (None, None) => ("Missing", "it does not exist".to_owned()),
@@ -235,19 +252,18 @@ fn missing(what: &str, applied: &Applied) -> Verdict {
 }
 
 fn store_verdict(applied: &Applied, rollouts: &Rollouts) -> Verdict {
-    one("the store", rollouts.store, applied)
+    one("the store", "-store", rollouts.store, applied)
 }
 
 fn pools_verdict(applied: &Applied, rollouts: &Rollouts) -> Verdict {
-    all(rollouts
-        .pools
-        .iter()
-        .map(|(name, rollout)| one(&format!("apiserver pool {name}"), *rollout, applied)))
+    all(rollouts.pools.iter().map(|(name, rollout)| {
+        one(&format!("apiserver pool {name}"), &format!("-apiserver-{name}"), *rollout, applied)
+    }))
 }
 
 fn scheduler_verdict(applied: &Applied, rollouts: &Rollouts) -> Verdict {
-    let shards = one("the scheduler's shards", rollouts.shards, applied);
-    let relays = one("the scheduler's relays", rollouts.relays, applied);
+    let shards = one("the scheduler's shards", "-scheduler-shard", rollouts.shards, applied);
+    let relays = one("the scheduler's relays", "-scheduler-relay", rollouts.relays, applied);
     all([shards, relays].into_iter())
 }
 

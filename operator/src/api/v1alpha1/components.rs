@@ -44,12 +44,11 @@ pub struct ApiServersSpec {
     #[schemars(range(min = 1, max = 256))]
     pub replicas: i32,
 
-    /// How many more than `replicas` may run during a rollout, as a number or a percentage. 100%
-    /// if not given: all new ones start before the old ones stop, so that no server gets
+    /// How many more than `replicas` may run during a rollout, as a number from 1 or a
+    /// percentage from 1%. 100% if not given: all new ones start before the old ones stop, so that no server gets
     /// everybody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::int_or_percent")]
-    #[x_kube(validation = Rule::new("type(self) == string ? self != '0%' : (self >= 1 && self <= 256)").message("maxSurge must be 1 to 256, or 1% to 100%"))]
     pub max_surge: Option<IntOrString>,
 
     /// More arguments for every kube-apiserver, each `--flag=value`. Flags that the operator sets

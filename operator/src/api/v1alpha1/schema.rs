@@ -11,11 +11,14 @@ pub(super) fn quantity(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A number of pods or a percentage of them.
+/// A number of pods, or a percentage of them, that is not none.
 pub(super) fn int_or_percent(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
+        // The bounds are of a number, the pattern is of a string.
+        "minimum": 1,
+        "maximum": 256,
         "maxLength": 4,
-        "pattern": r"^(100|[1-9]?[0-9])%$",
+        "pattern": r"^([1-9][0-9]?|100)%$",
         "x-kubernetes-int-or-string": true,
     })
 }

@@ -74,7 +74,7 @@ pub struct SecretKeyRef {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PkiStatus {
-    /// When the next certificate is renewed.
+    /// When the next certificate is renewed, if that is within a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_rotation: Option<Time>,
 }
