@@ -119,6 +119,8 @@ pub struct Watching {
     pub next: i64,
     /// Set if the start is compacted: there is no watch then.
     pub compacted: Option<i64>,
+    /// The compacted revision. An event at it is still told, but what its key held before is gone.
+    pub floor: i64,
 }
 
 /// Sizes and revisions.
@@ -326,11 +328,16 @@ impl Engine {
         let revision = self.state.mvcc.history().revision();
         let compacted = self.state.mvcc.compacted();
         if start > 0 && start < compacted {
-            return Watching { revision, next: start, compacted: Some(compacted) };
+            return Watching {
+                revision,
+                next: start,
+                compacted: Some(compacted),
+                floor: compacted,
+            };
         }
         let next = if start == 0 { revision + 1 } else { start };
         self.watches.add(key, range, filter, next);
-        Watching { revision, next, compacted: None }
+        Watching { revision, next, compacted: None, floor: compacted }
     }
 
     fn revoke(&mut self, id: i64) -> Result<(), Error> {

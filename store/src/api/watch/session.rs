@@ -28,7 +28,9 @@ struct Watch {
     cursor: Cursor,
     /// Below this revision it has nothing to be told, not even progress.
     start: i64,
-    prev_kv: bool,
+    /// Events above this revision carry what the key held before; `None` if it wasn't asked for.
+    /// As in etcd, a watch that starts at the compacted revision does not get it for that revision.
+    prev_kv_above: Option<i64>,
     fragment: bool,
     progress: bool,
     /// It was sent something since the last tick.
@@ -177,7 +179,7 @@ impl Session {
         let watch = Watch {
             cursor: Cursor::new(range, filter, watching.next),
             start,
-            prev_kv: request.prev_kv,
+            prev_kv_above: request.prev_kv.then_some(watching.floor),
             fragment: request.fragment,
             progress: request.progress_notify,
             told: false,
@@ -278,9 +280,10 @@ impl Session {
                 }
                 watch.told = true;
                 self.api.inner.metrics.events.inc_by(events.len() as u64);
-                let (prev_kv, fragment) = (watch.prev_kv, watch.fragment);
+                let (prev_kv_above, fragment) = (watch.prev_kv_above, watch.fragment);
                 let mut response = self.response(through, id);
-                response.events = events.into_iter().map(|event| wire(event, prev_kv)).collect();
+                response.events =
+                    events.into_iter().map(|event| wire(event, prev_kv_above)).collect();
                 if fragment {
                     return self.send_fragments(response).await;
                 }
@@ -374,8 +377,9 @@ fn filter(request: &WatchCreateRequest) -> Filter {
     filter
 }
 
-fn wire(event: Event, prev_kv: bool) -> mvccpb::Event {
+fn wire(event: Event, prev_kv_above: Option<i64>) -> mvccpb::Event {
     let kind = if event.kv.is_tombstone() { EventType::Delete } else { EventType::Put };
-    let prev_kv = event.prev.filter(|_| prev_kv);
+    let prev_kv =
+        event.prev.filter(|_| prev_kv_above.is_some_and(|above| event.kv.mod_revision > above));
     mvccpb::Event { r#type: kind.into(), kv: Some(event.kv), prev_kv }
 }
