@@ -234,9 +234,9 @@ proptest! {
             let object = sized(number, number % 5);
             if table.assume(uid(&object), &name(at), &PodRequest::compile(&object)).is_ok() {
                 match fate {
-                    0 => drop(table.forget(uid(&object))),
-                    1 => drop(table.confirm(uid(&object))),
-                    2 => drop(table.upsert_pod(&on(object, &name(at)))),
+                    0 => _ = table.forget(uid(&object)),
+                    1 => _ = table.confirm(uid(&object)),
+                    2 => _ = table.upsert_pod(&on(object, &name(at))),
                     _ => {}
                 }
             }

@@ -260,7 +260,7 @@ impl Model {
                 queue.upsert(PendingPod { gates, ..waiting(pod, priority) }, *now);
                 match self.in_flight.get_mut(&pod) {
                     Some(alive) => *alive = true,
-                    None => drop(self.waiting.insert(pod, gated)),
+                    None => _ = self.waiting.insert(pod, gated),
                 }
             }
             Step::Remove { pod } => {
@@ -268,7 +268,7 @@ impl Model {
                 self.waiting.remove(&pod);
                 self.in_flight.entry(pod).and_modify(|alive| *alive = false);
             }
-            Step::Pop => drop(self.pop(queue, *now)?),
+            Step::Pop => _ = self.pop(queue, *now)?,
             Step::Done { nth } => {
                 if let Some(number) = self.nth_in_flight(nth) {
                     queue.done(uid(number));
@@ -287,7 +287,7 @@ impl Model {
                     self.come_back(number);
                 }
             }
-            Step::Notify { events } => drop(queue.notify(EventSet::from_bits(events), *now)),
+            Step::Notify { events } => _ = queue.notify(EventSet::from_bits(events), *now),
             Step::Wait { millis } => *now += Duration::from_millis(millis),
         }
         Ok(())

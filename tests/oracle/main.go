@@ -1,0 +1,248 @@
+// Oracle answers, with kube-scheduler's own framework, where a pod may go and with which scores.
+//
+// It reads one case a line from standard input and writes one answer a line: see Case and Answer.
+// Only the plugins that megacluster-scheduler implements run; they run in the order and with the
+// weights and arguments of the default profile, on every node.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler"
+	"k8s.io/kubernetes/pkg/scheduler/apis/config/latest"
+	"k8s.io/kubernetes/pkg/scheduler/backend/cache"
+	"k8s.io/kubernetes/pkg/scheduler/backend/queue"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
+	"k8s.io/kubernetes/pkg/scheduler/framework/runtime"
+	"k8s.io/kubernetes/pkg/scheduler/metrics"
+)
+
+var supported = sets.New(
+	names.SchedulingGates, names.PrioritySort, names.NodeUnschedulable, names.NodeName,
+	names.TaintToleration, names.NodeAffinity, names.NodePorts, names.NodeResourcesFit,
+	names.NodeResourcesBalancedAllocation, names.DefaultPreemption, names.DefaultBinder,
+)
+
+// Case is a cluster and a pod to place in it.
+type Case struct {
+	Nodes []*v1.Node `json:"nodes"`
+	// Pods on nodes.
+	Pods []*v1.Pod `json:"pods"`
+	// Pod to place.
+	Pod *v1.Pod `json:"pod"`
+	// Preempt says whether the message shall tell what came of preemption. Only for a pod that
+	// has no victims: an oracle evicts nobody.
+	Preempt bool `json:"preempt"`
+}
+
+// Answer is what the framework says.
+type Answer struct {
+	// Scores of the feasible nodes, by node and plugin, weighted.
+	Scores map[string]map[string]int64 `json:"scores"`
+	// Rejected nodes.
+	Rejected map[string]Rejection `json:"rejected"`
+	// Message of the FailedScheduling event; empty when a node is feasible.
+	Message string `json:"message"`
+	// Plugins to blame.
+	Plugins []string `json:"plugins"`
+	// Error of the framework itself.
+	Error string `json:"error"`
+}
+
+// Rejection of one node.
+type Rejection struct {
+	Plugin       string   `json:"plugin"`
+	Reasons      []string `json:"reasons"`
+	Unresolvable bool     `json:"unresolvable"`
+}
+
+// lister hands the framework, which keeps it for good, the snapshot of the case at hand.
+type lister struct{ fwk.SharedLister }
+
+type oracle struct {
+	framework framework.Framework
+	lister    *lister
+	informers informers.SharedInformerFactory
+}
+
+func newOracle(ctx context.Context) (*oracle, error) {
+	metrics.Register()
+	config, err := latest.Default()
+	if err != nil {
+		return nil, err
+	}
+	profile := config.Profiles[0]
+	enabled := profile.Plugins.MultiPoint.Enabled
+	profile.Plugins.MultiPoint.Enabled = nil
+	for _, plugin := range enabled {
+		if supported.Has(plugin.Name) {
+			profile.Plugins.MultiPoint.Enabled = append(profile.Plugins.MultiPoint.Enabled, plugin)
+		}
+	}
+	arguments := profile.PluginConfig
+	profile.PluginConfig = nil
+	for _, argument := range arguments {
+		if supported.Has(argument.Name) {
+			profile.PluginConfig = append(profile.PluginConfig, argument)
+		}
+	}
+	client := fake.NewClientset()
+	factory := scheduler.NewInformerFactory(client, 0)
+	o := &oracle{lister: &lister{cache.NewEmptySnapshot()}, informers: factory}
+	o.framework, err = runtime.NewFramework(ctx, plugins.NewInTreeRegistry(), &profile,
+		runtime.WithClientSet(client),
+		runtime.WithInformerFactory(factory),
+		runtime.WithSnapshotSharedLister(o.lister),
+		runtime.WithPodNominator(queue.NewSchedulingQueue(nil, factory)),
+	)
+	return o, err
+}
+
+func (o *oracle) answer(ctx context.Context, c *Case) (*Answer, error) {
+	o.lister.SharedLister = cache.NewSnapshot(c.Pods, c.Nodes)
+	if err := o.informers.Core().V1().Pods().Informer().GetIndexer().Replace([]any{c.Pod}, ""); err != nil {
+		return nil, err
+	}
+	answer := &Answer{Scores: map[string]map[string]int64{}, Rejected: map[string]Rejection{}}
+	if len(c.Nodes) == 0 {
+		answer.Message = scheduler.ErrNoNodesAvailable.Error()
+		return answer, nil
+	}
+	state := framework.NewCycleState()
+	diagnosis := framework.Diagnosis{NodeToStatus: framework.NewDefaultNodeToStatus()}
+	feasible, err := o.filter(ctx, state, c, &diagnosis, answer)
+	if err != nil {
+		return nil, err
+	}
+	answer.Plugins = sets.List(diagnosis.UnschedulablePlugins)
+	if len(feasible) > 0 {
+		return answer, o.score(ctx, state, c.Pod, feasible, answer)
+	}
+	if c.Preempt {
+		_, status := o.framework.RunPostFilterPlugins(ctx, state, c.Pod, diagnosis.NodeToStatus)
+		if status.IsSuccess() || !status.IsRejected() {
+			return nil, fmt.Errorf("preemption: %v", status.AsError())
+		}
+		diagnosis.PostFilterMsg = status.Message()
+	}
+	answer.Message = (&framework.FitError{
+		Pod: c.Pod, NumAllNodes: len(c.Nodes), Diagnosis: diagnosis,
+	}).Error()
+	return answer, nil
+}
+
+// filter runs PreFilter and, on each node that it leaves, Filter, as the scheduler's
+// findNodesThatFitPod does.
+func (o *oracle) filter(
+	ctx context.Context, state fwk.CycleState, c *Case, diagnosis *framework.Diagnosis, answer *Answer,
+) ([]fwk.NodeInfo, error) {
+	chosen, status, blamed := o.framework.RunPreFilterPlugins(ctx, state, c.Pod)
+	diagnosis.UnschedulablePlugins = blamed
+	if !status.IsSuccess() {
+		if !status.IsRejected() {
+			return nil, status.AsError()
+		}
+		diagnosis.NodeToStatus.SetAbsentNodesStatus(status)
+		diagnosis.PreFilterMsg = status.Message()
+		diagnosis.AddPluginStatus(status)
+		return nil, nil
+	}
+	if !chosen.AllNodes() {
+		diagnosis.NodeToStatus.SetAbsentNodesStatus(fwk.NewStatus(fwk.UnschedulableAndUnresolvable,
+			fmt.Sprintf("node(s) didn't satisfy plugin(s) %v", sets.List(blamed))))
+	}
+	nodes, err := o.lister.NodeInfos().List()
+	if err != nil {
+		return nil, err
+	}
+	var feasible []fwk.NodeInfo
+	for _, node := range nodes {
+		name := node.Node().Name
+		if !chosen.AllNodes() && !chosen.NodeNames.Has(name) {
+			continue
+		}
+		status := o.framework.RunFilterPluginsWithNominatedPods(ctx, state, c.Pod, node)
+		if status.IsSuccess() {
+			feasible = append(feasible, node)
+			continue
+		}
+		if !status.IsRejected() {
+			return nil, status.AsError()
+		}
+		diagnosis.NodeToStatus.Set(name, status)
+		diagnosis.AddPluginStatus(status)
+		answer.Rejected[name] = Rejection{
+			Plugin:       status.Plugin(),
+			Reasons:      status.Reasons(),
+			Unresolvable: status.Code() == fwk.UnschedulableAndUnresolvable,
+		}
+	}
+	return feasible, nil
+}
+
+func (o *oracle) score(
+	ctx context.Context, state fwk.CycleState, pod *v1.Pod, nodes []fwk.NodeInfo, answer *Answer,
+) error {
+	if status := o.framework.RunPreScorePlugins(ctx, state, pod, nodes); !status.IsSuccess() {
+		return status.AsError()
+	}
+	scored, status := o.framework.RunScorePlugins(ctx, state, pod, nodes)
+	if !status.IsSuccess() {
+		return status.AsError()
+	}
+	for _, node := range scored {
+		scores := map[string]int64{}
+		for _, plugin := range node.Scores {
+			scores[plugin.Name] = plugin.Score
+		}
+		answer.Scores[node.Name] = scores
+	}
+	return nil
+}
+
+func run() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	o, err := newOracle(ctx)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(os.Stdout)
+	encoder := json.NewEncoder(out)
+	decoder := json.NewDecoder(bufio.NewReaderSize(os.Stdin, 1<<20))
+	for decoder.More() {
+		var c Case
+		if err := decoder.Decode(&c); err != nil {
+			return err
+		}
+		answer, err := o.answer(ctx, &c)
+		if err != nil {
+			answer = &Answer{Error: err.Error()}
+		}
+		if err := encoder.Encode(answer); err != nil {
+			return err
+		}
+		if err := out.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "oracle:", err)
+		os.Exit(1)
+	}
+}
