@@ -112,6 +112,10 @@ pub struct Flags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", action = ArgAction::Set, conflicts_with = "durability")]
     pub unsafe_no_fsync: bool,
+    /// Bytes of log after which a snapshot is written and the log before it removed: bounds the
+    /// disk and the time of a start.
+    #[arg(long, default_value_t = 536_870_912)]
+    pub snapshot_log_bytes: u64,
     /// Threads that serve connections; 0 is one for each core.
     #[arg(long, default_value_t = 0)]
     pub io_threads: usize,

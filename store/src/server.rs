@@ -76,7 +76,11 @@ impl Server {
         let metrics = Arc::new(Metrics::new(&mut registry));
         let config = sequencer::Config {
             data_dir: flags.directory(),
-            log: LogConfig { rules: rules.clone(), ..LogConfig::default() },
+            log: LogConfig {
+                rules: rules.clone(),
+                snapshot_bytes: flags.snapshot_log_bytes,
+                ..LogConfig::default()
+            },
             engine: EngineConfig { rules, lease_class: strongest(flags), quota },
         };
         // Recovery blocks for as long as the log is long.
@@ -159,11 +163,10 @@ impl Server {
 
 fn server_tls(flags: &Flags) -> Result<Option<ServerTls>, TlsError> {
     let (Some(cert), Some(key)) = (&flags.cert_file, &flags.key_file) else { return Ok(None) };
-    let client_auth = match (flags.client_cert_auth, &flags.trusted_ca_file) {
-        (true, _) => ClientAuth::Required,
-        // As in etcd: a CA alone makes certificates needed as well.
-        (false, Some(_)) => ClientAuth::Required,
-        (false, None) => ClientAuth::None,
+    // As in etcd, a CA alone makes certificates needed; --client-cert-auth needs a CA.
+    let client_auth = match &flags.trusted_ca_file {
+        Some(_) => ClientAuth::Required,
+        None => ClientAuth::None,
     };
     let files = ServerTlsFiles {
         cert: cert.clone(),

@@ -1,6 +1,6 @@
 //! The real process: killed, restarted, on damaged and forbidden directories.
 
-mod support;
+mod process;
 
 use std::{
     collections::HashMap,
@@ -13,11 +13,16 @@ use megacluster_store::pb::etcdserverpb::{
     DeleteRangeRequest, WatchCreateRequest, WatchRequest, WatchResponse, kv_client::KvClient,
     watch_client::WatchClient, watch_request::RequestUnion,
 };
-use support::{BINARY, Random, Start, Store, everything, put};
+use process::{BINARY, Random, Start, Store, everything, put};
 use tonic::transport::Channel;
 
-const MIXED: &[&str] =
-    &["--durability=fsync", "--durability-rule=buffered/=buffered", "--durability-rule=none/=none"];
+/// All classes, and snapshots again and again.
+const MIXED: &[&str] = &[
+    "--durability=fsync",
+    "--durability-rule=buffered/=buffered",
+    "--durability-rule=none/=none",
+    "--snapshot-log-bytes=100000",
+];
 
 /// What one writer knows of its keys: acknowledged, and the one that was on its way at the end.
 #[derive(Debug, Default)]
@@ -260,6 +265,53 @@ async fn fifty() -> tempfile::TempDir {
 
 async fn count(store: &Store) -> usize {
     store.kv().await.range(everything()).await.unwrap().into_inner().kvs.len()
+}
+
+/// The log does not grow for ever, and a snapshot brings back what the removed log held.
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_bound_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = Start::new(dir.path(), &["--unsafe-no-fsync", "--snapshot-log-bytes=200000"]);
+    let store = start.run().await;
+    let mut kv = store.kv().await;
+    for n in 0..3000 {
+        // More keys than go into one slice of a snapshot.
+        kv.put(put(&format!("key-{n:04}"), vec![b'v'; 400])).await.unwrap();
+    }
+    for round in 0..5 {
+        for n in 0..500 {
+            kv.put(put(&format!("key-{n:04}"), format!("{round} {n}"))).await.unwrap();
+        }
+    }
+    let log: u64 = segments(dir.path()).iter().map(|s| std::fs::metadata(s).unwrap().len()).sum();
+    assert!(log < 600_000, "{log} bytes of log");
+    store.kill();
+    let store = start.run().await;
+    let answer = store.kv().await.range(everything()).await.unwrap().into_inner();
+    assert_eq!(answer.kvs.len(), 3000);
+    for (n, kv) in answer.kvs.iter().enumerate() {
+        let expected = if n < 500 { format!("4 {n}").into_bytes() } else { vec![b'v'; 400] };
+        assert_eq!((kv.value.as_ref(), kv.version), (&expected[..], if n < 500 { 6 } else { 1 }));
+    }
+}
+
+/// A stop in the middle of a snapshot leaves none: a part of the keys is not all keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_a_snapshot_loses_no_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut random = Random::new();
+    let mut keys = 0;
+    for _ in 0..6 {
+        let store = Start::new(dir.path(), &["--unsafe-no-fsync", "--snapshot-log-bytes=400000"]);
+        let store = store.run().await;
+        let mut kv = store.kv().await;
+        assert_eq!(count(&store).await, keys);
+        for _ in 0..random.below(1500) {
+            kv.put(put(&format!("key-{keys:05}"), vec![b'v'; 400])).await.unwrap();
+            keys += 1;
+        }
+        if random.below(2) == 0 { store.stop() } else { store.kill() }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,15 +20,24 @@ const SLICES: usize = 8;
 
 type Slice = Vec<KeyValue>;
 
+/// What the writer's thread gets.
+#[derive(Debug)]
+enum Part {
+    Keys(Slice),
+    /// All keys were handed over. Without it the snapshot is not one: the sequencer stopped before.
+    End,
+}
+
 /// A snapshot in the making.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     at: i64,
     /// The next key; `None` when all keys were handed over.
     next: Option<Bytes>,
-    /// A slice that the writer had no room for yet.
-    held: Option<Slice>,
-    slices: Option<SyncSender<Slice>>,
+    /// A part that the writer had no room for yet.
+    held: Option<Part>,
+    /// `None` once the end was handed over.
+    parts: Option<SyncSender<Part>>,
     done: Receiver<Result<SnapshotDone, LogError>>,
 }
 
@@ -38,14 +47,17 @@ impl Snapshot {
         let mvcc = engine.mvcc();
         let (revision, compact_revision) = (mvcc.revision(), mvcc.compacted().max(0));
         let leases: Vec<(i64, i64)> = engine.state().leases.iter().collect();
-        let (slices, incoming) = sync_channel(SLICES);
+        let (parts, incoming) = sync_channel(SLICES);
         let (finished, done) = sync_channel(1);
         let begun = log
             .begin_snapshot(SnapshotMeta { revision, compact_revision })
             .map_err(|error| error.to_string())
             .and_then(|writer| {
                 let work = move || {
-                    let _ = finished.send(write(writer, &leases, &incoming));
+                    // Nothing is sent for a snapshot that was given up.
+                    if let Some(result) = write(writer, &leases, &incoming).transpose() {
+                        let _ = finished.send(result);
+                    }
                 };
                 let builder = thread::Builder::new().name("snapshot".to_owned());
                 builder.spawn(work).map_err(|error| error.to_string())
@@ -54,7 +66,7 @@ impl Snapshot {
             Ok(_) => {
                 info!(revision, keys = mvcc.keys(), "snapshot begun");
                 let next = Some(Bytes::from_static(b"\0"));
-                Some(Self { at: revision, next, held: None, slices: Some(slices), done })
+                Some(Self { at: revision, next, held: None, parts: Some(parts), done })
             }
             Err(error) => {
                 warn!(error, "snapshot not begun");
@@ -65,9 +77,9 @@ impl Snapshot {
 
     /// Hands over the next slice if the writer has room. True while there is more.
     pub(super) fn advance(&mut self, engine: &Engine) -> bool {
-        let Some(slices) = &self.slices else { return false };
-        let slice = match (self.held.take(), &self.next) {
-            (Some(slice), _) => slice,
+        let Some(parts) = &self.parts else { return false };
+        let part = match (self.held.take(), &self.next) {
+            (Some(part), _) => part,
             (None, Some(start)) => {
                 let mut slice = Vec::with_capacity(SLICE);
                 let mut next = None;
@@ -80,25 +92,19 @@ impl Snapshot {
                     ControlFlow::Continue(())
                 });
                 self.next = next;
-                slice
+                Part::Keys(slice)
             }
-            (None, None) => {
-                self.slices = None;
-                return false;
-            }
+            (None, None) => Part::End,
         };
-        match slices.try_send(slice) {
-            Ok(()) => true,
-            Err(TrySendError::Full(slice)) => {
-                self.held = Some(slice);
-                false
-            }
+        let is_end = matches!(part, Part::End);
+        match parts.try_send(part) {
+            Ok(()) if is_end => self.parts = None,
+            Ok(()) => return true,
+            Err(TrySendError::Full(part)) => self.held = Some(part),
             // The writer gave up; its result says why.
-            Err(TrySendError::Disconnected(_)) => {
-                self.slices = None;
-                false
-            }
+            Err(TrySendError::Disconnected(_)) => self.parts = None,
         }
+        false
     }
 
     /// The result, once there is one.
@@ -123,16 +129,17 @@ impl Snapshot {
     }
 }
 
+/// Writes what comes in. `None` if the sequencer stopped before the end.
 fn write(
     mut writer: SnapshotWriter,
     leases: &[(i64, i64)],
-    slices: &Receiver<Slice>,
-) -> Result<SnapshotDone, LogError> {
+    parts: &Receiver<Part>,
+) -> Result<Option<SnapshotDone>, LogError> {
     for (id, ttl) in leases {
         writer.lease(*id, *ttl)?;
     }
-    // An empty slice can't end it: the end is the sender's going, after the last slice.
-    while let Ok(slice) = slices.recv() {
+    while let Ok(part) = parts.recv() {
+        let Part::Keys(slice) = part else { return writer.finish().map(Some) };
         for kv in slice {
             writer.key(
                 &kv.key,
@@ -144,5 +151,78 @@ fn write(
             )?;
         }
     }
-    writer.finish()
+    info!("snapshot given up: the store stops");
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::core::{Command, EngineConfig, State};
+    use crate::log::{LogConfig, SnapshotItem};
+    use crate::pb::etcdserverpb::PutRequest;
+
+    const KEYS: usize = 3 * SLICE + 7;
+
+    fn filled(log: &mut Log) -> Engine {
+        let mut engine = Engine::new(State::new(1), EngineConfig::default());
+        for n in 0..KEYS {
+            let put = PutRequest { key: format!("{n:06}").into(), ..PutRequest::default() };
+            engine.apply(Command::Put(put), 0).unwrap();
+        }
+        for (class, record) in engine.take_records() {
+            log.append(class, &record).unwrap();
+        }
+        log.sync().unwrap();
+        engine
+    }
+
+    fn snapshot_files(dir: &Path) -> Vec<String> {
+        let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter_map(|name| name.into_string().ok()).filter(|n| n.contains("snap")).collect()
+    }
+
+    fn wait_for<T>(mut poll: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(found) = poll() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "waited in vain");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_snapshot_holds_every_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = Log::open(dir.path(), LogConfig::default()).unwrap();
+        let engine = filled(&mut log);
+        let mut snapshot = Snapshot::begin(&engine, &mut log).unwrap();
+        let done = wait_for(|| {
+            while snapshot.advance(&engine) {}
+            snapshot.poll()
+        });
+        log.truncate_behind(&done.unwrap()).unwrap();
+        drop(log);
+        let (_, recovered) = Log::open(dir.path(), LogConfig::default()).unwrap();
+        let items: Result<Vec<SnapshotItem>, _> = recovered.snapshot.unwrap().collect();
+        assert_eq!(items.unwrap().len(), KEYS);
+    }
+
+    #[test]
+    fn a_snapshot_that_is_given_up_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = Log::open(dir.path(), LogConfig::default()).unwrap();
+        let engine = filled(&mut log);
+        let mut snapshot = Snapshot::begin(&engine, &mut log).unwrap();
+        assert_eq!(snapshot_files(dir.path()).len(), 1);
+        assert!(snapshot.advance(&engine));
+        drop(snapshot);
+        wait_for(|| snapshot_files(dir.path()).iter().all(|n| !n.ends_with(".tmp")).then_some(()));
+        assert_eq!(snapshot_files(dir.path()), [""; 0]);
+    }
 }
