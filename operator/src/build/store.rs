@@ -16,6 +16,7 @@ use super::names::{Names, STORE_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, ADMIN, Health, Mount, Program};
 use super::{service, workload};
+use crate::api::v1alpha1::DeletionPolicy;
 use crate::children::{Children, Lifetime, Stage};
 use crate::validate::ValidatedCluster;
 
@@ -75,7 +76,10 @@ fn stateful_set(cluster: &ValidatedCluster, names: &Names) -> StatefulSet {
         grace: 60,
     }
     .template(cluster);
-    let retain = Some("Retain".to_owned());
+    let when_deleted = match cluster.deletion_policy {
+        DeletionPolicy::Retain => "Retain",
+        DeletionPolicy::Delete => "Delete",
+    };
     StatefulSet {
         metadata: labels::labelled(names, &name, labels.clone()),
         spec: Some(StatefulSetSpec {
@@ -83,11 +87,12 @@ fn stateful_set(cluster: &ValidatedCluster, names: &Names) -> StatefulSet {
             service_name: Some(name),
             // Replicas of a store find each other, so that none may wait for another to be ready.
             pod_management_policy: Some("Parallel".to_owned()),
-            // The deletion policy is the operator's to carry out.
+            // Carries out the deletion policy: claims that go with the cluster get an owner
+            // reference from the StatefulSet's controller, others have none.
             persistent_volume_claim_retention_policy: Some(
                 StatefulSetPersistentVolumeClaimRetentionPolicy {
-                    when_deleted: retain.clone(),
-                    when_scaled: retain,
+                    when_deleted: Some(when_deleted.to_owned()),
+                    when_scaled: Some("Retain".to_owned()),
                 },
             ),
             revision_history_limit: Some(workload::REVISIONS),

@@ -3,6 +3,7 @@
 use super::{
     apply::{Applied, ChangeKind},
     conditions::{self, READY, STALLED},
+    observed::ObjectKey,
 };
 use crate::{
     api::v1alpha1::{MegaCluster, MegaClusterStatus},
@@ -20,15 +21,20 @@ pub struct Note {
     pub action: &'static str,
     /// For a person.
     pub message: String,
+    /// The child that it is about, if it is about one.
+    pub child: Option<ObjectKey>,
 }
+
+/// More children than these get one event together.
+const MAX_SINGLE: usize = 8;
 
 impl Note {
     fn normal(reason: &'static str, action: &'static str, message: impl Into<String>) -> Self {
-        Self { warning: false, reason, action, message: message.into() }
+        Self { warning: false, reason, action, message: message.into(), child: None }
     }
 
     fn warning(reason: &'static str, action: &'static str, message: impl Into<String>) -> Self {
-        Self { warning: true, reason, action, message: message.into() }
+        Self { warning: true, reason, action, message: message.into(), child: None }
     }
 }
 
@@ -87,6 +93,7 @@ pub fn of_writes(object: &MegaCluster, applied: &Applied, plan: &PkiPlan) -> Vec
         status.observed_generation == object.metadata.generation
             && status.version.as_deref() == Some(object.spec.version.as_str())
     });
+    let is_new = object.status.as_ref().is_none_or(|status| status.conditions.is_empty());
     let written = |name: &str| applied.changes.iter().any(|change| change.key.1 == name);
     let renewed: Vec<(&str, &Reason)> = plan
         .secrets
@@ -97,41 +104,46 @@ pub fn of_writes(object: &MegaCluster, applied: &Applied, plan: &PkiPlan) -> Vec
         })
         .filter(|(name, _)| written(name))
         .collect();
-    let list = |what: ChangeKind| -> Vec<String> {
-        applied
-            .changes
-            .iter()
-            .filter(|change| change.what == what)
-            .filter(|change| renewed.iter().all(|(name, _)| *name != change.key.1))
-            .map(|change| format!("{}/{}", change.key.0, change.key.1))
-            .collect()
-    };
     if !renewed.is_empty() {
         let why = |(name, reason): &(&str, &Reason)| format!("{name} ({reason})");
         let list: Vec<String> = renewed.iter().map(why).collect();
         let message = format!("issued certificates anew: {}", list.join(", "));
         notes.push(Note::normal("CertificatesRenewed", "Rotate", message));
     }
+    let list = |what: ChangeKind| -> Vec<&ObjectKey> {
+        applied
+            .changes
+            .iter()
+            .filter(|change| change.what == what)
+            .map(|change| &change.key)
+            .filter(|key| renewed.iter().all(|(name, _)| *name != key.1))
+            .collect()
+    };
     let created = list(ChangeKind::Created);
-    let updated = list(ChangeKind::Updated);
-    if settled && !created.is_empty() {
-        let message = format!("brought back {}", created.join(", "));
-        notes.push(Note::warning("ChildRestored", "Apply", message));
-    } else if object.status.as_ref().is_none_or(|status| status.conditions.is_empty()) && !created.is_empty() {
-        let message = format!("created {}", created.join(", "));
-        notes.push(Note::normal("Created", "Apply", message));
+    if settled {
+        let warning = |message| Note::warning("ChildRestored", "Restore", message);
+        notes.extend(about("brought back", &created, warning));
+        let normal = |message| Note::normal("ChildReset", "Reset", message);
+        notes.extend(about("undid a change of", &list(ChangeKind::Updated), normal));
+    } else if is_new && !created.is_empty() {
+        notes.push(Note::normal("Creating", "Apply", format!("created {} objects", created.len())));
     }
-    if settled && !updated.is_empty() {
-        let message = format!("reset {}", updated.join(", "));
-        notes.push(Note::normal("ChildReset", "Apply", message));
-    }
-    let removed = list(ChangeKind::Removed);
-    if !removed.is_empty() {
-        let message = format!("removed {}, no longer asked for", removed.join(", "));
-        notes.push(Note::normal("ChildRemoved", "Prune", message));
-    }
+    let normal = |message| Note::normal("ChildRemoved", "Prune", message);
+    notes.extend(about("no longer asked for, removed", &list(ChangeKind::Removed), normal));
     if let Some(failure) = &applied.failure {
         notes.push(Note::warning("ApplyFailed", "Apply", failure.to_string()));
     }
     notes
+}
+
+/// A note about each child, or about all where they are many.
+fn about(done: &str, keys: &[&ObjectKey], note: impl Fn(String) -> Note) -> Vec<Note> {
+    let name = |key: &ObjectKey| format!("{}/{}", key.0, key.1);
+    if keys.len() > MAX_SINGLE {
+        let names: Vec<String> = keys.iter().map(|key| name(key)).collect();
+        return vec![note(format!("{done} {} objects: {}", keys.len(), names.join(", ")))];
+    }
+    keys.iter()
+        .map(|key| Note { child: Some((*key).clone()), ..note(format!("{done} {}", name(key))) })
+        .collect()
 }

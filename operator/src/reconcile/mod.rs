@@ -17,6 +17,7 @@ mod volumes;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Api, Client, Resource as _,
     api::{Patch, PatchParams},
@@ -33,7 +34,7 @@ use status::{Answer, Certificates, Facts};
 use crate::{
     api::{
         FIELD_MANAGER,
-        v1alpha1::{MegaCluster, MegaClusterStatus},
+        v1alpha1::{ConditionStatus, MegaCluster, MegaClusterStatus},
     },
     build,
     children::Children,
@@ -151,11 +152,11 @@ impl Reconciler {
             now,
         });
         self.publish(object, events::of_writes(object, &applied, &plan)).await;
-        let ready = conditions::is_true(&status.conditions, conditions::READY);
+        let pause = pause(&status, plan.next_rotation, now);
         self.report(object, status).await?;
         match applied.failure.take() {
             Some(failure) => Err(failure.into()),
-            None => Ok(Next::After(pause(ready, plan.next_rotation, now))),
+            None => Ok(Next::After(pause)),
         }
     }
 
@@ -179,7 +180,9 @@ impl Reconciler {
             applied.changes.extend(prepared.apply_one(endpoint, self.writer()).await?);
         }
         self.log(object, &applied);
-        self.publish(object, events::of_writes(object, &applied, plan)).await;
+        if object.status.as_ref().is_some_and(|status| status.version.is_some()) {
+            self.publish(object, events::of_writes(object, &applied, plan)).await;
+        }
         Ok(Next::After(Duration::ZERO))
     }
 
@@ -265,7 +268,12 @@ impl Reconciler {
                 // The API's bound on a note.
                 note: Some(note.message.chars().take(900).collect()),
                 action: note.action.to_owned(),
-                secondary: None,
+                secondary: note.child.map(|(kind, name)| ObjectReference {
+                    kind: Some(kind.to_owned()),
+                    name: Some(name),
+                    namespace: object.metadata.namespace.clone(),
+                    ..ObjectReference::default()
+                }),
             };
             if let Err(error) = bounded(self.recorder.publish(&event, &reference)).await {
                 warn!(%error, reason = note.reason, "event was not published");
@@ -306,7 +314,46 @@ fn children(cluster: &ValidatedCluster, plan: &PkiPlan) -> Result<Children, Reco
     Ok(children)
 }
 
-fn pause(ready: bool, next_rotation: Timestamp, now: Timestamp) -> Duration {
-    let until = Duration::try_from(now.duration_until(next_rotation)).unwrap_or(SOON);
-    if ready { STEADY.min(until.max(SOON)) } else { SOON }
+/// When to look again although nothing has changed: a Ready cluster's endpoint is asked now and
+/// then, and one that is not Ready the more rarely the longer that lasts.
+fn pause(status: &MegaClusterStatus, next_rotation: Timestamp, now: Timestamp) -> Duration {
+    let since = |from: Timestamp, to: Timestamp| {
+        Duration::try_from(from.duration_until(to)).unwrap_or_default()
+    };
+    match conditions::find(&status.conditions, conditions::READY) {
+        Some(ready) if ready.status == ConditionStatus::True => {
+            since(now, next_rotation).clamp(SOON, STEADY)
+        }
+        Some(ready) => (since(ready.last_transition_time.0, now) / 8).clamp(SOON, STEADY),
+        None => SOON,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn status(ready: bool, since: i64) -> MegaClusterStatus {
+        let mut list = conditions::Conditions::new(&[], None, at(since));
+        list.set_bool(conditions::READY, ready, "Test", "");
+        MegaClusterStatus { conditions: list.into_list(), ..MegaClusterStatus::default() }
+    }
+
+    #[test]
+    fn a_ready_cluster_is_asked_now_and_then_and_before_a_renewal() {
+        assert_eq!(pause(&status(true, 0), at(90_000), at(1000)), STEADY);
+        assert_eq!(pause(&status(true, 0), at(1010), at(1000)), Duration::from_secs(10));
+        assert_eq!(pause(&status(true, 0), at(900), at(1000)), SOON);
+    }
+
+    #[test]
+    fn one_that_stays_unready_is_asked_more_rarely() {
+        assert_eq!(pause(&status(false, 1000), at(90_000), at(1000)), SOON);
+        assert_eq!(pause(&status(false, 1000), at(90_000), at(1080)), Duration::from_secs(10));
+        assert_eq!(pause(&status(false, 1000), at(90_000), at(9000)), STEADY);
+    }
 }
