@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, EXPECT, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, Method};
 
@@ -19,6 +19,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Makes a client's request headers those of the request to a kube-apiserver.
 pub fn to_backend(headers: &mut HeaderMap, credentials: &Credentials, client: IpAddr) {
     strip_hop_by_hop(headers);
+    // Answered by the front door's own HTTP/1.1 server.
+    headers.remove(EXPECT);
     strip_identity(headers);
     append_forwarded_for(headers, client);
     if let Credentials::Identity(identity) = credentials {

@@ -4,8 +4,10 @@ mod certificate;
 mod client_ca;
 mod credentials;
 mod identity;
+mod known_tokens;
 
 pub use certificate::{PeerCertificates, Verdict};
 pub use client_ca::{ClientCa, ClientCaError};
 pub use credentials::{Credentials, decide};
 pub use identity::{Identity, IdentityError};
+pub use known_tokens::{KnownTokens, TokenHash};

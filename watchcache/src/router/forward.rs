@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{Method, Request, Response, Version, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{Asked, ResponseBody, Router, too_large};
+use super::{Asked, Client, ResponseBody, Router, too_large};
 use crate::api::{Failure, Reason};
 use crate::authn::Credentials;
 use crate::headers::{is_repeatable, strip_hop_by_hop};
@@ -60,18 +60,24 @@ impl Router {
         &self,
         asked: &Asked,
         credentials: &Credentials,
-        permit: Permit,
+        (client, permit): (&Arc<Client>, Permit),
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let lane = match credentials {
-            Credentials::Identity(_) => Lane::Identity,
-            Credentials::Token => Lane::Token,
-            Credentials::Anonymous | Credentials::Refused => Lane::Anonymous,
+        let token =
+            (*credentials == Credentials::Token).then(|| self.known_tokens.hash(request.headers()));
+        let lane = match (credentials, token) {
+            (Credentials::Identity(_), _) => Lane::Identity,
+            (_, Some(token)) if self.known_tokens.is_known(token) => Lane::Token,
+            _ => Lane::Unproven,
         };
         let (parts, body) = request.into_parts();
         let outgoing = outgoing(parts, body, lane, asked)?;
         let (response, lease) = self.attempts(asked, lane, &outgoing).await?;
         let (mut parts, body) = response.into_parts();
+        if let Some(token) = token {
+            let refused = parts.status == StatusCode::UNAUTHORIZED;
+            self.known_tokens.observe(token, !refused);
+        }
         strip_hop_by_hop(&mut parts.headers);
         parts.version = Version::default();
         let watch = asked.watch && parts.status.is_success();
@@ -79,7 +85,10 @@ impl Router {
             let kind = parts.headers.get(header::CONTENT_TYPE);
             self.watches.register(kind.map_or(&[], |kind| kind.as_bytes()))
         });
-        Ok(Response::from_parts(parts, ResponseBody::passing(body, lease, permit, watch)))
+        Ok(Response::from_parts(
+            parts,
+            ResponseBody::passing(body, lease, (client.clone(), permit), watch),
+        ))
     }
 
     async fn attempts(
@@ -182,7 +191,7 @@ fn outgoing(
     lane: Lane,
     asked: &Asked,
 ) -> Result<Outgoing, Failure> {
-    let uri = target(&mut parts, lane == Lane::Anonymous, asked)?;
+    let uri = target(&mut parts, lane == Lane::Unproven, asked)?;
     Ok(Outgoing {
         method: parts.method,
         uri,

@@ -9,6 +9,7 @@ mod watches;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -24,7 +25,7 @@ pub use route::RouteTable;
 pub use watches::Watches;
 
 use crate::api::{Failure, Reason, RequestInfo, decode_path};
-use crate::authn::{ClientCa, Credentials, PeerCertificates, Verdict, decide};
+use crate::authn::{ClientCa, Credentials, KnownTokens, PeerCertificates, Verdict, decide};
 use crate::config::Limits;
 use crate::headers;
 use crate::limits::Permit;
@@ -67,6 +68,21 @@ pub struct Client {
     /// Cancelled when the client is to connect anew: the connection takes no new requests and
     /// ends with the last it has.
     pub leave: CancellationToken,
+    /// Requests that it has sent.
+    pub requests: AtomicU64,
+}
+
+impl Client {
+    /// A connection that has sent nothing yet.
+    #[must_use]
+    pub fn new(
+        address: IpAddr,
+        certificates: PeerCertificates,
+        http2: bool,
+        leave: CancellationToken,
+    ) -> Self {
+        Self { address, certificates, http2, leave, requests: AtomicU64::new(0) }
+    }
 }
 
 /// The router.
@@ -76,6 +92,7 @@ pub struct Router {
     ca: Arc<ClientCa>,
     options: Options,
     metrics: Metrics,
+    known_tokens: KnownTokens,
     watches: Watches,
     upgrades: TaskTracker,
     /// Cancelled when what is left is cut off.
@@ -112,6 +129,7 @@ impl Router {
             ca,
             options,
             metrics,
+            known_tokens: KnownTokens::default(),
             watches: Watches::default(),
             upgrades: TaskTracker::new(),
             cut,
@@ -159,6 +177,7 @@ impl Router {
         client: Arc<Client>,
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
+        client.requests.fetch_add(1, Ordering::Relaxed);
         let snapshot = self.current.load_full();
         let path = decode_path(request.uri().path());
         let query = request.uri().query().unwrap_or("");
@@ -193,7 +212,7 @@ impl Router {
 
     async fn answer(
         &self,
-        client: &Client,
+        client: &Arc<Client>,
         asked: &Asked,
         mut request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Failure> {
@@ -222,8 +241,10 @@ impl Router {
         let protocol = if client.http2 { None } else { headers::upgrade_of(request.headers()) };
         headers::to_backend(request.headers_mut(), &credentials, client.address);
         match protocol {
-            Some(protocol) => self.upgrade(asked, &credentials, permit, protocol, request).await,
-            None => self.forward(asked, &credentials, permit, request).await,
+            Some(protocol) => {
+                self.upgrade(asked, &credentials, (client, permit), protocol, request).await
+            }
+            None => self.forward(asked, &credentials, (client, permit), request).await,
         }
     }
 

@@ -1,12 +1,14 @@
 //! The body of an answer on its way to the client.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::Client;
 use super::watches::Registered;
 use crate::limits::Permit;
 use crate::upstream::Lease;
@@ -20,26 +22,24 @@ pub enum ResponseBody {
     Backend(Passing),
 }
 
+type Held = (Arc<Client>, Permit);
+
 /// A body being passed on, and what is held meanwhile.
 #[derive(Debug)]
 pub struct Passing {
     /// None after the end.
     body: Option<Incoming>,
     lease: Lease,
-    _permit: Permit,
+    /// The client's connection is busy while this lives.
+    _held: Held,
     watch: Option<Registered>,
 }
 
 impl ResponseBody {
     /// Passes a backend's body on. A watch can be ended from outside.
     #[must_use]
-    pub fn passing(
-        body: Incoming,
-        lease: Lease,
-        permit: Permit,
-        watch: Option<Registered>,
-    ) -> Self {
-        let mut passing = Passing { body: Some(body), lease, _permit: permit, watch };
+    pub fn passing(body: Incoming, lease: Lease, held: Held, watch: Option<Registered>) -> Self {
+        let mut passing = Passing { body: Some(body), lease, _held: held, watch };
         passing.finish_if_ended();
         Self::Backend(passing)
     }

@@ -3,6 +3,7 @@
 //! kube-apiserver.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -11,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
-use super::{Asked, ResponseBody, Router};
+use super::{Asked, Client, ResponseBody, Router};
 use crate::api::{Failure, Reason};
 use crate::authn::Credentials;
 use crate::headers::{set_upgrade, strip_hop_by_hop, upgrade_of};
@@ -26,7 +27,7 @@ impl Router {
         &self,
         asked: &Asked,
         credentials: &Credentials,
-        permit: Permit,
+        (connection, permit): (&Arc<Client>, Permit),
         protocol: HeaderValue,
         mut request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Failure> {
@@ -49,7 +50,7 @@ impl Router {
             parts.version = Version::default();
             return Ok(Response::from_parts(
                 parts,
-                ResponseBody::passing(body, lease, permit, None),
+                ResponseBody::passing(body, lease, (connection.clone(), permit), None),
             ));
         }
         let backend = hyper::upgrade::on(&mut response);

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -22,6 +23,9 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// A client that takes longer to send a request's head is cut off. An idle HTTP/1.1 connection
 /// waits for a head too.
 const HEADER_DEADLINE: Duration = Duration::from_secs(90);
+/// An HTTP/2 connection without a request is closed after this long, or twice as long: as
+/// kube-apiserver's (`k8s.io/apiserver/pkg/server/secure_serving.go`).
+const IDLE: Duration = Duration::from_secs(90);
 /// Bytes of a request's head; kube-apiserver's own bound is 1 MiB, most of it never used.
 const MAX_HEADER_BYTES: u32 = 128 * 1024;
 /// Headers of an HTTP/1.1 request.
@@ -61,14 +65,11 @@ impl Server {
         let session = stream.get_ref().1;
         let chain = session.peer_certificates().unwrap_or_default();
         let http2 = session.alpn_protocol() == Some(b"h2");
-        let client = Arc::new(Client {
-            address: address.ip(),
-            certificates: PeerCertificates::new(
-                chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
-            ),
-            http2,
-            leave: self.drain.child_token(),
-        });
+        let certificates = PeerCertificates::new(
+            chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
+        );
+        let leave = self.drain.child_token();
+        let client = Arc::new(Client::new(address.ip(), certificates, http2, leave));
         let cut = self.cut.clone();
         let served = async {
             let stream = TokioIo::new(stream);
@@ -83,10 +84,10 @@ impl Server {
     }
 
     async fn http2(self, stream: Stream, client: Arc<Client>) -> hyper::Result<()> {
-        let leave = client.leave.clone();
         let router = self.router;
+        let served = client.clone();
         let service = service_fn(move |request| {
-            let (router, client) = (router.clone(), client.clone());
+            let (router, client) = (router.clone(), served.clone());
             async move { Ok::<_, Infallible>(router.serve(client, request).await) }
         });
         let mut connection = std::pin::pin!(
@@ -103,10 +104,15 @@ impl Server {
         );
         tokio::select! {
             served = &mut connection => return served,
-            () = leave.cancelled() => {}
+            () = client.leave.cancelled() => {}
+            () = idle(&client) => {}
         }
         Pin::as_mut(&mut connection).graceful_shutdown();
-        connection.await
+        tokio::select! {
+            served = &mut connection => served,
+            // A client that never said a word of HTTP/2 does not end by itself.
+            () = idle(&client) => Ok(()),
+        }
     }
 
     async fn http1(self, stream: Stream, client: Arc<Client>) -> hyper::Result<()> {
@@ -131,5 +137,58 @@ impl Server {
         }
         Pin::as_mut(&mut connection).graceful_shutdown();
         connection.await
+    }
+}
+
+/// Waits until an HTTP/2 connection has nothing to do for `IDLE`.
+async fn idle(client: &Arc<Client>) {
+    // The connection's own and its service's.
+    const AT_REST: usize = 2;
+    let mut seen = u64::MAX;
+    loop {
+        let requests = client.requests.load(Ordering::Relaxed);
+        if requests == seen && Arc::strong_count(client) <= AT_REST {
+            return;
+        }
+        seen = requests;
+        tokio::time::sleep(IDLE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    fn client() -> Arc<Client> {
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        let certificates = PeerCertificates::default();
+        Arc::new(Client::new(address, certificates, true, CancellationToken::new()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_connection_at_rest_is_idle() {
+        let client = client();
+        let service = client.clone();
+        let start = Instant::now();
+        idle(&client).await;
+        assert_eq!(start.elapsed(), IDLE);
+
+        // A watch holds the client; a request now and then changes the count.
+        let watch = service.clone();
+        let busy = service.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(IDLE * 5).await;
+            drop(watch);
+            for _ in 0..5 {
+                busy.requests.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(IDLE / 2).await;
+            }
+        });
+        let start = Instant::now();
+        idle(&client).await;
+        assert!(start.elapsed() > IDLE * 7 && start.elapsed() < IDLE * 10);
     }
 }

@@ -71,7 +71,7 @@ pub struct Backend {
     long: Bounded,
     identity: Http2Lane,
     token: Http2Lane,
-    anonymous: Http1Lane,
+    unproven: Http1Lane,
     metrics: Metrics,
     /// Cancelled when the backend's address is gone.
     gone: CancellationToken,
@@ -96,7 +96,7 @@ impl Backend {
             long: Bounded::default(),
             identity: Http2Lane::default(),
             token: Http2Lane::default(),
-            anonymous: Http1Lane::default(),
+            unproven: Http1Lane::default(),
             metrics: metrics.clone(),
             gone,
         };
@@ -173,10 +173,10 @@ impl Backend {
     ) -> Result<(Response<Incoming>, Lease), SendError> {
         let load = self.counter(long_running).take_always();
         let lanes = match lane {
-            Lane::Anonymous => {
+            Lane::Unproven => {
                 let connect = || self.connect(false, Protocol::Http1);
-                let connection = self.anonymous.connection(connect).await?;
-                return exchange(connection, request(), load, Some(self.anonymous.clone())).await;
+                let connection = self.unproven.connection(connect).await?;
+                return exchange(connection, request(), load, Some(self.unproven.clone())).await;
             }
             Lane::Identity => (&self.identity, true),
             Lane::Token => (&self.token, false),

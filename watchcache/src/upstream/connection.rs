@@ -20,12 +20,12 @@ use crate::limits::{Bounded, Permit};
 pub enum Lane {
     /// HTTP/2 with the front-proxy certificate: identities handed on.
     Identity,
-    /// HTTP/2 without a certificate: tokens.
+    /// HTTP/2 without a certificate: tokens that were accepted before.
     Token,
-    /// HTTP/1.1 without a certificate: anonymous requests. kube-apiserver closes an HTTP/2
-    /// connection after each of them (feature gate `UnauthenticatedHTTP2DOSMitigation`), which
-    /// would take the connections of others along.
-    Anonymous,
+    /// HTTP/1.1 without a certificate: anonymous requests, and tokens that may be refused.
+    /// kube-apiserver closes an HTTP/2 connection after each of those (feature gate
+    /// `UnauthenticatedHTTP2DOSMitigation`), which would take the connections of others along.
+    Unproven,
 }
 
 /// Streams on one connection. kube-apiserver allows 250 by default; fewer spread the work of a

@@ -38,7 +38,7 @@ pub(super) async fn run(backend: Arc<Backend>, identity: Arc<Identity>) {
 
 /// With the front-proxy certificate the probe also shows that the backend trusts it.
 async fn probe(backend: &Backend, identity: &Identity) -> Observation {
-    let lane = if backend.has_proxy_certificate() { Lane::Identity } else { Lane::Anonymous };
+    let lane = if backend.has_proxy_certificate() { Lane::Identity } else { Lane::Unproven };
     let request = || {
         let mut request = Request::new(RequestBody::Empty);
         *request.method_mut() = Method::GET;

@@ -60,6 +60,10 @@ async fn a_token_goes_on_without_our_certificate() {
         let mut headers = SPOOFED.to_vec();
         headers.push(("Authorization", "Bearer token"));
         let answer = client.get("/api/v1/pods", &headers).await;
+        // Unproven tokens stay off the connections that others share.
+        assert_eq!(answer.json["http2"], !http2);
+        let answer = client.get("/api/v1/pods", &headers).await;
+        assert_eq!(answer.json["http2"], true);
         assert_eq!(answer.seen("authorization"), ["Bearer token"]);
         assert_eq!(answer.json["certificate"], serde_json::Value::Null);
         assert!(answer.seen("x-remote-user").is_empty());

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use megacluster_watchcache::upstream::Usability;
+
 use crate::backend::Backend;
 use crate::certificates::Certificates;
 use crate::cluster::{Cluster, until};
@@ -14,9 +16,8 @@ async fn two() -> (Arc<Certificates>, Cluster, Backend, Backend) {
     let cluster = Cluster::start(&certificates, "", &[&one, &two]).await;
     let pools = cluster.app.router.current();
     until("both are ready", || {
-        pools.pools[0].backends().iter().all(|backend| {
-            backend.usability() == megacluster_watchcache::upstream::Usability::Ready
-        })
+        let backends = pools.pools[0].backends();
+        backends.iter().all(|backend| backend.usability() == Usability::Ready)
     })
     .await;
     (certificates, cluster, one, two)
@@ -75,6 +76,10 @@ async fn without_backends_clients_are_told_to_wait() {
     let mut client = cluster.client(Some(&pair), true).await;
     assert_eq!(client.get("/api/v1/pods", &[]).await.status, 200);
     backend.kill().await;
+    // Until it is noticed a write may be sent into the dead connection, and is then lost.
+    let pools = cluster.app.router.current();
+    until("it is noticed", || pools.pools[0].backends()[0].usability() == Usability::Unusable)
+        .await;
     for _ in 0..3 {
         let answer = client.post("/api/v1/namespaces/a/pods", "{}").await;
         assert_eq!(answer.status, 503);
@@ -84,12 +89,7 @@ async fn without_backends_clients_are_told_to_wait() {
     let mut anonymous = cluster.client(None, false).await;
     assert_eq!(anonymous.get("/version", &[]).await.status, 503);
     let _backend = Backend::start_at(&certificates, address).await;
-    let pools = cluster.app.router.current();
-    until("it is back", || {
-        pools.pools[0].backends()[0].usability()
-            == megacluster_watchcache::upstream::Usability::Ready
-    })
-    .await;
+    until("it is back", || pools.pools[0].backends()[0].usability() == Usability::Ready).await;
     assert_eq!(client.post("/api/v1/namespaces/a/pods", "{}").await.status, 200);
     assert_eq!(anonymous.get("/version", &[]).await.status, 200);
 }
