@@ -21,7 +21,7 @@ const HTTPS: &str = "https";
 const DRAIN_SECONDS: i64 = 10;
 /// How long watches may take to move elsewhere after that.
 const WATCH_DRAIN_SECONDS: i64 = 10;
-/// The longest that any other request takes (`--request-timeout`).
+/// The longest that any other request takes (`--request-timeout`), at the same time.
 const REQUEST_SECONDS: i64 = 60;
 
 /// Flags that a user can't set: addresses, files and identities that other parts rely on.
@@ -134,7 +134,8 @@ fn deployment(
         // The stock binary has this capability in its file, and doesn't start where it can't have
         // it (k8s.io/kubernetes/build/server-image/kube-apiserver).
         capabilities: &["NET_BIND_SERVICE"],
-        grace: DRAIN_SECONDS + REQUEST_SECONDS + WATCH_DRAIN_SECONDS + 10,
+        // Used up only when the store has gone before: a server that can't sign off there waits.
+        grace: DRAIN_SECONDS + REQUEST_SECONDS + 5,
     }
     .template(cluster);
     workload::deployment(
