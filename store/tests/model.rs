@@ -2,6 +2,8 @@
 //! revision. Random commands run on both; every answer, every watch and a recovery from the records
 //! must agree.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test states its expectation so")]
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 

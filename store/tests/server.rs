@@ -1,5 +1,7 @@
 //! The whole store in this process, driven over mTLS by the generated client.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test states its expectation so")]
+
 mod support;
 
 use std::time::Duration;

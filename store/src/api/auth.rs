@@ -32,16 +32,22 @@ fn no_role() -> Status {
 #[tonic::async_trait]
 impl Auth for Api {
     async fn auth_status(&self, _: Request<AuthStatusRequest>) -> Answer<AuthStatusResponse> {
-        let header = self.header_now();
+        let header = Some(self.header_now());
         Ok(Response::new(AuthStatusResponse { header, enabled: false, auth_revision: 1 }))
     }
 
     async fn user_list(&self, _: Request<AuthUserListRequest>) -> Answer<AuthUserListResponse> {
-        Ok(Response::new(AuthUserListResponse { header: self.header_now(), users: Vec::new() }))
+        Ok(Response::new(AuthUserListResponse {
+            header: Some(self.header_now()),
+            users: Vec::new(),
+        }))
     }
 
     async fn role_list(&self, _: Request<AuthRoleListRequest>) -> Answer<AuthRoleListResponse> {
-        Ok(Response::new(AuthRoleListResponse { header: self.header_now(), roles: Vec::new() }))
+        Ok(Response::new(AuthRoleListResponse {
+            header: Some(self.header_now()),
+            roles: Vec::new(),
+        }))
     }
 
     async fn auth_disable(&self, _: Request<AuthDisableRequest>) -> Answer<AuthDisableResponse> {

@@ -36,7 +36,10 @@ impl Cluster for Api {
             client_ur_ls: identity.client_urls.clone(),
             is_learner: false,
         };
-        Ok(Response::new(MemberListResponse { header: self.header_now(), members: vec![member] }))
+        Ok(Response::new(MemberListResponse {
+            header: Some(self.header_now()),
+            members: vec![member],
+        }))
     }
 
     async fn member_promote(

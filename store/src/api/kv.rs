@@ -24,7 +24,7 @@ impl Api {
         check::range(&request)?;
         match self.ask(Command::Range(request), size).await? {
             Reply::Range(mut response) => {
-                response.header = self.sign(response.header);
+                self.sign(&mut response.header);
                 Ok(response)
             }
             _ => Err(mismatch()),
@@ -56,7 +56,7 @@ impl Kv for Api {
         self.check_write(size)?;
         match self.ask(Command::Put(request), size).await? {
             Reply::Put(mut response) => {
-                response.header = self.sign(response.header);
+                self.sign(&mut response.header);
                 Ok(Response::new(response))
             }
             _ => Err(mismatch()),
@@ -73,7 +73,7 @@ impl Kv for Api {
         self.check_write(size)?;
         match self.ask(Command::Delete(request), size).await? {
             Reply::Delete(mut response) => {
-                response.header = self.sign(response.header);
+                self.sign(&mut response.header);
                 Ok(Response::new(response))
             }
             _ => Err(mismatch()),
@@ -90,7 +90,7 @@ impl Kv for Api {
         }
         match self.ask(Command::Txn(request), size).await? {
             Reply::Txn(mut response) => {
-                response.header = self.sign(response.header);
+                self.sign(&mut response.header);
                 Ok(Response::new(response))
             }
             _ => Err(mismatch()),

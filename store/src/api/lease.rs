@@ -25,7 +25,7 @@ impl Api {
     async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
         // Taken before the renewal, so that the revision is not above that of a revocation which
         // the client may see.
-        let header = self.header_now();
+        let header = Some(self.header_now());
         let ttl = match self.inner.handle.ask(Command::LeaseRenew(id), 0).await {
             Ok(Reply::Lease { ttl, .. }) => ttl,
             // A lease that is not there is no error of the stream: its time to live is 0.

@@ -87,7 +87,7 @@ impl Maintenance for Api {
             .into_iter()
             .map(|alarm| AlarmMember { member_id, alarm: alarm.into() })
             .collect();
-        Ok(Response::new(AlarmResponse { header: self.header_now(), alarms }))
+        Ok(Response::new(AlarmResponse { header: Some(self.header_now()), alarms }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
@@ -136,7 +136,7 @@ impl Maintenance for Api {
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Answer<MoveLeaderResponse> {
         if request.into_inner().target_id == self.inner.identity.member_id {
-            return Ok(Response::new(MoveLeaderResponse { header: self.header_now() }));
+            return Ok(Response::new(MoveLeaderResponse { header: Some(self.header_now()) }));
         }
         Err(Status::failed_precondition("etcdserver: bad leader transferee"))
     }

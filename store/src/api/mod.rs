@@ -167,13 +167,13 @@ impl Api {
     }
 
     /// A header with the newest visible revision.
-    fn header_now(&self) -> Option<ResponseHeader> {
-        Some(self.header(self.inner.handle.history().revision()))
+    fn header_now(&self) -> ResponseHeader {
+        self.header(self.inner.handle.history().revision())
     }
 
     /// Fills in who answers.
-    fn sign(&self, header: Option<ResponseHeader>) -> Option<ResponseHeader> {
-        Some(self.header(header.map_or(0, |header| header.revision)))
+    fn sign(&self, header: &mut Option<ResponseHeader>) {
+        *header = Some(self.header(header.as_ref().map_or(0, |header| header.revision)));
     }
 
     /// Refuses a message that etcd's gRPC server would refuse.

@@ -10,8 +10,8 @@ use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 
 /// A header that carries a revision; the edge adds who answers.
-pub(super) fn header(revision: i64) -> Option<ResponseHeader> {
-    Some(ResponseHeader { revision, ..ResponseHeader::default() })
+pub(super) fn header(revision: i64) -> ResponseHeader {
+    ResponseHeader { revision, ..ResponseHeader::default() }
 }
 
 /// Answers a range as of `current`, the revision that counts as the newest
@@ -60,7 +60,7 @@ pub fn range(mvcc: &Mvcc, request: &RangeRequest, current: i64) -> Result<RangeR
         found.kvs = found.kvs.iter().map(KeyValue::without_value).collect();
     }
     Ok(RangeResponse {
-        header: header(current),
+        header: Some(header(current)),
         kvs: found.kvs,
         more,
         count: i64::try_from(found.count).unwrap_or(i64::MAX),

@@ -107,12 +107,12 @@ impl State {
         let mut steps = path.iter().copied();
         if is_read_only(request) {
             let mut response = self.read_in(request, current, &mut steps)?;
-            response.header = header(current);
+            response.header = Some(header(current));
             return Ok(response);
         }
         let mut write = Write::begin(self);
         let mut response = self.run(request, &mut write, &mut steps)?;
-        response.header = header(write.finish(self));
+        response.header = Some(header(write.finish(self)));
         Ok(response)
     }
 
@@ -270,7 +270,7 @@ impl State {
             self.leases.attach(&key.unwrap_or_default(), had, lease);
         }
         PutResponse {
-            header: header(write.revision),
+            header: Some(header(write.revision)),
             prev_kv: if request.prev_kv { prev } else { None },
         }
     }
@@ -286,7 +286,7 @@ impl State {
             self.delete_key(&kv.key, write);
         }
         DeleteRangeResponse {
-            header: header(write.view()),
+            header: Some(header(write.view())),
             deleted: i64::try_from(found.len()).unwrap_or(i64::MAX),
             prev_kvs: if request.prev_kv { found } else { Vec::new() },
         }

@@ -1,10 +1,16 @@
 //! Making a batch durable.
 
+use std::time::{Duration, Instant};
+
 use tracing::{error, info, warn};
 
 use super::Health;
 use crate::core::Engine;
-use crate::log::{Class, Log, LogError, Record};
+use crate::log::{BackgroundSync, Class, Log, LogError, Record};
+
+/// How long a written and acknowledged record of class buffered waits for its sync: what a loss of
+/// power may take.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// Where records go, and what became of them.
 #[derive(Debug)]
@@ -16,11 +22,23 @@ pub(super) struct Committer {
     volatile: bool,
     /// What the batch that a full disk holds back needs.
     waiting: Class,
+    background: Option<BackgroundSync>,
+    synced_at: Instant,
 }
 
 impl Committer {
     pub(super) fn new(log: Log) -> Self {
-        Self { log: Some(log), health: Health::Good, volatile: false, waiting: Class::None }
+        let background = BackgroundSync::start()
+            .inspect_err(|error| warn!(%error, "no thread for background syncs"))
+            .ok();
+        Self {
+            log: Some(log),
+            health: Health::Good,
+            volatile: false,
+            waiting: Class::None,
+            background,
+            synced_at: Instant::now(),
+        }
     }
 
     pub(super) fn health(&self) -> Health {
@@ -67,13 +85,27 @@ impl Committer {
 
     fn flush(&mut self, class: Class, revision: i64) -> Result<(), LogError> {
         let Some(log) = &mut self.log else { return Ok(()) };
-        let sync = class == Class::Fsync || log.wants_sync() || revision > log.revision_limit();
-        if sync {
+        if class == Class::Fsync || revision > log.revision_limit() {
             log.sync()?;
-        } else if class == Class::Buffered {
+        } else if class == Class::Buffered || log.wants_sync() {
             log.write()?;
         }
         Ok(())
+    }
+
+    /// Has what was only written synced in the background, once a second, or at once if the log
+    /// wants it (its reservation of revisions). True if there is more to sync later.
+    pub(super) fn sync_behind(&mut self) -> bool {
+        let (Some(log), Some(background)) = (&self.log, &mut self.background) else { return false };
+        if self.health != Health::Good || !background.is_due(log) {
+            return false;
+        }
+        if log.wants_sync() || self.synced_at.elapsed() >= SYNC_EVERY {
+            self.synced_at = Instant::now();
+            background.offer(log);
+            return background.is_due(log);
+        }
+        true
     }
 
     fn settle(&mut self, result: Result<(), LogError>) -> bool {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info};
 
 use super::commit::Committer;
-use super::snapshot::Snapshot;
+use super::snapshot::{Outcome, Snapshot};
 use super::{Ask, Handle, Health, Inbox, Message, QUEUE, Shared};
 use crate::core::{Batch, Command, Engine, EngineConfig, Error, Fields, Reply, State};
 use crate::log::{Log, LogConfig, OpenError, SnapshotItem};
@@ -309,6 +309,7 @@ impl Sequencer {
         if self.committer.health() != Health::Good {
             return false;
         }
+        self.committer.sync_behind();
         let mut busy = self.snapshots();
         if self.snapshot.is_none() && self.release_at.is_some_and(|at| at <= now) {
             self.release_at = None;
@@ -323,14 +324,17 @@ impl Sequencer {
         let Some(log) = self.committer.log_mut() else { return false };
         if let Some(snapshot) = &mut self.snapshot {
             let more = snapshot.advance(&self.engine);
-            if let Some(result) = snapshot.poll() {
-                self.snapshot = None;
-                if let Some(Err(error)) = result.map(|done| log.truncate_behind(&done)) {
-                    error!(%error, "log not truncated behind the snapshot");
+            match snapshot.poll() {
+                Outcome::Pending => return more,
+                Outcome::Failed => {}
+                Outcome::Done(done) => {
+                    if let Err(error) = log.truncate_behind(&done) {
+                        error!(%error, "log not truncated behind the snapshot");
+                    }
                 }
-                return false;
             }
-            return more;
+            self.snapshot = None;
+            return false;
         }
         if log.snapshot_due() {
             self.snapshot = Snapshot::begin(&self.engine, log);

@@ -24,6 +24,10 @@ const NO_WATCH: i64 = -1;
 /// Watches of one stream; more are refused.
 const MAX_WATCHES: usize = 1 << 16;
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of its own in the request or the loop"
+)]
 struct Watch {
     cursor: Cursor,
     /// Below this revision it has nothing to be told, not even progress.

@@ -325,10 +325,12 @@ mod tests {
             }
             for step in &steps {
                 match *step {
-                    Step::Insert(k) => if !model.contains_key(&key(k)) {
-                        tree.insert(key(k), u32::from(k));
-                        model.insert(key(k), (u32::from(k), true));
-                    },
+                    Step::Insert(k) => {
+                        model.entry(key(k)).or_insert_with(|| {
+                            tree.insert(key(k), u32::from(k));
+                            (u32::from(k), true)
+                        });
+                    }
                     Step::Remove(k) => {
                         tree.remove(&key(k));
                         model.remove(&key(k));

@@ -120,11 +120,15 @@ impl WatchIndex {
         for event in events {
             let key = event.kv.key.as_ref();
             if let Some(list) = self.keys.get_mut(key) {
-                list.iter_mut().for_each(|w| w.offer(event, batch, &mut give));
+                for watcher in list {
+                    watcher.offer(event, batch, &mut give);
+                }
             }
             for length in self.lengths.keys().take_while(|length| **length <= key.len()) {
                 if let Some(list) = self.prefixes.get_mut(&key[..*length]) {
-                    list.iter_mut().for_each(|w| w.offer(event, batch, &mut give));
+                    for watcher in list {
+                        watcher.offer(event, batch, &mut give);
+                    }
                 }
             }
             for (range, watcher) in &mut self.others {
