@@ -28,6 +28,17 @@ enum Part {
     End,
 }
 
+/// What became of a snapshot.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is still being written.
+    Pending,
+    /// It is whole and durable.
+    Done(SnapshotDone),
+    /// It does not exist; the log is as good as before.
+    Failed,
+}
+
 /// A snapshot in the making.
 #[derive(Debug)]
 pub(super) struct Snapshot {
@@ -108,7 +119,7 @@ impl Snapshot {
     }
 
     /// The result, once there is one.
-    pub(super) fn poll(&mut self) -> Option<Option<SnapshotDone>> {
+    pub(super) fn poll(&mut self) -> Outcome {
         match self.done.try_recv() {
             Ok(Ok(done)) => {
                 info!(
@@ -117,14 +128,14 @@ impl Snapshot {
                     bytes = done.size,
                     "snapshot done"
                 );
-                Some(Some(done))
+                Outcome::Done(done)
             }
             Ok(Err(error)) => {
                 warn!(%error, "snapshot failed: the log stays as it is");
-                Some(None)
+                Outcome::Failed
             }
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => Some(None),
+            Err(TryRecvError::Empty) => Outcome::Pending,
+            Err(TryRecvError::Disconnected) => Outcome::Failed,
         }
     }
 }
@@ -204,9 +215,13 @@ mod tests {
         let mut snapshot = Snapshot::begin(&engine, &mut log).unwrap();
         let done = wait_for(|| {
             while snapshot.advance(&engine) {}
-            snapshot.poll()
+            match snapshot.poll() {
+                Outcome::Pending => None,
+                Outcome::Done(done) => Some(done),
+                Outcome::Failed => panic!("the snapshot failed"),
+            }
         });
-        log.truncate_behind(&done.unwrap()).unwrap();
+        log.truncate_behind(&done).unwrap();
         drop(log);
         let (_, recovered) = Log::open(dir.path(), LogConfig::default()).unwrap();
         let items: Result<Vec<SnapshotItem>, _> = recovered.snapshot.unwrap().collect();
