@@ -363,7 +363,9 @@ impl Columns {
             .filter(|i| self.present[*i] && self.seen[*i] < list)
             .map(Slot::of)
             .collect();
-        unseen.iter().for_each(|slot| self.clear_node(*slot));
+        for slot in &unseen {
+            self.clear_node(*slot);
+        }
         unseen.len()
     }
 

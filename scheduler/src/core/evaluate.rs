@@ -75,11 +75,15 @@ pub fn evaluate(table: &NodeTable, request: &PodRequest, seed: u64) -> Evaluatio
         let filter = Filter::single(columns, request);
         let known: Vec<Slot> = pinned.iter().filter_map(|name| columns.find(name)).collect();
         absent = nodes - known.len() as u64;
-        known.iter().for_each(|slot| visit(&filter, slot.index()));
+        for slot in known {
+            visit(&filter, slot.index());
+        }
     } else {
         let filter = Filter::memoised(columns, request);
         let present = columns.present.iter().enumerate().filter(|(_, present)| **present);
-        present.for_each(|(index, _)| visit(&filter, index));
+        for (index, _) in present {
+            visit(&filter, index);
+        }
     }
     let tuples = best.tuples(|index| Arc::clone(columns.name(Slot::of(index))));
     let (rejections, unresolvable) = tally.finish(absent);

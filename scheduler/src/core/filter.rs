@@ -108,13 +108,11 @@ impl<'a> Filter<'a> {
 
     fn tainted(&self, index: usize) -> Tainted {
         let id = self.columns.taint_set[index];
-        match &self.taints {
-            Some(memo) => memo.get(id as usize).copied().unwrap_or_default(),
-            None => {
-                let taints = self.columns.taint_sets().get(id);
-                taints.map_or_else(Tainted::default, |taints| tainted(self.request, taints))
-            }
+        if let Some(memo) = &self.taints {
+            return memo.get(id as usize).copied().unwrap_or_default();
         }
+        let taints = self.columns.taint_sets().get(id);
+        taints.map_or_else(Tainted::default, |taints| tainted(self.request, taints))
     }
 
     fn affine(&self, index: usize) -> Affine {

@@ -8,7 +8,7 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
     }))
 }
 
-/// The finaliser of SplitMix64: each bit of the input moves about half of the output's.
+/// The finaliser of `SplitMix64`: each bit of the input moves about half of the output's.
 #[must_use]
 pub(super) fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -37,16 +37,13 @@ impl<T: Eq + Hash> Interner<T> {
         }
         let value = Arc::new(value);
         let entry = Some(Entry { value: Arc::clone(&value), holders: 1 });
-        let id = match self.free.pop() {
-            Some(id) => {
-                self.entries[id as usize] = entry;
-                id
-            }
-            None => {
-                self.entries.push(entry);
-                // A table has fewer nodes than 2^32 and each node holds one value.
-                u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
-            }
+        let id = if let Some(id) = self.free.pop() {
+            self.entries[id as usize] = entry;
+            id
+        } else {
+            self.entries.push(entry);
+            // A table has fewer nodes than 2^32 and each node holds one value.
+            u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
         };
         self.ids.insert(value, id);
         id

@@ -100,7 +100,7 @@ mod tests {
         let before = Membership::new(1, names(8));
         let after = Membership::new(2, names(9));
         let mut counts = [0_u32; 9];
-        let mut moved = 0;
+        let mut moved = 0_u32;
         let nodes = 20_000_u32;
         for i in 0..nodes {
             let node = format!("ip-10-0-{}-{}.internal", i / 256, i % 256);

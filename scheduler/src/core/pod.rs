@@ -89,9 +89,13 @@ impl fmt::Display for Unsupported {
 /// All that filters and scores read of a pod that is to be placed. Pods of one template compile
 /// to equal requests, so that what is computed for one holds for all ([`super::class`]).
 ///
-/// Not read yet, and so neither filtered nor scored: images (ImageLocality), soft topology spread
+/// Not read yet, and so neither filtered nor scored: images (`ImageLocality`), soft topology spread
 /// constraints and the cluster's default ones, preferred inter-pod affinity. They are wishes: a
 /// pod that has them is placed without them. What can't be left out is in `unsupported`.
+///
+/// One hard rule of others isn't seen either: a running pod's required anti-affinity against this
+/// one. This scheduler places no pod with such a rule; one that was placed by another scheduler, or
+/// by hand, doesn't keep pods of this one away.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PodRequest {
     /// `spec.priority`, 0 when absent.
@@ -189,7 +193,7 @@ fn unsupported(spec: &PodSpec) -> Vec<Unsupported> {
     found
 }
 
-/// Claims, and the disks that VolumeRestrictions, NodeVolumeLimits or VolumeZone look at.
+/// Claims, and the disks that `VolumeRestrictions`, `NodeVolumeLimits` or `VolumeZone` look at.
 fn binds_to_nodes(volume: &Volume) -> bool {
     volume.persistent_volume_claim.is_some()
         || volume.ephemeral.is_some()

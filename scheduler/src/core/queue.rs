@@ -42,7 +42,7 @@ impl Default for QueueConfig {
         Self {
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(10),
-            max_unschedulable: Duration::from_secs(300),
+            max_unschedulable: Duration::from_mins(5),
             pop_from_backoff: true,
         }
     }
@@ -216,7 +216,9 @@ impl Queue {
     /// Forgets the pods that a full list of pods without a node doesn't show.
     pub fn retain(&mut self, listed: impl Fn(PodUid) -> bool) {
         let gone: Vec<PodUid> = self.entries.keys().copied().filter(|uid| !listed(*uid)).collect();
-        gone.into_iter().for_each(|uid| self.remove(uid));
+        for uid in gone {
+            self.remove(uid);
+        }
     }
 
     /// Whether the pod is anywhere in the queue and hasn't been removed.

@@ -64,14 +64,12 @@ fn free_share(used: i64, allocatable: i64) -> i64 {
         return 0;
     }
     let free = allocatable.wrapping_sub(used);
-    match free.checked_mul(MAX_SCORE) {
-        Some(scaled) => scaled / allocatable,
-        // Beyond 92 PB: still exact.
-        None => {
-            let share = i128::from(free) * i128::from(MAX_SCORE) / i128::from(allocatable);
-            i64::try_from(share).unwrap_or(MAX_SCORE)
-        }
+    if let Some(scaled) = free.checked_mul(MAX_SCORE) {
+        return scaled / allocatable;
     }
+    // Beyond 92 PB: still exact.
+    let share = i128::from(free) * i128::from(MAX_SCORE) / i128::from(allocatable);
+    i64::try_from(share).unwrap_or(MAX_SCORE)
 }
 
 /// `balancedResourceScore`: 100 less the standard deviation of the two shares.

@@ -6,3 +6,4 @@ mod placement;
 mod queueing;
 mod requests;
 mod sharding;
+mod speed;
