@@ -65,6 +65,8 @@ pub enum Unsupported {
     ResourceClaims,
     /// A pod group.
     SchedulingGroup,
+    /// A feature that a node must declare (`component-helpers/nodedeclaredfeatures`), by name.
+    NodeFeature(String),
     /// A preferred node affinity term that the API's parser refuses; kube-scheduler can't score
     /// such a pod either.
     InvalidPreference,
@@ -81,6 +83,7 @@ impl fmt::Display for Unsupported {
             Self::Volume(name) => write!(f, "volume {name} that has to be placed with the pod"),
             Self::ResourceClaims => f.write_str("dynamic resource claims"),
             Self::SchedulingGroup => f.write_str("scheduling group"),
+            Self::NodeFeature(name) => write!(f, "node feature {name}"),
             Self::InvalidPreference => f.write_str("preferred node affinity that doesn't parse"),
         }
     }
@@ -187,6 +190,15 @@ fn unsupported(spec: &PodSpec) -> Vec<Unsupported> {
     }
     if spec.scheduling_group.is_some() {
         found.push(Unsupported::SchedulingGroup);
+    }
+    let init = spec.init_containers.iter().flatten();
+    let mut rules =
+        spec.containers.iter().chain(init).flat_map(|c| c.restart_policy_rules.iter().flatten());
+    if rules.any(|rule| rule.action == "RestartAllContainers") {
+        found.push(Unsupported::NodeFeature("RestartAllContainersOnContainerExits".into()));
+    }
+    if spec.host_network == Some(true) && spec.host_users == Some(false) {
+        found.push(Unsupported::NodeFeature("UserNamespacesHostNetworkSupport".into()));
     }
     found.sort();
     found.dedup();

@@ -138,7 +138,9 @@ impl Model {
                     (*stage != Stage::Assumed && !listed.contains(pod)).then_some(*pod)
                 };
                 let unseen: Vec<u8> = self.pods.iter().filter_map(unseen).collect();
-                unseen.into_iter().for_each(|pod| self.remove_pod(pod));
+                for pod in unseen {
+                    self.remove_pod(pod);
+                }
             }
             Step::Assume { pod, node, cores } => self.assume(table, *pod, *node, *cores)?,
             Step::Confirm { pod } => {

@@ -8,7 +8,7 @@ use megacluster_scheduler::core::table::NodeTable;
 use serde_json::{Value, json};
 
 /// A node of 4 cores, 8 GiB and 110 pods, with `patch` merged over it.
-pub fn node(name: &str, patch: Value) -> Node {
+pub(crate) fn node(name: &str, patch: Value) -> Node {
     let mut object = json!({
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
         "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}},
@@ -19,7 +19,7 @@ pub fn node(name: &str, patch: Value) -> Node {
 
 /// A pod of one container that asks for nothing, with `patch` merged over it. Its UID is a hash
 /// of its name.
-pub fn pod(name: &str, patch: Value) -> Pod {
+pub(crate) fn pod(name: &str, patch: Value) -> Pod {
     let mut object = json!({
         "metadata": {"name": name, "namespace": "default", "uid": name},
         "spec": {"containers": [{"name": "c"}]},
@@ -29,22 +29,22 @@ pub fn pod(name: &str, patch: Value) -> Pod {
 }
 
 /// A pod whose one container requests these amounts.
-pub fn asking(name: &str, cpu: &str, memory: &str) -> Pod {
+pub(crate) fn asking(name: &str, cpu: &str, memory: &str) -> Pod {
     let requests = json!({"requests": {"cpu": cpu, "memory": memory}});
     pod(name, json!({"spec": {"containers": [{"name": "c", "resources": requests}]}}))
 }
 
 /// The same pod on a node.
-pub fn on(mut pod: Pod, node: &str) -> Pod {
+pub(crate) fn on(mut pod: Pod, node: &str) -> Pod {
     pod.spec.as_mut().unwrap().node_name = Some(node.into());
     pod
 }
 
-pub fn uid(pod: &Pod) -> PodUid {
+pub(crate) fn uid(pod: &Pod) -> PodUid {
     PodUid::of(pod)
 }
 
-pub fn table(nodes: impl IntoIterator<Item = Node>) -> NodeTable {
+pub(crate) fn table(nodes: impl IntoIterator<Item = Node>) -> NodeTable {
     let mut table = NodeTable::new();
     for node in nodes {
         table.upsert_node(&node);
@@ -53,13 +53,13 @@ pub fn table(nodes: impl IntoIterator<Item = Node>) -> NodeTable {
 }
 
 /// The decision of a single shard.
-pub fn place(table: &NodeTable, pod: &Pod) -> Decision {
+pub(crate) fn place(table: &NodeTable, pod: &Pod) -> Decision {
     let request = PodRequest::compile(pod);
     decide(&merge([evaluate(table, &request, 1)]), &request)
 }
 
 /// The node chosen.
-pub fn chosen(table: &NodeTable, pod: &Pod) -> String {
+pub(crate) fn chosen(table: &NodeTable, pod: &Pod) -> String {
     match place(table, pod) {
         Decision::Place(placement) => placement.node.to_string(),
         other => panic!("not placed: {other:?}"),
@@ -67,7 +67,7 @@ pub fn chosen(table: &NodeTable, pod: &Pod) -> String {
 }
 
 /// The message of a pod that fits nowhere.
-pub fn refused(table: &NodeTable, pod: &Pod) -> String {
+pub(crate) fn refused(table: &NodeTable, pod: &Pod) -> String {
     match place(table, pod) {
         Decision::Unschedulable(diagnosis) => diagnosis.to_string(),
         other => panic!("not refused: {other:?}"),

@@ -1,5 +1,7 @@
 //! The scheduler's core as its edge uses it: placement, accounting, gathering and the queue.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test states its expectation so")]
+
 mod accounting;
 mod build;
 mod placement;

@@ -254,7 +254,7 @@ impl Model {
                 let gates = if gated { vec!["g".to_owned()] } else { Vec::new() };
                 // A gate can't come back, and neither can a priority change.
                 let known = self.waiting.get(&pod).copied();
-                if known == Some(false) && gated || self.in_flight.contains_key(&pod) && gated {
+                if gated && (known == Some(false) || self.in_flight.contains_key(&pod)) {
                     return Ok(());
                 }
                 queue.upsert(PendingPod { gates, ..waiting(pod, priority) }, *now);

@@ -19,7 +19,7 @@ fn sidecar(cpu: &str, memory: &str) -> Value {
     container
 }
 
-fn pending(spec: Value) -> PodResources {
+fn pending(spec: &Value) -> PodResources {
     resources::pending(&pod("p", json!({"spec": spec})))
 }
 
@@ -30,11 +30,11 @@ fn cpu_memory(resources: &PodResources) -> (i64, i64) {
 #[test]
 fn containers_add_up_and_initialisation_takes_its_widest_moment() {
     let both = json!([container("500m", "100Mi"), container("1", "50Mi")]);
-    let resources = pending(json!({"containers": both}));
+    let resources = pending(&json!({"containers": both}));
     assert_eq!(cpu_memory(&resources), (1500, 150));
 
     let init = json!([container("2", "10Mi"), container("1", "300Mi")]);
-    let resources = pending(json!({"containers": both, "initContainers": init}));
+    let resources = pending(&json!({"containers": both, "initContainers": init}));
     assert_eq!(cpu_memory(&resources), (2000, 300));
 }
 
@@ -43,13 +43,13 @@ fn sidecars_run_beside_containers_and_later_init_containers() {
     let containers = json!([container("1", "100Mi")]);
     // The first init container runs before the sidecar, the second beside it.
     let init = json!([container("2", "50Mi"), sidecar("500m", "20Mi"), container("2", "90Mi")]);
-    let resources = pending(json!({"containers": containers, "initContainers": init}));
+    let resources = pending(&json!({"containers": containers, "initContainers": init}));
     assert_eq!(cpu_memory(&resources), (2500, 120));
 }
 
 #[test]
 fn overhead_and_scalars_count() {
-    let resources = pending(json!({
+    let resources = pending(&json!({
         "containers": [{"name": "c", "resources": {"requests": {
             "cpu": "1", "example.com/gpu": "2", "hugepages-2Mi": "4Mi", "ephemeral-storage": "1Gi",
             "unknown": "7",
@@ -69,7 +69,7 @@ fn what_is_not_stated_is_defaulted_for_the_score_alone() {
         {"name": "cpu", "resources": {"requests": {"cpu": "1"}}},
         {"name": "zero", "resources": {"requests": {"cpu": "0", "memory": "0"}}},
     ]);
-    let resources = pending(json!({"containers": containers, "overhead": {"cpu": "10m"}}));
+    let resources = pending(&json!({"containers": containers, "overhead": {"cpu": "10m"}}));
     assert_eq!(cpu_memory(&resources), (1010, 0));
     let expected = CpuMemory { milli_cpu: 1110, memory: 400 * MIB };
     assert_eq!(resources.non_zero, expected);
@@ -79,7 +79,7 @@ fn what_is_not_stated_is_defaulted_for_the_score_alone() {
 #[test]
 fn pod_level_requests_replace_the_sum_for_the_filter_but_not_for_the_score() {
     let containers = json!([{"name": "c", "resources": {"requests": {"cpu": "1"}}}, {"name": "d"}]);
-    let resources = pending(json!({
+    let resources = pending(&json!({
         "containers": containers,
         "resources": {"requests": {"cpu": "3", "hugepages-2Mi": "2Mi", "example.com/gpu": "1"}},
     }));
@@ -173,6 +173,16 @@ fn hard_wishes_that_are_not_supported_are_named_and_soft_ones_let_pass() {
     assert_eq!(
         unsupported(json!({"resourceClaims": [{"name": "gpu"}]})),
         [Unsupported::ResourceClaims]
+    );
+    assert_eq!(
+        unsupported(json!({"containers": [
+            {"name": "c", "restartPolicyRules": [{"action": "RestartAllContainers"}]},
+        ]})),
+        [Unsupported::NodeFeature("RestartAllContainersOnContainerExits".into())]
+    );
+    assert_eq!(
+        unsupported(json!({"hostNetwork": true, "hostUsers": false})),
+        [Unsupported::NodeFeature("UserNamespacesHostNetworkSupport".into())]
     );
     let preference = json!({"weight": 1, "preference": {"matchExpressions": [
         {"key": "zone", "operator": "In", "values": []},

@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-/// A seeded source of choices (SplitMix64), the same on every machine.
-pub struct Dice(u64);
+/// A seeded source of choices (`SplitMix64`), the same on every machine.
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -36,7 +36,7 @@ impl Dice {
 }
 
 /// One case in the oracle's own form.
-pub fn case(seed: u64) -> Value {
+pub(crate) fn case(seed: u64) -> Value {
     let dice = &mut Dice::new(seed);
     let count = if dice.percent(2) { 0 } else { 1 + dice.below(12) };
     let nodes: Vec<Value> = (0..count).map(|i| node(dice, i)).collect();

@@ -4,6 +4,13 @@
 //! `tests/oracle/run` builds the oracle and runs this; `ORACLE` names the program, `ORACLE_CASES`
 //! the number of cases, `ORACLE_SEED` the first seed.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test states its expectation so"
+)]
+
 mod cases;
 
 use std::collections::{BTreeMap, BTreeSet};
