@@ -215,8 +215,15 @@ pub(super) fn target(parts: &mut Parts, http1: bool, asked: &Asked) -> Result<Ur
     };
     let authority = match authority {
         Some(authority) => authority,
-        None => Authority::try_from(format!("{}:{}", asked.pool.host(), asked.pool.port()))
-            .map_err(bad)?,
+        None => {
+            let (host, port) = (asked.pool.host(), asked.pool.port());
+            let text = if host.contains(':') {
+                format!("[{host}]:{port}")
+            } else {
+                format!("{host}:{port}")
+            };
+            Authority::try_from(text).map_err(bad)?
+        }
     };
     if http1 {
         let host = header::HeaderValue::from_str(authority.as_str());

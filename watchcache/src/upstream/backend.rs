@@ -146,10 +146,10 @@ impl Backend {
         };
         if before != after {
             info!(pool = %self.pool, address = %self.address, ?before, ?after, ?observation, "backend");
-            if !self.gone.is_cancelled() {
-                let ready = i64::from(after == Usability::Ready);
-                self.metrics.backend_ready.get_or_create(&self.labels()).set(ready);
-            }
+        }
+        if !self.gone.is_cancelled() {
+            let ready = i64::from(after == Usability::Ready);
+            self.metrics.backend_ready.get_or_create(&self.labels()).set(ready);
         }
     }
 

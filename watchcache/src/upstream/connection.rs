@@ -56,6 +56,9 @@ const MAX_HEADER_BYTES: u32 = 256 * 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Streams that were cancelled and may still get data for a moment.
+const RESET_STREAMS: usize = 1024;
+
 type Stream = TokioIo<TlsStream<TcpStream>>;
 
 /// One HTTP/2 connection.
@@ -179,6 +182,10 @@ impl Http2Lane {
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_DEADLINE)
             .keep_alive_while_idle(true)
+            // Clients give watches up all the time, and events that cross with it are no fault of
+            // the backend: they must not add up until the connection is given up.
+            .max_concurrent_reset_streams(RESET_STREAMS)
+            .max_local_error_reset_streams(None)
             .handshake::<Stream, RequestBody>(TokioIo::new(stream))
             .await?;
         let opened = Arc::new(Http2 { sender, streams: Bounded::default() });

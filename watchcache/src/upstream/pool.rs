@@ -181,3 +181,11 @@ impl Pool {
         self.backends.load_full()
     }
 }
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for backend in self.backends.load().iter() {
+            backend.retire();
+        }
+    }
+}
