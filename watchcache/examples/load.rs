@@ -62,7 +62,7 @@ async fn watch(mut sender: Sender, uri: Uri, done: Arc<AtomicU64>) -> Result<(),
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         let data = frame?.into_data().unwrap_or_default();
-        let events = data.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let events = data.split(|byte| *byte == b'\n').count() as u64 - 1;
         done.fetch_add(events, Ordering::Relaxed);
     }
     Ok(())

@@ -213,18 +213,13 @@ pub(super) fn target(parts: &mut Parts, http1: bool, asked: &Asked) -> Result<Ur
             .get(header::HOST)
             .and_then(|host| Authority::try_from(host.as_bytes()).ok()),
     };
-    let authority = match authority {
-        Some(authority) => authority,
-        None => {
-            let (host, port) = (asked.pool.host(), asked.pool.port());
-            let text = if host.contains(':') {
-                format!("[{host}]:{port}")
-            } else {
-                format!("{host}:{port}")
-            };
-            Authority::try_from(text).map_err(bad)?
-        }
+    let pool_authority = || {
+        let (host, port) = (asked.pool.host(), asked.pool.port());
+        let text =
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Authority::try_from(text).map_err(bad)
     };
+    let authority = authority.map_or_else(pool_authority, Ok)?;
     if http1 {
         let host = header::HeaderValue::from_str(authority.as_str());
         parts.headers.insert(

@@ -225,7 +225,8 @@ async fn answer(
         std::future::pending::<()>().await;
     }
     if request.uri().query().is_some_and(|query| query.contains("watch=1")) {
-        return Ok(watch(state));
+        let flood = request.uri().query().is_some_and(|query| query.contains("flood"));
+        return Ok(watch(state, flood));
     }
     let (parts, body) = request.into_parts();
     let mut bytes = 0;
@@ -253,15 +254,16 @@ async fn answer(
     Ok(response)
 }
 
-/// An event each 20 ms.
-fn watch(state: Arc<State>) -> Response<Body> {
+/// An event each 20 ms, or large ones without a pause.
+fn watch(state: Arc<State>, flood: bool) -> Response<Body> {
     state.open_watches.fetch_add(1, Ordering::SeqCst);
     let open = OpenWatch(state);
-    let events = futures::stream::unfold((0u64, open), |(number, open)| async move {
-        if number > 0 {
+    let events = futures::stream::unfold((0u64, open), move |(number, open)| async move {
+        if number > 0 && !flood {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let event = format!("{{\"type\":\"ADDED\",\"object\":{{\"n\":{number}}}}}\n");
+        let padding = "x".repeat(if flood { 32 * 1024 } else { 0 });
+        let event = format!("{{\"type\":\"ADDED\",\"object\":{{\"n\":{number}}}}}{padding}\n");
         Some((Ok(Frame::data(Bytes::from(event))), (number + 1, open)))
     });
     let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(events.boxed())));

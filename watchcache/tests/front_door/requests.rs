@@ -169,13 +169,16 @@ async fn stuck_watches_do_not_stop_others() {
     let (cluster, _backend) = cluster("").await;
     let pair = cluster.pair("alice", &[]);
     let mut stuck = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..60 {
         let mut client = cluster.client(Some(&pair), true).await;
-        let request = client.request(Method::GET, WATCH, &[], empty());
+        let path = "/api/v1/pods?watch=1&flood";
+        let request = client.request(Method::GET, path, &[], empty());
         stuck.push((client.send(request).await.unwrap(), client));
     }
+    // Until every window is full.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let mut client = cluster.client(Some(&pair), true).await;
-    for _ in 0..50 {
+    for _ in 0..100 {
         assert_eq!(client.get("/api/v1/pods", &[]).await.status, 200);
     }
 }
