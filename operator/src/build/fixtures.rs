@@ -17,8 +17,13 @@ pub(crate) fn cluster_with(
 ) -> ValidatedCluster {
     let mut object = MegaCluster::new(name, serde_saphyr::from_str(yaml).unwrap());
     object.metadata.namespace = Some("mc".to_owned());
-    object.metadata.uid = Some("0f6f4f3e-1111-2222-3333-444444444444".to_owned());
     edit(&mut object.spec);
+    validated(object, facts)
+}
+
+/// `object` as the API server would have stored it, checked and filled in.
+pub(crate) fn validated(mut object: MegaCluster, facts: Facts) -> ValidatedCluster {
+    object.metadata.uid = Some("0f6f4f3e-1111-2222-3333-444444444444".to_owned());
     let images = ImageDefaults {
         registry: Some("registry.local/mc".to_owned()),
         tag: "0.1.0".to_owned(),

@@ -13,8 +13,8 @@ pub const STORE_PORT: u16 = 2379;
 pub const APISERVER_PORT: u16 = 6443;
 /// Where the front door listens in its pod.
 pub const WATCHCACHE_PORT: u16 = 6443;
-/// Where a scheduler shard serves the relays.
-pub const SHARD_PORT: u16 = 7443;
+/// Where the scheduler's shards and relays serve relays.
+pub const SCHEDULER_PORT: u16 = 7443;
 
 /// Names the children of one MegaCluster.
 #[derive(Clone, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Names {
         self.child("scheduler-shard")
     }
 
-    /// The scheduler relays' Deployment.
+    /// The scheduler relays' StatefulSet and headless Service.
     #[must_use]
     pub fn scheduler_relay(&self) -> String {
         self.child("scheduler-relay")

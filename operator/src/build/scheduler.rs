@@ -1,20 +1,20 @@
-//! The scheduler: shards that each keep a part of the nodes, relays that ask them.
+//! The scheduler: shards that each keep a part of the nodes, relays that ask them, in a tree where
+//! there are more shards than one relay may ask. Each of both sorts is a StatefulSet: the nodes are
+//! divided by the shards' names, and a relay is asked by its own address.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::{
-    Deployment, StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy,
-};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 
 use super::labels;
-use super::names::{Names, SHARD_PORT};
+use super::names::{Names, SCHEDULER_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, ADMIN, Health, KEYS_DIGEST, Mount, Program};
 use super::{budget, service, workload};
 use crate::children::{Children, Lifetime, Stage};
 use crate::pki::{COMPONENT_KUBECONFIG, Digests};
-use crate::validate::ValidatedCluster;
+use crate::validate::{Scheduler, ValidatedCluster};
 
 const ACCOUNT: &str = "scheduler";
 const SHARD: &str = "scheduler-shard";
@@ -29,117 +29,99 @@ const TLS: &str = "/etc/megacluster-scheduler/tls";
 pub(super) fn add(cluster: &ValidatedCluster, digests: &Digests, children: &mut Children) {
     let names = Names::of(cluster);
     pods::add_service_account(cluster, ACCOUNT, children);
-    network_policy::add(
-        cluster,
-        &names.scheduler_shard(),
-        SHARD,
-        &[(From::Component(RELAY), SHARD_PORT), (From::Anyone, ADMIN_PORT)],
-        children,
-    );
-    network_policy::add(
-        cluster,
-        &names.scheduler_relay(),
-        RELAY,
-        &[(From::Anyone, ADMIN_PORT)],
-        children,
-    );
-    let shard_labels = labels::component(&names, SHARD);
-    let relay_labels = labels::component(&names, RELAY);
-    let scheduler = &cluster.scheduler;
-    budget::add(
-        cluster,
-        &names.scheduler_shard(),
-        shard_labels.clone(),
-        scheduler.shards,
-        children,
-    );
-    budget::add(cluster, &names.scheduler_relay(), relay_labels, scheduler.relays, children);
-    let service = service::headless(
-        &names,
-        &names.scheduler_shard(),
-        shard_labels,
-        vec![service::port(GRPC, SHARD_PORT), service::port(ADMIN, ADMIN_PORT)],
-        true,
-    );
-    children.add(cluster, Stage::Foundation, Lifetime::Owned, service);
-    children.add(cluster, Stage::Scheduler, Lifetime::Owned, shards(cluster, &names, digests));
-    children.add(cluster, Stage::Scheduler, Lifetime::Owned, relays(cluster, &names, digests));
+    let Scheduler { shards, relays, .. } = cluster.scheduler;
+    let shard_args = shard_args(cluster, &names);
+    let relay_args = relay_args(cluster, &names);
+    for (component, replicas, args) in [(SHARD, shards, shard_args), (RELAY, relays, relay_args)] {
+        let name = names.child(component);
+        let labels = labels::component(&names, component);
+        // Relays ask shards, and a leading relay asks others to ask for it.
+        network_policy::add(
+            cluster,
+            &name,
+            component,
+            &[(From::Component(RELAY), SCHEDULER_PORT), (From::Anyone, ADMIN_PORT)],
+            children,
+        );
+        budget::add(cluster, &name, labels.clone(), replicas, children);
+        let ports = vec![service::port(GRPC, SCHEDULER_PORT), service::port(ADMIN, ADMIN_PORT)];
+        let service = service::headless(&names, &name, labels.clone(), ports, true);
+        children.add(cluster, Stage::Foundation, Lifetime::Owned, service);
+        let template = template(cluster, &names, component, args, digests);
+        let set = StatefulSet {
+            metadata: labels::labelled(&names, &name, labels.clone()),
+            spec: Some(StatefulSetSpec {
+                replicas: Some(replicas),
+                service_name: Some(name),
+                pod_management_policy: Some("Parallel".to_owned()),
+                revision_history_limit: Some(workload::REVISIONS),
+                selector: labels::label_selector(&labels),
+                template,
+                update_strategy: Some(StatefulSetUpdateStrategy {
+                    type_: Some("RollingUpdate".to_owned()),
+                    rolling_update: None,
+                }),
+                ..StatefulSetSpec::default()
+            }),
+            ..StatefulSet::default()
+        };
+        children.add(cluster, Stage::Scheduler, Lifetime::Owned, set);
+    }
 }
 
-fn shards(cluster: &ValidatedCluster, names: &Names, digests: &Digests) -> StatefulSet {
-    let name = names.scheduler_shard();
-    let labels = labels::component(names, SHARD);
-    let mut args = vec![
+fn shard_args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
+    let set = names.scheduler_shard();
+    let shards: Vec<String> =
+        ordinals(cluster.scheduler.shards).map(|ordinal| format!("{set}-{ordinal}")).collect();
+    vec![
         "shard".to_owned(),
-        format!("--kubeconfig={KUBECONFIG}/{COMPONENT_KUBECONFIG}"),
-        "--name=$(POD_NAME)".to_owned(),
-        format!("--listen-address=0.0.0.0:{SHARD_PORT}"),
         format!("--tls-cert-file={TLS}/tls.crt"),
         format!("--tls-private-key-file={TLS}/tls.key"),
-        format!("--trusted-ca-file={TLS}/ca.crt"),
-        format!("--admin-listen-address=0.0.0.0:{ADMIN_PORT}"),
-    ];
-    let shard_names: Vec<String> =
-        ordinals(cluster).map(|ordinal| format!("{name}-{ordinal}")).collect();
-    args.push(format!("--shard-names={}", shard_names.join(",")));
-    let template = Program {
-        env: vec![pods::pod_field("POD_NAME", "metadata.name")],
-        ports: &[(GRPC, SHARD_PORT), (ADMIN, ADMIN_PORT)],
-        ..program(cluster, names, SHARD, args, digests)
-    }
-    .template(cluster);
-    StatefulSet {
-        metadata: labels::labelled(names, &name, labels.clone()),
-        spec: Some(StatefulSetSpec {
-            replicas: Some(cluster.scheduler.shards),
-            service_name: Some(name),
-            pod_management_policy: Some("Parallel".to_owned()),
-            revision_history_limit: Some(workload::REVISIONS),
-            selector: labels::label_selector(&labels),
-            template,
-            update_strategy: Some(StatefulSetUpdateStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: None,
-            }),
-            ..StatefulSetSpec::default()
-        }),
-        ..StatefulSet::default()
-    }
+        format!("--shard-names={}", shards.join(",")),
+    ]
 }
 
-fn relays(cluster: &ValidatedCluster, names: &Names, digests: &Digests) -> Deployment {
-    let labels = labels::component(names, RELAY);
-    let set = names.scheduler_shard();
+fn relay_args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
+    let Scheduler { shards, relays, fan_out, .. } = cluster.scheduler;
+    let peers = |flag: &'static str, set: String, count: i32| {
+        ordinals(count).map(move |ordinal| {
+            let address = names.pod_dns(&set, ordinal);
+            format!("--{flag}={set}-{ordinal}=https://{address}:{SCHEDULER_PORT}")
+        })
+    };
     let mut args = vec![
         "relay".to_owned(),
-        format!("--kubeconfig={KUBECONFIG}/{COMPONENT_KUBECONFIG}"),
-        format!("--fan-out={}", cluster.scheduler.fan_out),
         format!("--cert-file={TLS}/tls.crt"),
         format!("--key-file={TLS}/tls.key"),
-        format!("--trusted-ca-file={TLS}/ca.crt"),
-        format!("--admin-listen-address=0.0.0.0:{ADMIN_PORT}"),
+        format!("--fan-out={fan_out}"),
     ];
-    args.extend(ordinals(cluster).map(|ordinal| {
-        format!("--shard={set}-{ordinal}=https://{}:{SHARD_PORT}", names.pod_dns(&set, ordinal))
-    }));
-    let template = program(cluster, names, RELAY, args, digests).template(cluster);
-    workload::deployment(
-        names,
-        &names.scheduler_relay(),
-        labels,
-        cluster.scheduler.relays,
-        IntOrString::Int(1),
-        template,
-    )
+    args.extend(peers("shard", names.scheduler_shard(), shards));
+    // Relays need to know each other only where they make a tree; elsewhere scaling them would
+    // restart them all for nothing.
+    if shards > fan_out {
+        args.extend(peers("relay", names.scheduler_relay(), relays));
+    }
+    args
 }
 
-fn program<'a>(
-    cluster: &'a ValidatedCluster,
+fn ordinals(count: i32) -> std::ops::Range<u32> {
+    0..u32::try_from(count).unwrap_or_default()
+}
+
+fn template(
+    cluster: &ValidatedCluster,
     names: &Names,
     component: &'static str,
-    args: Vec<String>,
+    mut args: Vec<String>,
     digests: &Digests,
-) -> Program<'a> {
+) -> PodTemplateSpec {
+    args.extend([
+        format!("--kubeconfig={KUBECONFIG}/{COMPONENT_KUBECONFIG}"),
+        "--name=$(POD_NAME)".to_owned(),
+        format!("--listen-address=0.0.0.0:{SCHEDULER_PORT}"),
+        format!("--trusted-ca-file={TLS}/ca.crt"),
+        format!("--admin-listen-address=0.0.0.0:{ADMIN_PORT}"),
+    ]);
     Program {
         component,
         labels: labels::component(names, component),
@@ -147,8 +129,8 @@ fn program<'a>(
         image: &cluster.images.scheduler,
         command: None,
         args,
-        env: Vec::new(),
-        ports: &[(ADMIN, ADMIN_PORT)],
+        env: vec![pods::pod_field("POD_NAME", "metadata.name")],
+        ports: &[(GRPC, SCHEDULER_PORT), (ADMIN, ADMIN_PORT)],
         health: Health::admin(120),
         mounts: vec![
             Mount::Secret {
@@ -168,8 +150,5 @@ fn program<'a>(
         capabilities: &[],
         grace: 30,
     }
-}
-
-fn ordinals(cluster: &ValidatedCluster) -> std::ops::Range<u32> {
-    0..u32::try_from(cluster.scheduler.shards).unwrap_or_default()
+    .template(cluster)
 }

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use serde_json::Value;
 
-use super::fixtures::{LARGE, SMALL, cluster, cluster_with};
+use super::fixtures::{LARGE, SMALL, cluster, cluster_with, validated};
 use super::{apiserver, build, controller_manager};
+use crate::api::v1alpha1::MegaCluster;
 use crate::children::{Children, Object};
 use crate::pki::{self, Digests, SystemKeys};
 use crate::validate::{Facts, ValidatedCluster};
@@ -74,6 +75,23 @@ fn children_of_the_samples() {
     }
 }
 
+/// What users are given to begin with gives a whole cluster.
+#[test]
+fn published_samples_build() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/samples");
+    let mut built = 0;
+    for file in std::fs::read_dir(directory).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let object: MegaCluster = serde_saphyr::from_str(&text).unwrap();
+        let cluster = validated(object, Facts::default());
+        let plan = pki::plan(&cluster, &BTreeMap::new(), Timestamp::UNIX_EPOCH, &SystemKeys);
+        let children = build(&cluster, &plan.unwrap().digests).unwrap();
+        assert!(children.len() > 20);
+        built += 1;
+    }
+    assert_eq!(built, 2);
+}
+
 #[test]
 fn the_same_cluster_gives_the_same_children() {
     for yaml in [SMALL, LARGE] {
@@ -88,7 +106,7 @@ fn scaling_changes_no_pod() {
         spec.api_servers.replicas = 9;
         spec.watch_cache.replicas = 1;
         spec.controller_manager.replicas = 1;
-        spec.scheduler.relays.replicas = 1;
+        spec.scheduler.relays.replicas = 5;
     });
     assert_eq!(before, workloads(&children(&scaled)));
 }
@@ -109,6 +127,28 @@ fn another_pool_replaces_the_routers_only() {
         .map(|(name, _, _)| name.as_str())
         .collect();
     assert_eq!(changed, ["prod-apiserver-pods", "prod-watchcache"]);
+}
+
+/// Relays know each other once there are more shards than one of them may ask.
+#[test]
+fn many_shards_are_asked_through_a_tree() {
+    let relays_of = |shards| {
+        let cluster = cluster_with("prod", LARGE, Facts::default(), |spec| {
+            spec.scheduler.shards = shards;
+        });
+        let relay =
+            workloads(&children(&cluster)).into_iter().find(|(name, ..)| name.ends_with("relay"));
+        let args = pod(&relay.unwrap().2).containers[0].args.clone().unwrap();
+        args.into_iter().filter(|arg| arg.starts_with("--relay=")).collect::<Vec<_>>()
+    };
+    assert_eq!(relays_of(4), [""; 0]);
+    assert_eq!(
+        relays_of(5),
+        [
+            "--relay=prod-scheduler-relay-0=https://prod-scheduler-relay-0.prod-scheduler-relay.mc.svc:7443",
+            "--relay=prod-scheduler-relay-1=https://prod-scheduler-relay-1.prod-scheduler-relay.mc.svc:7443",
+        ]
+    );
 }
 
 #[test]

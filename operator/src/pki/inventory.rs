@@ -94,7 +94,16 @@ pub(crate) fn leaves(cluster: &ValidatedCluster) -> Vec<LeafSpec> {
             Authority::Scheduler,
             headless_names(names, &names.scheduler_shard()),
         ),
-        client(names, "scheduler-relay", "scheduler-relay", Authority::Scheduler),
+        LeafSpec {
+            // A relay asks shards and other relays.
+            client: true,
+            ..server(
+                names,
+                "scheduler-relay",
+                Authority::Scheduler,
+                headless_names(names, &names.scheduler_relay()),
+            )
+        },
         component(names, "controller-manager", "system:kube-controller-manager", &internal),
         component(names, "scheduler", "system:kube-scheduler", &internal),
     ];

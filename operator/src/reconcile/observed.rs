@@ -126,7 +126,7 @@ impl Observed {
             front_door: deployment("watchcache"),
             controller_manager: deployment("controller-manager"),
             shards: set("scheduler-shard"),
-            relays: deployment("scheduler-relay"),
+            relays: set("scheduler-relay"),
         }
     }
 }
