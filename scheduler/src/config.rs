@@ -263,7 +263,7 @@ mod tests {
         let config = parse(
             "clientConnection: {kubeconfig: /etc/k}\n\
              leaderElection: {leaderElect: true, leaseDuration: 15s, renewDeadline: 1m30s, \
-             retryPeriod: 500ms, resourceLock: leases, resourceName: n, resourceNamespace: ns}\n\
+             retryPeriod: 500ms, resourceLock: leases, resourceName: lock, resourceNamespace: ns}\n\
              podInitialBackoffSeconds: 2\npodMaxBackoffSeconds: 20\n\
              profiles: [{schedulerName: mine, percentageOfNodesToScore: 100}]\n",
         )
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(config.lease_duration, Some(Duration::from_secs(15)));
         assert_eq!(config.renew_deadline, Some(Duration::from_secs(90)));
         assert_eq!(config.retry_period, Some(Duration::from_millis(500)));
-        assert_eq!(config.lease_name.as_deref(), Some("n"));
+        assert_eq!(config.lease_name.as_deref(), Some("lock"));
         assert_eq!(config.lease_namespace.as_deref(), Some("ns"));
         assert_eq!(config.initial_backoff, Some(Duration::from_secs(2)));
         assert_eq!(config.max_backoff, Some(Duration::from_secs(20)));

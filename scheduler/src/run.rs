@@ -87,7 +87,7 @@ async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Proces
         Some(path) => SchedulerConfig::read(path)?,
         None => SchedulerConfig::default(),
     };
-    let client = match common.kubeconfig.as_ref().or(config.kubeconfig.as_ref()) {
+    let mut cluster = match common.kubeconfig.as_ref().or(config.kubeconfig.as_ref()) {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path)?;
             let options = KubeConfigOptions::default();
@@ -95,7 +95,9 @@ async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Proces
         }
         None => kube::Config::infer().await?,
     };
-    let client = Client::try_from(client)?;
+    // Every request has a deadline and a retry of its own.
+    cluster.default_retry = false;
+    let client = Client::try_from(cluster)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let admin = Admin::new(registry, "megacluster-scheduler");

@@ -85,6 +85,8 @@ pub enum Operation {
         class: Arc<PodRequest>,
         /// Decides among equals; the same for all targets.
         seed: u64,
+        /// How many pods of the class wait: the answer may look as many ahead.
+        count: u32,
     },
     /// Phase 2, for the node's owner, which checks again that the pod fits.
     Reserve(Reservation),
@@ -187,8 +189,10 @@ pub struct ShardReport {
 /// The answer to one operation.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// To an evaluation.
-    Evaluation(Box<Evaluation>),
+    /// To an evaluation: how things are, then how they are once a pod has been placed on the best
+    /// node of the evaluation before. Goes on while that node is the best whatever other shards
+    /// say, which is so while all nodes share their raw scores ([`Evaluation::tuples`]).
+    Evaluations(Vec<Evaluation>),
     /// To all else: done, or why not.
     Outcome(Result<(), String>),
     /// No shard that carried the request out was concerned.

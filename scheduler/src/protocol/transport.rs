@@ -55,9 +55,7 @@ impl<S: Serve> pb::scheduler_server::Scheduler for Service<S> {
         let request = wire::decode_request(request.into_inner(), &self.classes)
             .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
         let response = self.inner.exchange(request).await;
-        wire::encode_response(&response)
-            .map(tonic::Response::new)
-            .map_err(|error| tonic::Status::internal(error.to_string()))
+        Ok(tonic::Response::new(wire::encode_response(&response)))
     }
 }
 
@@ -198,10 +196,7 @@ impl Peer {
         };
         let mut client = self.client.clone();
         match timeout(request.deadline, client.exchange(message)).await {
-            Ok(Ok(answer)) => match wire::decode_response(answer.into_inner()) {
-                Ok(response) => response,
-                Err(error) => lost(error.to_string()),
-            },
+            Ok(Ok(answer)) => wire::decode_response(answer.into_inner()),
             Ok(Err(status)) => lost(describe(&status)),
             Err(_) => lost("no answer in time".to_owned()),
         }

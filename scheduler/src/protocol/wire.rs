@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use super::generated as pb;
 use super::{Answer, Operation, PodId, Refusal, Request, Reservation, Response};
 use super::{Settlement, ShardReport, Target};
+use crate::core::diagnosis::Reason;
+use crate::core::evaluate::{Evaluation, Tuple};
 use crate::core::event::EventSet;
 use crate::core::pod::PodRequest;
 
@@ -113,9 +115,11 @@ pub fn decode_request(
 fn encode_operation(operation: &Operation) -> Result<pb::Operation, WireError> {
     use pb::operation::Kind;
     let kind = match operation {
-        Operation::Evaluate { class, seed } => {
-            Kind::Evaluate(pb::Evaluation { class: Some(encode_class(class)?), seed: *seed })
-        }
+        Operation::Evaluate { class, seed, count } => Kind::Evaluate(pb::Evaluate {
+            class: Some(encode_class(class)?),
+            seed: *seed,
+            count: *count,
+        }),
         Operation::Reserve(reservation) => Kind::Reserve(encode_reservation(reservation)?),
         Operation::Restore(reservation) => Kind::Restore(encode_reservation(reservation)?),
         Operation::Confirm(settlement) => Kind::Confirm(encode_settlement(settlement)),
@@ -145,9 +149,11 @@ fn decode_operation(
         })
     };
     Ok(match operation.kind.ok_or(WireError::Missing("operation"))? {
-        Kind::Evaluate(wire) => {
-            Operation::Evaluate { class: classes.get(wire.class)?, seed: wire.seed }
-        }
+        Kind::Evaluate(wire) => Operation::Evaluate {
+            class: classes.get(wire.class)?,
+            seed: wire.seed,
+            count: wire.count,
+        },
         Kind::Reserve(wire) => Operation::Reserve(reservation(wire)?),
         Kind::Restore(wire) => Operation::Restore(reservation(wire)?),
         Kind::Confirm(wire) => Operation::Confirm(settlement(wire)?),
@@ -196,7 +202,8 @@ fn encode_settlement(settlement: &Settlement) -> pb::Settlement {
 }
 
 /// For sending.
-pub fn encode_response(response: &Response) -> Result<pb::ExchangeResponse, WireError> {
+#[must_use]
+pub fn encode_response(response: &Response) -> pb::ExchangeResponse {
     let report = |report: &ShardReport| pb::ShardReport {
         shard: report.shard.to_string(),
         incarnation: report.incarnation,
@@ -204,14 +211,15 @@ pub fn encode_response(response: &Response) -> Result<pb::ExchangeResponse, Wire
         events: report.events.bits().into(),
         refusal: report.refusal.as_ref().map(encode_refusal),
     };
-    Ok(pb::ExchangeResponse {
+    pb::ExchangeResponse {
         shards: response.shards.iter().map(report).collect(),
-        answers: response.answers.iter().map(encode_answer).collect::<Result<_, WireError>>()?,
-    })
+        answers: response.answers.iter().map(encode_answer).collect(),
+    }
 }
 
 /// From the wire.
-pub fn decode_response(response: pb::ExchangeResponse) -> Result<Response, WireError> {
+#[must_use]
+pub fn decode_response(response: pb::ExchangeResponse) -> Response {
     let report = |report: pb::ShardReport| ShardReport {
         shard: report.shard.into(),
         incarnation: report.incarnation,
@@ -219,14 +227,10 @@ pub fn decode_response(response: pb::ExchangeResponse) -> Result<Response, WireE
         events: u8::try_from(report.events).map_or(EventSet::ALL, EventSet::from_bits),
         refusal: report.refusal.map(decode_refusal),
     };
-    Ok(Response {
+    Response {
         shards: response.shards.into_iter().map(report).collect(),
-        answers: response
-            .answers
-            .into_iter()
-            .map(decode_answer)
-            .collect::<Result<_, WireError>>()?,
-    })
+        answers: response.answers.into_iter().map(decode_answer).collect(),
+    }
 }
 
 fn encode_refusal(refusal: &Refusal) -> pb::Refusal {
@@ -256,14 +260,13 @@ fn decode_refusal(refusal: pb::Refusal) -> Refusal {
     }
 }
 
-fn encode_answer(answer: &Answer) -> Result<pb::Answer, WireError> {
+fn encode_answer(answer: &Answer) -> pb::Answer {
     use pb::answer::Kind;
     let kind = match answer {
-        Answer::Evaluation(evaluation) => Some(Kind::Evaluation(
-            serde_json::to_vec(evaluation)
-                .map_err(|source| WireError::Json { what: "evaluation", source })?
-                .into(),
-        )),
+        Answer::Evaluations(evaluations) => {
+            let evaluations = evaluations.iter().map(encode_evaluation).collect();
+            Some(Kind::Evaluations(pb::Evaluations { evaluations }))
+        }
         Answer::Outcome(Ok(())) => {
             Some(Kind::Outcome(pb::Outcome { done: true, message: String::new() }))
         }
@@ -272,19 +275,198 @@ fn encode_answer(answer: &Answer) -> Result<pb::Answer, WireError> {
         }
         Answer::Nobody => None,
     };
-    Ok(pb::Answer { kind })
+    pb::Answer { kind }
 }
 
-fn decode_answer(answer: pb::Answer) -> Result<Answer, WireError> {
+fn decode_answer(answer: pb::Answer) -> Answer {
     use pb::answer::Kind;
-    Ok(match answer.kind {
+    match answer.kind {
         None => Answer::Nobody,
-        Some(Kind::Evaluation(json)) => Answer::Evaluation(
-            serde_json::from_slice(&json)
-                .map_err(|source| WireError::Json { what: "evaluation", source })?,
+        Some(Kind::Evaluations(wire)) => Answer::Evaluations(
+            wire.evaluations.into_iter().map(decode_evaluation).collect(),
         ),
         Some(Kind::Outcome(outcome)) => {
             Answer::Outcome(if outcome.done { Ok(()) } else { Err(outcome.message) })
         }
-    })
+    }
+}
+
+fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
+    let rejection = |(reason, nodes): (&Reason, &u64)| pb::Rejection {
+        reason: reason.to_string(),
+        nodes: *nodes,
+    };
+    let tuple = |tuple: &Tuple| pb::Tuple {
+        taints: tuple.taints,
+        affinity: tuple.affinity,
+        local: tuple.local,
+        ties: tuple.ties,
+        lot: tuple.lot,
+        node: tuple.node.to_string(),
+    };
+    pb::Evaluation {
+        nodes: evaluation.nodes,
+        feasible: evaluation.feasible,
+        rejections: evaluation.rejections.iter().map(rejection).collect(),
+        unresolvable: evaluation.unresolvable,
+        lower_priority: evaluation.lower_priority,
+        tuples: evaluation.tuples.iter().map(tuple).collect(),
+        missing: evaluation.missing,
+    }
+}
+
+fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
+    let rejection = |rejection: pb::Rejection| match rejection.reason.parse::<Reason>() {
+        Ok(reason) => (reason, rejection.nodes),
+    };
+    let tuple = |tuple: pb::Tuple| Tuple {
+        taints: tuple.taints,
+        affinity: tuple.affinity,
+        local: tuple.local,
+        ties: tuple.ties,
+        lot: tuple.lot,
+        node: tuple.node.into(),
+    };
+    Evaluation {
+        nodes: evaluation.nodes,
+        feasible: evaluation.feasible,
+        rejections: evaluation.rejections.into_iter().map(rejection).collect(),
+        unresolvable: evaluation.unresolvable,
+        lower_priority: evaluation.lower_priority,
+        tuples: evaluation.tuples.into_iter().map(tuple).collect(),
+        missing: evaluation.missing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+
+    use super::*;
+
+    fn request() -> Request {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p", "namespace": "d", "uid": "u"},
+            "spec": {
+                "nodeSelector": {"zone": "a"},
+                "priority": -5,
+                "tolerations": [{"key": "k", "operator": "Exists"}],
+                "affinity": {"nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                        {"matchExpressions": [{"key": "x", "operator": "Gt", "values": ["3"]}]},
+                        {"matchFields": [
+                            {"key": "metadata.name", "operator": "In", "values": ["n"]}]},
+                    ]},
+                    "preferredDuringSchedulingIgnoredDuringExecution": [
+                        {"weight": 5, "preference": {"matchExpressions": [
+                            {"key": "y", "operator": "NotIn", "values": ["1", "2"]}]}}],
+                }},
+                "containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}],
+                    "resources": {"requests": {"cpu": "1", "example.com/gpu": "2"}}}],
+            },
+        }))
+        .expect("pod");
+        let class = Arc::new(PodRequest::compile(&pod));
+        let id = PodId { uid: "u".into(), namespace: "d".into(), name: "p".into() };
+        let reservation =
+            Reservation { pod: id, node: "n".into(), class: class.clone(), token: u64::MAX };
+        Request {
+            term: 3,
+            membership: u64::MAX,
+            targets: vec![Target { shard: "s".into(), incarnation: 7, changes: 9 }],
+            relays: vec!["r".into()],
+            deadline: Duration::from_millis(1500),
+            operations: vec![
+                Operation::Release(reservation.settlement()),
+                Operation::Confirm(reservation.settlement()),
+                Operation::Restore(reservation.clone()),
+                Operation::Reserve(reservation),
+                Operation::Evaluate { class, seed: 4, count: 8 },
+            ],
+        }
+    }
+
+    #[test]
+    fn requests_come_back_as_they_went() {
+        let classes = ClassCache::default();
+        let wire = encode_request(&request()).expect("encode");
+        let back = decode_request(wire.clone(), &classes).expect("decode");
+        assert_eq!(format!("{back:?}"), format!("{:?}", request()));
+        // Equal classes are one.
+        let (Operation::Reserve(a), Operation::Evaluate { class: b, .. }) =
+            (&back.operations[3], &back.operations[4])
+        else {
+            panic!("the operations' order")
+        };
+        assert!(Arc::ptr_eq(&a.class, b));
+        let again = encode_request(&back).expect("encode");
+        assert_eq!(again, wire);
+    }
+
+    #[test]
+    fn responses_come_back_as_they_went() {
+        let rejections = [(Reason::cpu(), 3), (Reason::HostPorts, 1)].into();
+        let tuple =
+            Tuple { taints: 1, affinity: -2, local: 3, ties: 4, lot: u64::MAX, node: "n".into() };
+        let evaluation = Evaluation {
+            nodes: 9,
+            feasible: 5,
+            rejections,
+            unresolvable: 1,
+            lower_priority: true,
+            tuples: vec![tuple],
+            missing: 2,
+        };
+        let refusals = [
+            None,
+            Some(Refusal::StaleTerm { current: 4 }),
+            Some(Refusal::StaleMembership { current: 5 }),
+            Some(Refusal::NotSynced),
+            Some(Refusal::NewIncarnation),
+            Some(Refusal::Unreachable("gone".to_owned())),
+            Some(Refusal::Malformed("what".to_owned())),
+        ];
+        let report = |refusal| ShardReport {
+            shard: "s".into(),
+            incarnation: 8,
+            changes: 6,
+            events: EventSet::from_bits(5),
+            refusal,
+        };
+        let response = Response {
+            shards: refusals.into_iter().map(report).collect(),
+            answers: vec![
+                Answer::Evaluations(vec![evaluation.clone(), evaluation]),
+                Answer::Outcome(Ok(())),
+                Answer::Outcome(Err("full".to_owned())),
+                Answer::Nobody,
+            ],
+        };
+        let back = decode_response(encode_response(&response));
+        assert_eq!(format!("{back:?}"), format!("{response:?}"));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let classes = ClassCache::default();
+        let decode = |change: fn(&mut pb::ExchangeRequest)| {
+            let mut wire = encode_request(&request()).expect("encode");
+            change(&mut wire);
+            decode_request(wire, &classes)
+        };
+        assert!(decode(|_| {}).is_ok());
+        assert!(decode(|wire| wire.operations[0].kind = None).is_err());
+        let class = |bytes: &'static [u8]| pb::PodClass { request: Bytes::from_static(bytes) };
+        for bytes in [&b""[..], b"{", b"[]", b"null"] {
+            let mut wire = encode_request(&request()).expect("encode");
+            let evaluate = pb::Evaluate { class: Some(class(bytes)), seed: 0, count: 0 };
+            wire.operations[0].kind = Some(pb::operation::Kind::Evaluate(evaluate));
+            assert!(decode_request(wire, &classes).is_err());
+        }
+        let many = decode(|wire| {
+            let one = wire.operations[0].clone();
+            wire.operations = vec![one; MAX_OPERATIONS + 1];
+        });
+        assert!(matches!(many, Err(WireError::TooMany(_))));
+    }
 }

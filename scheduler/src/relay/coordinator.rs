@@ -1,9 +1,10 @@
 //! The leading relay without I/O: which pod is decided next, where it goes, what is bound.
 //!
 //! Decisions are made one after the other, each on the state that all earlier ones have left, as
-//! in kube-scheduler. One message carries the reservation of the last pod and the evaluation of
-//! the next, in this order, so a decision costs one round trip. Binds go on beside it, many at
-//! once.
+//! in kube-scheduler. One message carries the reservations of the last pods and the evaluation of
+//! the next, in this order. Equal pods that wait one behind the other are decided in one round:
+//! shards look ahead, and the answers say for each pod how things are once those before it have
+//! been placed. Binds go on beside it, many at once.
 //!
 //! What holds whatever is lost, late or dead: a pod is in the queue, in the open round, in a bind,
 //! or settled; a reservation whose fate is unknown is released or left to expire, never assumed to
@@ -21,6 +22,7 @@ use super::pods::{Intake, Pods};
 use super::report::Report;
 use super::shards::{Change, Shards};
 use crate::core::diagnosis::Plugin;
+use crate::core::evaluate::Evaluation;
 use crate::core::gather::{Decision, decide, refuse};
 use crate::core::membership::Membership;
 use crate::core::pod::PodUid;
@@ -33,6 +35,8 @@ use crate::protocol::{ShardReport, Target};
 const GATHER: Duration = Duration::from_secs(5);
 /// Shards hear from the leader at least this often.
 const IDLE: Duration = Duration::from_secs(1);
+/// Pods of one class decided in one round.
+const BATCH: usize = 32;
 /// A pod whose reservation is refused is evaluated again at once this many times.
 const AGAIN: u32 = 3;
 /// A bind is repeated to a shard that restarts for this long after it was made: the shard's watch
@@ -103,8 +107,9 @@ struct Round {
     id: u64,
     targets: Vec<Target>,
     told: Vec<(Arc<str>, Operation)>,
-    reserve: Option<(Chosen, Reservation)>,
-    evaluate: Option<Evaluated>,
+    reserve: Vec<(Chosen, Reservation)>,
+    /// Pods of one class.
+    evaluate: Vec<Evaluated>,
 }
 
 #[derive(Debug)]
@@ -134,8 +139,8 @@ pub struct Coordinator {
     next_id: u64,
     greeting: Option<(u64, Vec<Target>)>,
     round: Option<Round>,
-    again: Option<Evaluated>,
-    chosen: Option<Chosen>,
+    again: VecDeque<Evaluated>,
+    chosen: Vec<Chosen>,
     binds: HashMap<PodUid, Binding>,
     recent: VecDeque<Recent>,
     last_round: Moment,
@@ -156,8 +161,8 @@ impl Coordinator {
             next_id: 0,
             greeting: None,
             round: None,
-            again: None,
-            chosen: None,
+            again: VecDeque::new(),
+            chosen: Vec::new(),
             binds: HashMap::new(),
             recent: VecDeque::new(),
             last_round: Moment::ZERO,
@@ -176,10 +181,10 @@ impl Coordinator {
     /// We lead no more. Binds under way end as they may.
     pub fn step_down(&mut self, now: Moment) {
         self.term = None;
-        if let Some(again) = self.again.take() {
+        for again in std::mem::take(&mut self.again) {
             self.queue.retry(again.attempt.pod.uid, now);
         }
-        if let Some(chosen) = self.chosen.take() {
+        for chosen in std::mem::take(&mut self.chosen) {
             self.queue.retry(chosen.attempt.pod.uid, now);
         }
     }
@@ -192,7 +197,7 @@ impl Coordinator {
     /// Whether nothing is under way any more.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.binds.is_empty() && self.round.is_none() && self.chosen.is_none()
+        self.binds.is_empty() && self.round.is_none() && self.chosen.is_empty()
     }
 
     /// How many pods are where.
@@ -269,31 +274,34 @@ impl Coordinator {
     }
 
     fn next_round(&mut self, now: Moment, term: u64) -> Option<Action> {
-        let reserve = self.takeable_choice(now);
-        let evaluate = self.next_pod(now, usize::from(reserve.is_some()));
+        let reserve = self.takeable_choices(now);
+        let evaluate = self.next_pods(now, reserve.len());
         let told = self.shards.take_outbox();
         let idle = now >= self.last_round + IDLE && self.shards.up() > 0;
-        if reserve.is_none() && evaluate.is_none() && told.is_empty() && !idle {
+        if reserve.is_empty() && evaluate.is_empty() && told.is_empty() && !idle {
             return None;
         }
         let id = self.id();
         // Grows with the term and, within it, with the round.
         let token = (term << 40) | (id & 0xff_ffff_ffff);
-        let reserve = reserve.map(|chosen| {
+        let with_reservation = |chosen: Chosen| {
             let reservation = chosen.reservation(token);
             (chosen, reservation)
-        });
+        };
+        let reserve: Vec<_> = reserve.into_iter().map(with_reservation).collect();
         let mut operations: Vec<Operation> = told.iter().map(|(_, o)| o.clone()).collect();
-        operations.extend(reserve.as_ref().map(|(_, r)| Operation::Reserve(r.clone())));
-        if let Some(evaluated) = &evaluate {
-            let class = evaluated.attempt.pod.request.clone();
-            operations.push(Operation::Evaluate { class, seed: self.lot() });
+        operations.extend(reserve.iter().map(|(_, r)| Operation::Reserve(r.clone())));
+        if let Some(first) = evaluate.first() {
+            let class = first.attempt.pod.request.clone();
+            let count = u32::try_from(evaluate.len()).unwrap_or(u32::MAX);
+            operations.push(Operation::Evaluate { class, seed: self.lot(), count });
         }
         let mut targets = self.shards.up_targets();
-        if evaluate.is_none() && !idle {
-            let owner = reserve.as_ref().and_then(|(c, _)| self.config.membership.owner(&c.node));
+        if evaluate.is_empty() && !idle {
+            let owner = |chosen: &Chosen| self.config.membership.owner(&chosen.node);
             targets.retain(|target| {
-                told.iter().any(|(name, _)| *name == target.shard) || owner == Some(&target.shard)
+                told.iter().any(|(name, _)| *name == target.shard)
+                    || reserve.iter().any(|(chosen, _)| owner(chosen) == Some(&target.shard))
             });
         }
         let request = self.request(term, targets.clone(), operations);
@@ -302,15 +310,18 @@ impl Coordinator {
         Some(Action::Exchange { id, request })
     }
 
-    fn takeable_choice(&mut self, now: Moment) -> Option<Chosen> {
-        let chosen = self.chosen.take()?;
-        let owner = self.config.membership.owner(&chosen.node);
-        let usable = owner.is_some_and(|owner| self.shards.is_up(owner));
-        if usable && self.pods.is_waiting(chosen.attempt.pod.uid) {
-            return Some(chosen);
+    fn takeable_choices(&mut self, now: Moment) -> Vec<Chosen> {
+        let mut takeable = Vec::new();
+        for chosen in std::mem::take(&mut self.chosen) {
+            let owner = self.config.membership.owner(&chosen.node);
+            let usable = owner.is_some_and(|owner| self.shards.is_up(owner));
+            if usable && self.pods.is_waiting(chosen.attempt.pod.uid) {
+                takeable.push(chosen);
+            } else {
+                self.queue.retry(chosen.attempt.pod.uid, now);
+            }
         }
-        self.queue.retry(chosen.attempt.pod.uid, now);
-        None
+        takeable
     }
 
     fn may_evaluate(&self, now: Moment, reserving: usize) -> bool {
@@ -320,12 +331,24 @@ impl Coordinator {
         !(self.draining || up == 0 || gathering || full)
     }
 
-    fn next_pod(&mut self, now: Moment, reserving: usize) -> Option<Evaluated> {
-        if !self.may_evaluate(now, reserving) {
-            return None;
+    /// The next pods, all of one class.
+    fn next_pods(&mut self, now: Moment, reserving: usize) -> Vec<Evaluated> {
+        let mut pods: Vec<Evaluated> = Vec::new();
+        while pods.len() < BATCH && self.may_evaluate(now, reserving + pods.len()) {
+            let Some(next) = self.next_pod(now) else { break };
+            let class = |pod: &Evaluated| pod.attempt.pod.request.clone();
+            if pods.first().is_some_and(|first| class(first) != class(&next)) {
+                self.again.push_front(next);
+                break;
+            }
+            pods.push(next);
         }
+        pods
+    }
+
+    fn next_pod(&mut self, now: Moment) -> Option<Evaluated> {
         loop {
-            let next = match self.again.take() {
+            let next = match self.again.pop_front() {
                 Some(again) => again,
                 None => Evaluated { attempt: self.queue.pop(now)?, begun: now, refusals: 0 },
             };
@@ -422,12 +445,16 @@ impl Coordinator {
                 self.shards.tell(&shard, operation);
             }
         }
-        if let Some(reserve) = round.reserve {
+        for reserve in round.reserve {
             actions.extend(self.reserved(now, reserve, answers.next(), &silent));
         }
-        if let Some(evaluated) = round.evaluate {
+        if !round.evaluate.is_empty() {
             let missing = self.shards.len() - (round.targets.len() - silent.len());
-            actions.extend(self.evaluated(now, evaluated, answers.next(), missing));
+            let evaluations = match answers.next() {
+                Some(Answer::Evaluations(evaluations)) => evaluations,
+                _ => Vec::new(),
+            };
+            actions.extend(self.all_evaluated(now, round.evaluate, evaluations, missing));
         }
         actions
     }
@@ -467,9 +494,9 @@ impl Coordinator {
             Some(Err(message)) => {
                 self.metrics.reserve_refused.inc();
                 info!(pod = %chosen.id, node = %chosen.node, %message, "reservation refused");
-                if chosen.refusals < AGAIN && self.again.is_none() && self.term.is_some() {
+                if chosen.refusals < AGAIN && self.term.is_some() {
                     let Chosen { attempt, begun, refusals, .. } = chosen;
-                    self.again = Some(Evaluated { attempt, begun, refusals: refusals + 1 });
+                    self.again.push_back(Evaluated { attempt, begun, refusals: refusals + 1 });
                 } else {
                     self.queue.retry(uid, now);
                 }
@@ -478,37 +505,57 @@ impl Coordinator {
         }
     }
 
+    fn all_evaluated(
+        &mut self,
+        now: Moment,
+        pods: Vec<Evaluated>,
+        evaluations: Vec<Evaluation>,
+        missing: usize,
+    ) -> Vec<Action> {
+        let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+        let mut actions = Vec::new();
+        let mut unseen = Vec::new();
+        for (place, pod) in pods.into_iter().enumerate() {
+            // What fits nowhere doesn't change things for the next of its kind.
+            let full = evaluations.last().filter(|last| last.tuples.is_empty());
+            let evaluation = evaluations.get(place).or(full).cloned();
+            match evaluation {
+                Some(mut evaluation) if self.term.is_some() => {
+                    evaluation.missing += missing;
+                    actions.extend(self.evaluated(now, pod, &evaluation));
+                }
+                // The shards did not look that far ahead.
+                None if place > 0 && self.term.is_some() => unseen.push(pod),
+                _ => self.queue.retry(pod.attempt.pod.uid, now),
+            }
+        }
+        for pod in unseen.into_iter().rev() {
+            self.again.push_front(pod);
+        }
+        actions
+    }
+
     fn evaluated(
         &mut self,
         now: Moment,
         evaluated: Evaluated,
-        answer: Option<Answer>,
-        missing: usize,
+        evaluation: &Evaluation,
     ) -> Option<Action> {
         let Evaluated { attempt, begun, refusals } = evaluated;
         let uid = attempt.pod.uid;
-        let Some(Answer::Evaluation(mut evaluation)) = answer else {
-            self.queue.retry(uid, now);
-            return None;
-        };
-        if self.term.is_none() {
-            self.queue.retry(uid, now);
-            return None;
-        }
-        evaluation.missing += u32::try_from(missing).unwrap_or(u32::MAX);
         if evaluation.missing > 0 {
             self.metrics.partial.inc();
         }
         let request = &attempt.pod.request;
         let decision = match refuse(evaluation.nodes, request) {
             Some(diagnosis) => Decision::Unschedulable(diagnosis),
-            None => decide(&evaluation, request),
+            None => decide(evaluation, request),
         };
         match decision {
             Decision::Place(placement) => {
                 if let Some(id) = self.pods.id(uid) {
                     let node = placement.node;
-                    self.chosen = Some(Chosen { attempt, id, node, begun, refusals });
+                    self.chosen.push(Chosen { attempt, id, node, begun, refusals });
                 } else {
                     self.queue.done(uid);
                 }

@@ -14,11 +14,16 @@ use super::tree::{self, Branch, Part};
 use crate::core::membership::Membership;
 use crate::metrics::{Metrics, labels};
 use crate::protocol::transport::{Peer, Serve};
-use crate::protocol::{Refusal, Request, Response};
+use crate::protocol::{Refusal, Request, Response, ShardReport};
 use crate::shard::local::LocalShard;
 
-/// A relay that did not answer is left out of the tree for this long.
-const OPEN: Duration = Duration::from_secs(2);
+/// A relay that did not answer is left out of the tree for this long at first; each further time
+/// doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// The longest that a silent relay is left out.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// With less time than this left nobody is asked any more.
+const WORTHWHILE: Duration = Duration::from_millis(20);
 /// What a relay keeps back of its own deadline, so that its answer about a silent shard arrives
 /// before its parent gives the relay up: a part of this many.
 const KEEP_BACK: u32 = 5;
@@ -35,7 +40,26 @@ pub enum Shard {
 #[derive(Debug)]
 struct Relay {
     peer: Peer,
-    open_until: Mutex<Option<Instant>>,
+    breaker: Mutex<Breaker>,
+}
+
+/// Keeps a silent relay out of the tree for longer and longer.
+#[derive(Debug, Default)]
+struct Breaker {
+    until: Option<Instant>,
+    pause: Duration,
+}
+
+impl Breaker {
+    fn open(&mut self) -> Duration {
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.until = Some(Instant::now() + self.pause);
+        self.pause
+    }
+
+    fn close(&mut self) {
+        *self = Self::default();
+    }
 }
 
 /// All that can stand below a relay.
@@ -58,7 +82,7 @@ impl Fanout {
         fan_out: usize,
         metrics: Metrics,
     ) -> Self {
-        let relay = |(name, peer)| (name, Relay { peer, open_until: Mutex::new(None) });
+        let relay = |(name, peer)| (name, Relay { peer, breaker: Mutex::default() });
         let relays = relays.into_iter().map(relay).collect();
         Self { membership, shards, relays, fan_out: fan_out.max(1), metrics }
     }
@@ -73,43 +97,64 @@ impl Fanout {
 
     fn is_open(&self, relay: &str) -> bool {
         let Some(relay) = self.relays.get(relay) else { return true };
-        relay.open_until.lock().is_some_and(|until| Instant::now() < until)
+        relay.breaker.lock().until.is_some_and(|until| Instant::now() < until)
     }
 
-    async fn send(&self, part: &Part) -> Response {
-        let request = &part.request;
+    async fn send(&self, part: &Part, end: Instant) -> Response {
+        match &part.to {
+            Branch::Shard(name) => self.send_to_shard(name, &part.request).await,
+            Branch::Relay(name) => self.send_to_relay(name, &part.request, end).await,
+        }
+    }
+
+    async fn send_to_shard(&self, name: &Arc<str>, request: &Request) -> Response {
         let begun = Instant::now();
-        let (child, response) = match &part.to {
-            Branch::Shard(name) => match self.shards.get(name) {
-                Some(Shard::Local(shard)) => (name, shard.exchange(request.clone()).await),
-                Some(Shard::Remote(peer)) => (name, peer.exchange(request).await),
-                None => {
-                    let refusal = Refusal::Malformed(format!("no shard {name} is known here"));
-                    (name, Response::refused(&request.targets, &refusal))
-                }
-            },
-            Branch::Relay(name) => (name, self.send_to_relay(name, request).await),
+        let response = match self.shards.get(name) {
+            Some(Shard::Local(shard)) => shard.exchange(request.clone()).await,
+            Some(Shard::Remote(peer)) => peer.exchange(request).await,
+            None => {
+                let refusal = Refusal::Malformed(format!("no shard {name} is known here"));
+                Response::refused(&request.targets, &refusal)
+            }
         };
-        self.observe(child, begun.elapsed(), &response);
+        self.observe(name, begun.elapsed(), &response);
         response
     }
 
-    async fn send_to_relay(&self, name: &Arc<str>, request: &Request) -> Response {
+    /// Where a relay is silent its shards are asked directly, with what time is left. Every
+    /// operation may be carried out twice without harm.
+    async fn send_to_relay(&self, name: &Arc<str>, request: &Request, end: Instant) -> Response {
         let Some(relay) = self.relays.get(name) else {
             let refusal = Refusal::Unreachable(format!("no relay {name} is known here"));
             return Response::refused(&request.targets, &refusal);
         };
+        let begun = Instant::now();
         let response = relay.peer.exchange(request).await;
-        // The peer makes such a report for every target only where the relay itself is silent; a
-        // relay that reports all its shards as silent may as well be the one that is cut off.
-        let silent = |report: &crate::protocol::ShardReport| {
-            matches!(report.refusal, Some(Refusal::Unreachable(_)))
-        };
-        if response.shards.iter().all(silent) {
-            warn!(relay = %name, "relay left out of the tree");
-            *relay.open_until.lock() = Some(Instant::now() + OPEN);
+        self.observe(name, begun.elapsed(), &response);
+        let silent =
+            |report: &ShardReport| matches!(report.refusal, Some(Refusal::Unreachable(_)));
+        if !response.shards.iter().all(silent) {
+            relay.breaker.lock().close();
+            return response;
         }
-        response
+        let pause = relay.breaker.lock().open();
+        warn!(relay = %name, ?pause, "relay left out of the tree");
+        let left = end.saturating_duration_since(Instant::now());
+        if left < WORTHWHILE {
+            return response;
+        }
+        let direct = Request { relays: Vec::new(), deadline: left, ..request.clone() };
+        let parts = tree::split(&direct, &self.membership, self.fan_out);
+        let ask = async |part: &Part| match &part.to {
+            Branch::Shard(shard) => self.send_to_shard(shard, &part.request).await,
+            Branch::Relay(_) => Response::refused(
+                &part.request.targets,
+                &Refusal::Malformed("a tree without relays has none".to_owned()),
+            ),
+        };
+        let responses = join_all(parts.iter().map(ask)).await;
+        let places = parts.into_iter().map(|part| part.places);
+        tree::join(&request.operations, places.zip(responses).collect())
     }
 
     fn observe(&self, child: &str, took: Duration, response: &Response) {
@@ -131,16 +176,15 @@ impl Fanout {
 
 impl Serve for Fanout {
     async fn exchange(&self, mut request: Request) -> Response {
+        let end = Instant::now() + request.deadline;
         request.relays.retain(|relay| !self.is_open(relay));
-        let operations = request.operations.len();
         let mut parts = tree::split(&request, &self.membership, self.fan_out);
         let kept = request.deadline - request.deadline / KEEP_BACK;
         for part in &mut parts {
             part.request.deadline = kept;
         }
-        let responses = join_all(parts.iter().map(|part| self.send(part))).await;
-        let answered =
-            parts.iter().map(|part| part.places.clone()).zip(responses).collect::<Vec<_>>();
-        tree::join(operations, answered)
+        let responses = join_all(parts.iter().map(|part| self.send(part, end))).await;
+        let places = parts.into_iter().map(|part| part.places);
+        tree::join(&request.operations, places.zip(responses).collect())
     }
 }

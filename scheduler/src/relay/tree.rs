@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::core::evaluate::Evaluation;
 use crate::core::gather;
 use crate::core::membership::Membership;
 use crate::protocol::{Answer, Operation, Request, Response, Target};
@@ -101,7 +102,7 @@ fn part(
 
 /// Puts the children's answers together. `parts` and `responses` are in the same order.
 #[must_use]
-pub fn join(operations: usize, answered: Vec<(Vec<usize>, Response)>) -> Response {
+pub fn join(operations: &[Operation], answered: Vec<(Vec<usize>, Response)>) -> Response {
     let mut shards = Vec::new();
     let mut gathered: HashMap<usize, Vec<Answer>> = HashMap::new();
     for (places, response) in answered {
@@ -113,16 +114,23 @@ pub fn join(operations: usize, answered: Vec<(Vec<usize>, Response)>) -> Respons
     if gathered.is_empty() {
         return Response { shards, answers: Vec::new() };
     }
-    let answers = (0..operations).map(|place| one(gathered.remove(&place))).collect();
+    let answers = operations.iter().enumerate();
+    let answers = answers.map(|(place, operation)| one(operation, gathered.remove(&place)));
+    let answers = answers.collect();
     Response { shards, answers }
 }
 
-fn one(answers: Option<Vec<Answer>>) -> Answer {
-    let mut evaluations = Vec::new();
+fn one(operation: &Operation, answers: Option<Vec<Answer>>) -> Answer {
+    let count = match operation {
+        Operation::Evaluate { count, .. } => usize::try_from(*count).unwrap_or(usize::MAX),
+        _ => 1,
+    };
+    let mut parts = Vec::new();
     let mut outcome = None;
     for answer in answers.into_iter().flatten() {
         match answer {
-            Answer::Evaluation(evaluation) => evaluations.push(*evaluation),
+            Answer::Evaluations(evaluations) if evaluations.is_empty() => {}
+            Answer::Evaluations(evaluations) => parts.push(evaluations),
             // Only the node's owner answers.
             Answer::Outcome(result) => outcome = Some(result),
             Answer::Nobody => {}
@@ -130,7 +138,128 @@ fn one(answers: Option<Vec<Answer>>) -> Answer {
     }
     match outcome {
         Some(result) => Answer::Outcome(result),
-        None if evaluations.is_empty() => Answer::Nobody,
-        None => Answer::Evaluation(Box::new(gather::merge(evaluations))),
+        None if parts.is_empty() => Answer::Nobody,
+        None => Answer::Evaluations(merge_ahead(&parts, count)),
+    }
+}
+
+/// Merges what several shards see ahead. Placing a pod changes nothing for the shards that don't
+/// own its node, so of all the next evaluations only that of the owner moves on: the result is what
+/// deciding the pods one by one would give. None of the parts is empty.
+fn merge_ahead(parts: &[Vec<Evaluation>], count: usize) -> Vec<Evaluation> {
+    let mut heads = vec![0; parts.len()];
+    let mut merged = Vec::new();
+    loop {
+        let current = || parts.iter().zip(&heads).filter_map(|(part, head)| part.get(*head));
+        let next = gather::merge(current().cloned());
+        let best = match next.tuples.as_slice() {
+            [only] => Some(only.node.clone()),
+            _ => None,
+        };
+        merged.push(next);
+        if merged.len() >= count {
+            return merged;
+        }
+        let owner = best.and_then(|node| {
+            current().position(|part| part.tuples.first().is_some_and(|best| best.node == node))
+        });
+        let Some(owner) = owner else { return merged };
+        let (Some(head), Some(part)) = (heads.get_mut(owner), parts.get(owner)) else {
+            return merged;
+        };
+        *head += 1;
+        if *head >= part.len() {
+            return merged;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::evaluate::Tuple;
+
+    fn request(shards: usize, relays: usize) -> Request {
+        let target = |i| Target { shard: format!("s{i}").into(), incarnation: 1, changes: 0 };
+        Request {
+            term: 1,
+            membership: 0,
+            targets: (0..shards).map(target).collect(),
+            relays: (0..relays).map(|i| format!("r{i}").into()).collect(),
+            deadline: std::time::Duration::from_secs(1),
+            operations: Vec::new(),
+        }
+    }
+
+    fn leaves(request: &Request, membership: &Membership, fan_out: usize, widest: &mut usize) -> usize {
+        let parts = split(request, membership, fan_out);
+        *widest = (*widest).max(parts.len());
+        let below = |part: &Part, widest: &mut usize| match part.to {
+            Branch::Shard(_) => 1,
+            Branch::Relay(_) => leaves(&part.request, membership, fan_out, widest),
+        };
+        parts.iter().map(|part| below(part, widest)).sum()
+    }
+
+    #[test]
+    fn every_shard_is_asked_once_and_nobody_asks_too_many() {
+        for (shards, relays, fan_out) in
+            [(1, 0, 10), (10, 3, 10), (11, 2, 10), (100, 10, 10), (64, 7, 10), (500, 60, 10), (30, 1, 10)]
+        {
+            let names: Vec<String> = (0..shards).map(|i| format!("s{i}")).collect();
+            let membership = Membership::new(0, &names);
+            let mut found = 0;
+            let asked = leaves(&request(shards, relays), &membership, fan_out, &mut found);
+            assert_eq!(asked, shards);
+            let bound = widest(shards, relays, fan_out);
+            assert!(found <= bound, "{shards} shards, {relays} relays: {found} > {bound}");
+        }
+        assert_eq!(widest(100, 10, 10), 10);
+        assert_eq!(widest(30, 1, 10), 30);
+    }
+
+    fn sees(node: &str, locals: &[i64]) -> Vec<Evaluation> {
+        let tuple = |local: &i64| Tuple {
+            taints: 0,
+            affinity: 0,
+            local: *local,
+            ties: 1,
+            lot: 0,
+            node: format!("{node}{local}").into(),
+        };
+        let evaluation = |local: &i64| Evaluation {
+            nodes: 1,
+            feasible: 1,
+            tuples: vec![tuple(local)],
+            ..Evaluation::default()
+        };
+        locals.iter().map(evaluation).collect()
+    }
+
+    fn best(evaluations: &[Evaluation]) -> Vec<i64> {
+        evaluations.iter().map(|evaluation| evaluation.tuples[0].local).collect()
+    }
+
+    #[test]
+    fn looking_ahead_is_deciding_one_by_one_in_any_tree() {
+        let (a, b, c) = (sees("a", &[9, 7, 1]), sees("b", &[8, 6, 5]), sees("c", &[7, 3, 2]));
+        let flat = merge_ahead(&[a.clone(), b.clone(), c.clone()], 9);
+        // Ends where a shard's view ends: after a's 1 something else may be the best.
+        assert_eq!(best(&flat), [9, 8, 7, 7, 6, 5]);
+        let left = merge_ahead(&[merge_ahead(&[a.clone(), b.clone()], 9), c.clone()], 9);
+        let right = merge_ahead(&[a, merge_ahead(&[b, c], 9)], 9);
+        let shorter = flat.len().min(left.len()).min(right.len());
+        assert!(shorter >= 4);
+        assert_eq!(best(&flat)[..shorter], best(&left)[..shorter]);
+        assert_eq!(best(&flat)[..shorter], best(&right)[..shorter]);
+    }
+
+    #[test]
+    fn nothing_is_seen_ahead_where_scores_must_be_normalised() {
+        let mut a = sees("a", &[9, 8]);
+        a[0].tuples[0].taints = 1;
+        let merged = merge_ahead(&[a, sees("b", &[5, 4])], 9);
+        assert_eq!(merged.len(), 1);
+        assert_eq!(merged[0].tuples.len(), 2);
     }
 }

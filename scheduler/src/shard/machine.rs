@@ -10,10 +10,10 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use crate::core::evaluate::evaluate;
+use crate::core::evaluate::{Evaluation, evaluate};
 use crate::core::event::EventSet;
 use crate::core::membership::Membership;
-use crate::core::pod::PodUid;
+use crate::core::pod::{PodRequest, PodUid};
 use crate::core::queue::Moment;
 use crate::core::table::{NodeTable, Stage, Unfit};
 use crate::protocol::{Answer, Incarnation, Operation, PodId, Refusal, Request, Reservation};
@@ -24,6 +24,8 @@ pub type Time = Moment;
 
 /// Reservations that a shard holds at most; more are refused.
 const MAX_RESERVATIONS: usize = 100_000;
+/// Evaluations in one answer at most.
+const MAX_AHEAD: u32 = 64;
 /// A term is forgotten when its leader has been silent for this long: the Lease may have been
 /// deleted, which starts the terms anew. Much longer than any Lease lasts.
 const TERM_MEMORY: Duration = Duration::from_secs(120);
@@ -292,8 +294,8 @@ impl ShardMachine {
 
     fn carry_out(&mut self, now: Time, operation: &Operation) -> Answer {
         match operation {
-            Operation::Evaluate { class, seed } => {
-                Answer::Evaluation(Box::new(evaluate(&self.table, class, *seed)))
+            Operation::Evaluate { class, seed, count } => {
+                Answer::Evaluations(self.look_ahead(class, *seed, *count))
             }
             Operation::Reserve(reservation) => Answer::Outcome(self.reserve(now, reservation)),
             Operation::Restore(reservation) => Answer::Outcome(self.restore(now, reservation)),
@@ -322,6 +324,31 @@ impl ShardMachine {
                 Answer::Outcome(Ok(()))
             }
         }
+    }
+
+    /// Evaluates, then places a pod on the best node and evaluates again, while that node is the
+    /// best for certain. Leaves nothing behind.
+    fn look_ahead(&mut self, class: &PodRequest, seed: u64, count: u32) -> Vec<Evaluation> {
+        let mut evaluations = Vec::new();
+        let mut placed = Vec::new();
+        for ahead in 0..count.clamp(1, MAX_AHEAD) {
+            let evaluation = evaluate(&self.table, class, seed);
+            let best = match evaluation.tuples.as_slice() {
+                [only] => Some(only.node.clone()),
+                _ => None,
+            };
+            evaluations.push(evaluation);
+            let Some(best) = best else { break };
+            let stand_in = PodUid::new(&format!("ahead-{ahead}"));
+            if self.table.assume(stand_in, &best, class).is_err() {
+                break;
+            }
+            placed.push(stand_in);
+        }
+        for stand_in in placed {
+            self.table.forget(stand_in);
+        }
+        evaluations
     }
 
     fn reserve(&mut self, now: Time, reservation: &Reservation) -> Result<(), String> {

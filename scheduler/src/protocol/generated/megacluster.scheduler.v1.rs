@@ -43,7 +43,7 @@ pub mod operation {
     pub enum Kind {
         /// Phase 1: which nodes are feasible, and the best of them. For all targets.
         #[prost(message, tag = "1")]
-        Evaluate(super::Evaluation),
+        Evaluate(super::Evaluate),
         /// Phase 2: take the pod's share of the node, if it still fits. For the node's owner.
         #[prost(message, tag = "2")]
         Reserve(super::Reservation),
@@ -59,12 +59,15 @@ pub mod operation {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Evaluation {
+pub struct Evaluate {
     #[prost(message, optional, tag = "1")]
     pub class: ::core::option::Option<PodClass>,
     /// Decides among equals, so all targets must be given the same.
     #[prost(uint64, tag = "2")]
     pub seed: u64,
+    /// How many pods of the class wait: the answer may look as many ahead.
+    #[prost(uint32, tag = "3")]
+    pub count: u32,
 }
 /// What filters and scores read of a pod; equal for pods made from one template.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -199,22 +202,82 @@ pub mod refusal {
         }
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Answer {
     #[prost(oneof = "answer::Kind", tags = "1, 2")]
     pub kind: ::core::option::Option<answer::Kind>,
 }
 /// Nested message and enum types in `Answer`.
 pub mod answer {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
-        /// To evaluate: the targets' evaluations merged, as JSON.
-        #[prost(bytes, tag = "1")]
-        Evaluation(::prost::bytes::Bytes),
+        /// To evaluate.
+        #[prost(message, tag = "1")]
+        Evaluations(super::Evaluations),
         /// To reserve, restore, confirm and release.
         #[prost(message, tag = "2")]
         Outcome(super::Outcome),
     }
+}
+/// The targets' evaluations merged. The first is how things are; each further one is how they are
+/// once a pod has been placed on the best node of the one before. At least one, at most as many as
+/// asked for.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Evaluations {
+    #[prost(message, repeated, tag = "1")]
+    pub evaluations: ::prost::alloc::vec::Vec<Evaluation>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Evaluation {
+    /// Nodes there are.
+    #[prost(uint64, tag = "1")]
+    pub nodes: u64,
+    /// Nodes that pass every filter.
+    #[prost(uint64, tag = "2")]
+    pub feasible: u64,
+    /// Rejected nodes by reason.
+    #[prost(message, repeated, tag = "3")]
+    pub rejections: ::prost::alloc::vec::Vec<Rejection>,
+    /// Rejected nodes where no eviction would help.
+    #[prost(uint64, tag = "4")]
+    pub unresolvable: u64,
+    /// Whether a pod on these nodes has a lower priority.
+    #[prost(bool, tag = "5")]
+    pub lower_priority: bool,
+    /// The best node for each distinct pair of raw scores.
+    #[prost(message, repeated, tag = "6")]
+    pub tuples: ::prost::alloc::vec::Vec<Tuple>,
+    /// Shards that should have answered and didn't.
+    #[prost(uint32, tag = "7")]
+    pub missing: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rejection {
+    /// In kube-scheduler's words.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub nodes: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tuple {
+    /// Untolerated PreferNoSchedule taints.
+    #[prost(int64, tag = "1")]
+    pub taints: i64,
+    /// Weights of the preferred node affinity terms that match.
+    #[prost(int64, tag = "2")]
+    pub affinity: i64,
+    /// Best sum of the scores that need no normalisation.
+    #[prost(int64, tag = "3")]
+    pub local: i64,
+    /// Nodes that share it.
+    #[prost(uint64, tag = "4")]
+    pub ties: u64,
+    /// The highest lot among them, and who drew it.
+    #[prost(uint64, tag = "5")]
+    pub lot: u64,
+    #[prost(string, tag = "6")]
+    pub node: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Outcome {

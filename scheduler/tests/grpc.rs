@@ -1,0 +1,381 @@
+//! A relay and shards over gRPC on loopback with mTLS, and a fake apiserver.
+
+mod common;
+
+use std::collections::HashMap as StdMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Authority, apiserver, node, pod, status};
+use hashbrown::HashMap;
+use http::Method;
+use megacluster_scheduler::core::evaluate::Evaluation;
+use megacluster_scheduler::core::membership::Membership;
+use megacluster_scheduler::core::pod::PodRequest;
+use megacluster_scheduler::core::queue::QueueConfig;
+use megacluster_scheduler::metrics::Metrics;
+use megacluster_scheduler::protocol::transport::{self, ALPN, Peer, Serve};
+use megacluster_scheduler::protocol::{
+    Answer, Operation, PodId, Refusal, Request, Reservation, Response, Target,
+};
+use megacluster_scheduler::relay::bind::BindLimits;
+use megacluster_scheduler::relay::coordinator::{Coordinator, CoordinatorConfig};
+use megacluster_scheduler::relay::driver::{self, Surroundings};
+use megacluster_scheduler::relay::fanout::{Fanout, Shard};
+use megacluster_scheduler::relay::intake::Compiler;
+use megacluster_scheduler::relay::pods::Intake;
+use megacluster_scheduler::relay::report;
+use megacluster_scheduler::shard::local::LocalShard;
+use megacluster_scheduler::shard::machine::{ShardConfig, ShardMachine};
+use megacluster_service::admin::Readiness;
+use megacluster_service::leadership::Leadership;
+use megacluster_service::tls::{
+    ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles,
+};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+const INCARNATION: u64 = 77;
+
+struct Fleet {
+    _directory: tempfile::TempDir,
+    authority: Authority,
+    other: Authority,
+    membership: Membership,
+    addresses: StdMap<String, SocketAddr>,
+    shards: Vec<Arc<LocalShard>>,
+    token: CancellationToken,
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.token.cancel();
+    }
+}
+
+fn server_tls(authority: &Authority) -> ServerTls {
+    let (cert, key) = authority.leaf("server");
+    let files = ServerTlsFiles {
+        cert,
+        key,
+        client_ca: Some(authority.ca()),
+        client_auth: ClientAuth::Required,
+    };
+    ServerTls::new(files, ALPN).expect("server TLS")
+}
+
+fn client_tls(trusts: &Authority, issued_by: &Authority) -> ClientTls {
+    let (cert, key) = issued_by.leaf("client");
+    let files = ClientTlsFiles { ca: Some(trusts.ca()), cert: Some(cert), key: Some(key) };
+    ClientTls::new(files, ALPN).expect("client TLS")
+}
+
+/// Shards with `nodes` nodes of 4 CPUs among them.
+async fn fleet(shards: usize, nodes: usize) -> Fleet {
+    megacluster_service::crypto::install();
+    let directory = tempfile::tempdir().expect("directory");
+    let authority = Authority::new(directory.path(), "good");
+    let other = Authority::new(directory.path(), "other");
+    let names: Vec<String> = (0..shards).map(|i| format!("s{i}")).collect();
+    let membership = Membership::new(0, &names);
+    let token = CancellationToken::new();
+    let mut addresses = StdMap::new();
+    let mut locals = Vec::new();
+    for name in &names {
+        let mut machine = ShardMachine::new(ShardConfig {
+            name: name.as_str().into(),
+            membership: membership.clone(),
+            incarnation: INCARNATION,
+            ttl: Duration::from_secs(90),
+        });
+        machine.node_list_begins();
+        (0..nodes).for_each(|i| machine.node_applied(&node(&format!("n{i}"), 4)));
+        machine.node_list_ends();
+        machine.pod_list_begins();
+        machine.pod_list_ends();
+        let shard = Arc::new(LocalShard::new(machine, Metrics::unregistered()));
+        let loopback = "127.0.0.1:0".parse().expect("address");
+        let (address, _) =
+            transport::serve(shard.clone(), loopback, server_tls(&authority), token.clone())
+                .await
+                .expect("serve");
+        addresses.insert(name.clone(), address);
+        locals.push(shard);
+    }
+    let _directory = directory;
+    Fleet { _directory, authority, other, membership, addresses, shards: locals, token }
+}
+
+impl Fleet {
+    fn url(&self, name: &str) -> String {
+        format!("https://localhost:{}", self.addresses[name].port())
+    }
+
+    fn peers(&self) -> HashMap<Arc<str>, Shard> {
+        let tls = client_tls(&self.authority, &self.authority);
+        let peer = |name: &String| {
+            let peer = Peer::new(&self.url(name), &tls).expect("peer");
+            (Arc::from(name.as_str()), Shard::Remote(peer))
+        };
+        self.addresses.keys().map(peer).collect()
+    }
+
+    fn request(&self, operations: Vec<Operation>) -> Request {
+        let target = |name: &Arc<str>| Target {
+            shard: name.clone(),
+            incarnation: INCARNATION,
+            changes: 0,
+        };
+        Request {
+            term: 1,
+            membership: self.membership.fingerprint(),
+            targets: self.membership.names().map(target).collect(),
+            relays: Vec::new(),
+            deadline: Duration::from_secs(5),
+            operations,
+        }
+    }
+}
+
+fn class(cpu: &str) -> Arc<PodRequest> {
+    Arc::new(PodRequest::compile(&pod(0, cpu)))
+}
+
+fn evaluate(count: u32) -> Operation {
+    Operation::Evaluate { class: class("1"), seed: 5, count }
+}
+
+fn evaluations(response: &Response) -> &[Evaluation] {
+    match &response.answers[0] {
+        Answer::Evaluations(evaluations) => evaluations,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_ca_is_refused() {
+    let fleet = fleet(1, 1).await;
+    let request = fleet.request(vec![evaluate(1)]);
+    let good = Peer::new(&fleet.url("s0"), &client_tls(&fleet.authority, &fleet.authority));
+    let response = good.expect("peer").exchange(&request).await;
+    assert_eq!(response.shards[0].refusal, None);
+    // The client's is wrong; the server's is wrong; the client shows none.
+    let none = ClientTlsFiles { ca: Some(fleet.authority.ca()), cert: None, key: None };
+    for tls in [
+        client_tls(&fleet.authority, &fleet.other),
+        client_tls(&fleet.other, &fleet.authority),
+        ClientTls::new(none, ALPN).expect("client TLS"),
+    ] {
+        let peer = Peer::new(&fleet.url("s0"), &tls).expect("peer");
+        let response = peer.exchange(&request).await;
+        assert!(matches!(response.shards[0].refusal, Some(Refusal::Unreachable(_))));
+        assert!(response.answers.is_empty());
+    }
+    assert!(Peer::new("http://localhost:1", &client_tls(&fleet.other, &fleet.other)).is_err());
+}
+
+#[tokio::test]
+async fn refusals_are_typed() {
+    let fleet = fleet(1, 1).await;
+    let tls = client_tls(&fleet.authority, &fleet.authority);
+    let peer = Peer::new(&fleet.url("s0"), &tls).expect("peer");
+    let ask = async |change: fn(&mut Request)| {
+        let mut request = fleet.request(vec![evaluate(1)]);
+        change(&mut request);
+        let response = peer.exchange(&request).await;
+        assert!(response.answers.is_empty(), "something was carried out");
+        response.shards[0].clone()
+    };
+    let stale = ask(|request| request.membership ^= 1).await.refusal;
+    let current = fleet.membership.fingerprint();
+    assert_eq!(stale, Some(Refusal::StaleMembership { current }));
+    let restarted = ask(|request| request.targets[0].incarnation = 5).await;
+    assert_eq!(restarted.refusal, Some(Refusal::NewIncarnation));
+    assert_eq!(restarted.incarnation, INCARNATION);
+    let mut later = fleet.request(Vec::new());
+    later.term = 9;
+    assert_eq!(peer.exchange(&later).await.shards[0].refusal, None);
+    assert_eq!(ask(|_| {}).await.refusal, Some(Refusal::StaleTerm { current: 9 }));
+    let elsewhere = ask(|request| request.targets[0].shard = "s9".into()).await.refusal;
+    assert!(matches!(elsewhere, Some(Refusal::Malformed(_))));
+}
+
+#[tokio::test]
+async fn a_shard_answers_only_once_it_is_synced_and_in_time() {
+    let fleet = fleet(1, 0).await;
+    let machine = ShardMachine::new(ShardConfig {
+        name: "s0".into(),
+        membership: fleet.membership.clone(),
+        incarnation: INCARNATION,
+        ttl: Duration::from_secs(90),
+    });
+    let shard = LocalShard::new(machine, Metrics::unregistered());
+    let request = fleet.request(vec![evaluate(1)]);
+    assert_eq!(shard.exchange(request.clone()).await.shards[0].refusal, Some(Refusal::NotSynced));
+
+    struct Asleep;
+    impl Serve for Asleep {
+        async fn exchange(&self, request: Request) -> Response {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Response::refused(&request.targets, &Refusal::NotSynced)
+        }
+    }
+    let loopback = "127.0.0.1:0".parse().expect("address");
+    let tls = server_tls(&fleet.authority);
+    let served = transport::serve(Arc::new(Asleep), loopback, tls, fleet.token.clone());
+    let (address, _) = served.await.expect("serve");
+    let url = format!("https://localhost:{}", address.port());
+    let tls = client_tls(&fleet.authority, &fleet.authority);
+    let peer = Peer::new(&url, &tls).expect("peer");
+    let request = Request { deadline: Duration::from_millis(200), ..request };
+    let begun = std::time::Instant::now();
+    let response = peer.exchange(&request).await;
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(matches!(response.shards[0].refusal, Some(Refusal::Unreachable(_))));
+}
+
+#[tokio::test]
+async fn a_tree_answers_as_a_flat_relay_does() {
+    let fleet = fleet(7, 60).await;
+    let metrics = Metrics::unregistered();
+    let flat =
+        Fanout::new(fleet.membership.clone(), fleet.peers(), HashMap::new(), 10, metrics.clone());
+    let tls = client_tls(&fleet.authority, &fleet.authority);
+    let mut relays = HashMap::new();
+    for name in ["r0", "r1"] {
+        let below = Fanout::new(
+            fleet.membership.clone(),
+            fleet.peers(),
+            HashMap::new(),
+            2,
+            metrics.clone(),
+        );
+        let loopback = "127.0.0.1:0".parse().expect("address");
+        let tls_server = server_tls(&fleet.authority);
+        let served =
+            transport::serve(Arc::new(below), loopback, tls_server, fleet.token.clone()).await;
+        let (address, _) = served.expect("serve");
+        let url = format!("https://localhost:{}", address.port());
+        relays.insert(Arc::from(name), Peer::new(&url, &tls).expect("peer"));
+    }
+    // A relay that nobody answers for is replaced by its shards at once.
+    let nowhere = Peer::new("https://localhost:1", &tls).expect("peer");
+    let broken: HashMap<Arc<str>, Peer> =
+        [("r0".into(), nowhere), ("r1".into(), relays["r1"].clone())].into_iter().collect();
+    let tree = Fanout::new(fleet.membership.clone(), fleet.peers(), relays, 4, metrics.clone());
+    let patched = Fanout::new(fleet.membership.clone(), fleet.peers(), broken, 4, metrics);
+    let mut request = fleet.request(vec![evaluate(8)]);
+    let expected = flat.exchange(request.clone()).await;
+    let expected = evaluations(&expected);
+    assert_eq!(expected[0].nodes, 60);
+    assert_eq!(expected.len(), 8);
+    request.relays = vec!["r0".into(), "r1".into()];
+    for fanout in [tree, patched] {
+        let response = fanout.exchange(request.clone()).await;
+        assert_eq!(response.shards.len(), 7);
+        assert!(response.shards.iter().all(|report| report.refusal.is_none()));
+        assert_eq!(evaluations(&response)[0], expected[0]);
+        for (found, expected) in evaluations(&response).iter().zip(expected) {
+            assert_eq!(found.tuples[0].node, expected.tuples[0].node);
+        }
+    }
+    // A reservation finds its way to the owner alone.
+    let node = expected[0].tuples[0].node.clone();
+    let id = PodId { uid: common::uid(1).into(), namespace: "d".into(), name: "p1".into() };
+    let reservation = Reservation { pod: id, node, class: class("1"), token: 1 };
+    request.operations = vec![Operation::Reserve(reservation)];
+    let response = flat.exchange(request).await;
+    assert!(matches!(response.answers[0], Answer::Outcome(Ok(()))));
+    let held: usize = fleet.shards.iter().map(|shard| shard.lock().reservations()).sum();
+    assert_eq!(held, 1);
+}
+
+/// A relay with everything but a watch: pods in, bindings out.
+#[tokio::test]
+async fn pods_are_bound_through_relay_and_shards() {
+    const PODS: usize = 60;
+    let fleet = fleet(3, 10).await;
+    let bound: Arc<Mutex<StdMap<String, String>>> = Arc::default();
+    let conditions: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (bindings, patches) = (bound.clone(), conditions.clone());
+    let client = apiserver(move |method, path, body| {
+        if let Some(name) = path.strip_suffix("/binding") {
+            let name = name.rsplit('/').next().unwrap_or_default().to_owned();
+            let node = body["target"]["name"].as_str().unwrap_or_default().to_owned();
+            let before = bindings.lock().expect("lock").insert(name, node);
+            assert_eq!(before, None, "bound twice");
+        } else if *method == Method::PATCH {
+            let message = &body["status"]["conditions"][0]["message"];
+            patches.lock().expect("lock").push(message.as_str().unwrap_or_default().to_owned());
+            return Some((200, json!({})));
+        }
+        Some(status(201, ""))
+    })
+    .await;
+    let metrics = Metrics::unregistered();
+    let membership = fleet.membership.clone();
+    let fanout =
+        Fanout::new(membership.clone(), fleet.peers(), HashMap::new(), 10, metrics.clone());
+    let reports = report::ReportConfig {
+        scheduler_name: "default-scheduler".to_owned(),
+        instance: "test".to_owned(),
+        events_per_second: 1000,
+    };
+    let token = CancellationToken::new();
+    let (reporter, _tasks) = report::spawn(client.clone(), reports, metrics.clone(), token.clone());
+    let fence = std::time::Instant::now().checked_add(Duration::from_secs(600));
+    let leads = Leadership { leader: true, epoch: 3, holder: None, fence };
+    let (_leader, leadership) = watch::channel(leads);
+    let coordinator = Coordinator::new(
+        CoordinatorConfig {
+            profile: "default-scheduler".to_owned(),
+            membership,
+            relays: Vec::new(),
+            max_binds: 16,
+            deadline: Duration::from_secs(5),
+            queue: QueueConfig::default(),
+            seed: 1,
+        },
+        metrics.clone(),
+    );
+    let surroundings = Surroundings {
+        fanout: Arc::new(fanout),
+        client,
+        bind_concurrency: 4,
+        limits: BindLimits::default(),
+        reporter,
+        leadership,
+        readiness: Readiness::default(),
+        metrics,
+    };
+    let (sink, intake) = mpsc::channel(16);
+    let relay = tokio::spawn(driver::run(coordinator, surroundings, intake, token.clone()));
+    let mut compiler = Compiler::default();
+    sink.send(Intake::Begin).await.expect("intake");
+    for number in 0..PODS {
+        let waiting = compiler.waiting(&pod(number, "1"));
+        sink.send(Intake::Applied(Box::new(waiting))).await.expect("intake");
+    }
+    sink.send(Intake::End).await.expect("intake");
+    // 10 nodes of 4 CPUs take 40 pods; the other 20 are told why not.
+    let told = |conditions: &[String]| conditions.len() >= PODS - 40;
+    for _ in 0..300 {
+        let all = bound.lock().expect("lock").len() == 40;
+        if all && told(&conditions.lock().expect("lock")) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut taken: StdMap<String, usize> = StdMap::new();
+    for node in bound.lock().expect("lock").values() {
+        *taken.entry(node.clone()).or_default() += 1;
+    }
+    assert_eq!(taken.len(), 10);
+    assert!(taken.values().all(|pods| *pods == 4), "{taken:?}");
+    let conditions = conditions.lock().expect("lock").clone();
+    assert!(conditions[0].starts_with("0/10 nodes are available: 10 Insufficient cpu."));
+    token.cancel();
+    tokio::time::timeout(Duration::from_secs(30), relay).await.expect("drains").expect("ends");
+}
