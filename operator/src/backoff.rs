@@ -10,7 +10,7 @@ use std::{
 const FIRST: Duration = Duration::from_millis(500);
 
 /// The longest pause.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_mins(2);
 
 /// The pause after `failures` failures in a row. `dice`, from 0 to 1, spreads it over the upper
 /// half, so that what failed together is not tried together.
@@ -62,8 +62,8 @@ mod tests {
         assert_eq!(pause(1, 1.0), Duration::from_millis(500));
         assert_eq!(pause(2, 1.0), Duration::from_secs(1));
         assert_eq!(pause(2, 0.0), Duration::from_millis(500));
-        assert_eq!(pause(9, 1.0), Duration::from_secs(120));
-        assert_eq!(pause(u32::MAX, 1.0), Duration::from_secs(120));
+        assert_eq!(pause(9, 1.0), Duration::from_mins(2));
+        assert_eq!(pause(u32::MAX, 1.0), Duration::from_mins(2));
     }
 
     #[test]

@@ -42,7 +42,7 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 pub struct Options {
     /// The only namespace that is looked at; all of them if `None`.
     pub namespace: Option<String>,
-    /// MegaClusters that are reconciled at once.
+    /// How many clusters are reconciled at once.
     pub concurrency: u16,
 }
 
@@ -143,7 +143,7 @@ async fn reconcile(
     let _running = context.metrics.begin();
     let namespace = object.namespace().unwrap_or_default();
     let name = object.name_any();
-    let next = context.reconciler.reconcile(&namespace, &name).await?;
+    let next = Box::pin(context.reconciler.reconcile(&namespace, &name)).await?;
     context.failures.clear(&namespace, &name);
     context.metrics.retrying(context.failures.len());
     Ok(match next {
@@ -152,6 +152,7 @@ async fn reconcile(
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature that Controller::run asks for")]
 fn on_error(object: Arc<MegaCluster>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let namespace = object.namespace().unwrap_or_default();
     let name = object.name_any();
@@ -163,10 +164,8 @@ fn on_error(object: Arc<MegaCluster>, error: &ReconcileError, context: Arc<Conte
     Action::requeue(pause)
 }
 
-type Outcome = Result<
-    (ObjectRef<MegaCluster>, Action),
-    ControllerError<ReconcileError, watcher::Error>,
->;
+type Outcome =
+    Result<(ObjectRef<MegaCluster>, Action), ControllerError<ReconcileError, watcher::Error>>;
 
 fn note(context: &Context, result: Outcome) {
     match result {

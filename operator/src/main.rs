@@ -42,7 +42,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print the CustomResourceDefinition as YAML.
+    /// Print the `CustomResourceDefinition` as YAML.
     Crd,
 }
 
@@ -53,7 +53,7 @@ struct RunFlags {
     /// Look at this namespace only.
     #[arg(long)]
     namespace: Option<String>,
-    /// MegaClusters that are reconciled at once.
+    /// How many clusters are reconciled at once.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
     /// Registry and path in front of MegaCluster's own images, for a MegaCluster that doesn't say.

@@ -79,8 +79,10 @@ pub fn validate(
 
     let owner = problems.take("metadata", owner_reference(object));
     let version = problems.take("spec.version", rules::version(&spec.version));
-    let image_references = problems
-        .take("spec.images.registry", image_references(spec.images.as_ref(), images, &spec.version));
+    let image_references = problems.take(
+        "spec.images.registry",
+        image_references(spec.images.as_ref(), images, &spec.version),
+    );
     let networking = networking(&spec.networking, &mut problems);
     let rotation = rotation(spec.pki.as_ref(), &mut problems);
     let store = store(&spec.store, &mut problems);
@@ -179,13 +181,11 @@ fn networking(spec: &NetworkingSpec, problems: &mut Problems) -> Option<Networki
         let name = name.strip_prefix("*.").unwrap_or(name);
         problems.take(&format!("spec.networking.endpoint.certSANs[{index}]"), rules::host(name));
     }
-    let port = problems.take(
-        "spec.networking.endpoint.port",
-        rules::port(endpoint.port.unwrap_or(6443)),
-    );
-    let node_port = endpoint.node_port.and_then(|port| {
-        problems.take("spec.networking.endpoint.nodePort", rules::port(port))
-    });
+    let port =
+        problems.take("spec.networking.endpoint.port", rules::port(endpoint.port.unwrap_or(6443)));
+    let node_port = endpoint
+        .node_port
+        .and_then(|port| problems.take("spec.networking.endpoint.nodePort", rules::port(port)));
     if problems.fields.len() > before {
         return None;
     }
@@ -211,8 +211,8 @@ fn rotation(spec: Option<&PkiSpec>, problems: &mut Problems) -> Option<Rotation>
             .map_err(|error| error.to_string()),
         None => Ok(default),
     };
-    let leaf_validity = problems
-        .take("spec.pki.rotation.leafValidity", duration(spec.leaf_validity, DAY * 90))?;
+    let leaf_validity =
+        problems.take("spec.pki.rotation.leafValidity", duration(spec.leaf_validity, DAY * 90))?;
     let renew_before =
         problems.take("spec.pki.rotation.renewBefore", duration(spec.renew_before, DAY * 30))?;
     if renew_before >= leaf_validity {
@@ -253,10 +253,7 @@ fn api_servers(spec: &ApiServersSpec) -> ApiServers {
         resources: pool.resources.as_ref().map_or_else(|| shared.clone(), Into::into),
     });
     ApiServers {
-        max_surge: spec
-            .max_surge
-            .clone()
-            .unwrap_or_else(|| IntOrString::String("100%".to_owned())),
+        max_surge: spec.max_surge.clone().unwrap_or_else(|| IntOrString::String("100%".to_owned())),
         extra_args: spec.extra_args.clone(),
         pools: std::iter::once(default).chain(others).collect(),
     }

@@ -3,6 +3,8 @@
 //! The rules are evaluated here by kube's own evaluator; the same samples go to a real API server
 //! in the end-to-end tests.
 
+#![expect(clippy::unwrap_used, reason = "a test states its expectation by unwrapping")]
+
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use kube::core::cel::{Validator, apply_defaults};
@@ -174,7 +176,9 @@ fn every_field_of_the_spec_is_documented_and_every_list_and_string_bounded() {
         if text && schema.get("maxLength").is_none() && schema.get("enum").is_none() {
             problems.push(format!("{path}: no maxLength"));
         }
-        for (name, field) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        for (name, field) in
+            schema.get("properties").and_then(Value::as_object).into_iter().flatten()
+        {
             let path = format!("{path}.{name}");
             if field.get("description").is_none() {
                 problems.push(format!("{path}: no description"));

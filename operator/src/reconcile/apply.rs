@@ -13,7 +13,7 @@ use super::{
     gate::{self, Gate},
     kinds::{self, Verb},
     memory::Memory,
-    observed::{Observed, ObjectKey, key},
+    observed::{ObjectKey, Observed, key},
     volumes,
 };
 use crate::{
@@ -146,17 +146,17 @@ impl Prepared<'_> {
             }
             // Ordered, so that with a concurrency of one the first failure is the last write.
             let mut results = Vec::new();
-            let writes: Vec<_> =
+            let pending: Vec<_> =
                 open.into_iter().map(|child| self.write(child, writer).boxed()).collect();
-            let mut writes = stream::iter(writes).buffered(concurrency(stage));
-            while let Some(result) = writes.next().await {
+            let mut done = stream::iter(pending).buffered(concurrency(stage));
+            while let Some(result) = done.next().await {
                 let failed = result.is_err();
                 results.push(result);
                 if failed {
                     break;
                 }
             }
-            drop(writes);
+            drop(done);
             for result in results {
                 match result {
                     Ok(Written { object, change }) => {
@@ -236,8 +236,13 @@ impl Prepared<'_> {
                 source,
             };
             writer.claim().map_err(failed)?;
-            match bounded(kinds::delete(writer.client, &self.cluster.namespace, &object, Verb::Cascade))
-                .await
+            match bounded(kinds::delete(
+                writer.client,
+                &self.cluster.namespace,
+                &object,
+                Verb::Cascade,
+            ))
+            .await
             {
                 Err(error) if !error.is_status(404) => return Err(failed(error)),
                 _ => {}

@@ -57,7 +57,8 @@ impl<'a> Conditions<'a> {
         let mut message: String = message.into();
         // What metav1.Condition allows; a cut message still says what is wrong first.
         if message.len() > 32_768 {
-            message.truncate((0..=32_000).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0));
+            message
+                .truncate((0..=32_000).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0));
         }
         let last_transition_time = find(self.old, type_)
             .filter(|old| old.status == status)

@@ -76,7 +76,9 @@ impl ReconcileError {
         match self {
             Self::Pki(error) => error.reason(),
             Self::Build(_) => "BuildFailed",
-            Self::Dereference { .. } | Self::Apply(_) | Self::Status(_) => "ManagementClusterFailed",
+            Self::Dereference { .. } | Self::Apply(_) | Self::Status(_) => {
+                "ManagementClusterFailed"
+            }
         }
     }
 }

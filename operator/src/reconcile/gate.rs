@@ -107,21 +107,21 @@ mod tests {
         deployment.into()
     }
 
-    fn rollout(desired: i32, ready: i32, updated: i32) -> Option<Rollout> {
-        Some(Rollout { desired, existing: desired, ready, updated, observed: true })
+    fn rollout(desired: i32, ready: i32, updated: i32) -> Rollout {
+        Rollout { desired, existing: desired, ready, updated, observed: true }
     }
 
     fn rollouts() -> Rollouts {
         Rollouts {
-            store: rollout(1, 1, 1),
+            store: Some(rollout(1, 1, 1)),
             pools: vec![
-                ("default".to_owned(), rollout(2, 2, 2)),
-                ("pods".to_owned(), rollout(1, 1, 1)),
+                ("default".to_owned(), Some(rollout(2, 2, 2))),
+                ("pods".to_owned(), Some(rollout(1, 1, 1))),
             ],
-            front_door: rollout(2, 2, 2),
-            controller_manager: rollout(2, 2, 2),
-            shards: rollout(2, 2, 2),
-            relays: rollout(2, 2, 2),
+            front_door: Some(rollout(2, 2, 2)),
+            controller_manager: Some(rollout(2, 2, 2)),
+            shards: Some(rollout(2, 2, 2)),
+            relays: Some(rollout(2, 2, 2)),
         }
     }
 
@@ -136,23 +136,24 @@ mod tests {
             relays: None,
         };
         let empty = Observed::default();
-        let at = |stage, rollouts: &Rollouts| check(stage, &deployment("i:1"), &empty, rollouts, false);
+        let at =
+            |stage, rollouts: &Rollouts| check(stage, &deployment("i:1"), &empty, rollouts, false);
         assert_eq!(at(Stage::Store, &nothing), Gate::Open);
         assert_eq!(at(Stage::FrontDoor, &nothing), Gate::Open);
         assert_eq!(at(Stage::ApiServers, &nothing), waiting("the store"));
         assert_eq!(at(Stage::Scheduler, &nothing), waiting("the apiservers"));
-        let store = Rollouts { store: rollout(1, 1, 1), ..nothing };
+        let store = Rollouts { store: Some(rollout(1, 1, 1)), ..nothing };
         assert_eq!(at(Stage::ApiServers, &store), Gate::Open);
         let one_apiserver =
-            Rollouts { pools: vec![("default".to_owned(), rollout(3, 1, 3))], ..store };
+            Rollouts { pools: vec![("default".to_owned(), Some(rollout(3, 1, 3)))], ..store };
         assert_eq!(at(Stage::ControllerManager, &one_apiserver), waiting("the front door"));
-        let one_door = Rollouts { front_door: rollout(2, 1, 2), ..one_apiserver };
+        let one_door = Rollouts { front_door: Some(rollout(2, 1, 2)), ..one_apiserver };
         assert_eq!(at(Stage::ControllerManager, &one_door), Gate::Open);
     }
 
     #[test]
     fn a_deleted_workload_of_a_running_cluster_comes_back_at_once() {
-        let down = Rollouts { store: rollout(1, 0, 1), ..rollouts() };
+        let down = Rollouts { store: Some(rollout(1, 0, 1)), ..rollouts() };
         let gate = check(Stage::Scheduler, &deployment("i:1"), &Observed::default(), &down, true);
         assert_eq!(gate, Gate::Open);
     }
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn an_edited_workload_is_mended_whatever_the_others_do() {
         let live: Observed = [deployment("i:1")].into_iter().collect();
-        let down = Rollouts { store: rollout(1, 0, 1), ..rollouts() };
+        let down = Rollouts { store: Some(rollout(1, 0, 1)), ..rollouts() };
         assert_eq!(check(Stage::Scheduler, &deployment("i:1"), &live, &down, true), Gate::Open);
     }
 
@@ -168,17 +169,18 @@ mod tests {
     fn a_new_image_waits_for_the_rollouts_before_it() {
         let live: Observed = [deployment("i:1")].into_iter().collect();
         let next = deployment("i:2");
-        let at = |rollouts: &Rollouts| check(Stage::ControllerManager, &next, &live, rollouts, true);
+        let at =
+            |rollouts: &Rollouts| check(Stage::ControllerManager, &next, &live, rollouts, true);
         assert_eq!(at(&rollouts()), Gate::Open);
         let half = Rollouts {
             pools: vec![
-                ("default".to_owned(), rollout(2, 2, 2)),
-                ("pods".to_owned(), rollout(2, 2, 1)),
+                ("default".to_owned(), Some(rollout(2, 2, 2))),
+                ("pods".to_owned(), Some(rollout(2, 2, 1))),
             ],
             ..rollouts()
         };
         assert_eq!(at(&half), waiting("the apiservers"));
-        let later = Rollouts { relays: rollout(2, 0, 0), ..rollouts() };
+        let later = Rollouts { relays: Some(rollout(2, 0, 0)), ..rollouts() };
         assert_eq!(at(&later), Gate::Open, "later stages don't matter");
     }
 }

@@ -22,10 +22,13 @@ struct Hashes {
     live: u64,
 }
 
+/// Hashes by kind and name of a child.
+type Kept = HashMap<(&'static str, String), Hashes>;
+
 /// Hashes of what was last applied, by MegaCluster and child.
 #[derive(Debug, Default)]
 pub struct Memory {
-    clusters: Mutex<HashMap<Owner, HashMap<(&'static str, String), Hashes>>>,
+    clusters: Mutex<HashMap<Owner, Kept>>,
 }
 
 impl Memory {

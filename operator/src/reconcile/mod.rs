@@ -93,7 +93,7 @@ impl Reconciler {
             // The garbage collector takes what carries our owner reference; see `Lifetime`.
             return Ok(Next::AwaitChange);
         }
-        let live = dereference::children(&self.client, namespace, name).await?;
+        let live = Box::pin(dereference::children(&self.client, namespace, name)).await?;
         let facts = live.facts(&format!("{name}-api"));
         let cluster = match validate::validate(&object, &self.images, facts) {
             Ok(cluster) => cluster,
@@ -134,7 +134,7 @@ impl Reconciler {
             let prepared = Prepared { cluster: &cluster, children: &children, live, started };
             prepared.apply(self.writer()).await
         };
-        self.log(object, &applied);
+        log(object, &applied);
         // What was just written may have told what the management cluster decided.
         let cluster = ValidatedCluster {
             facts: applied.observed.facts(&cluster.endpoint_service()),
@@ -179,7 +179,7 @@ impl Reconciler {
         if let Some(endpoint) = endpoint {
             applied.changes.extend(prepared.apply_one(endpoint, self.writer()).await?);
         }
-        self.log(object, &applied);
+        log(object, &applied);
         if object.status.as_ref().is_some_and(|status| status.version.is_some()) {
             self.publish(object, events::of_writes(object, &applied, plan)).await;
         }
@@ -280,27 +280,27 @@ impl Reconciler {
             }
         }
     }
+}
 
-    fn log(&self, object: &MegaCluster, applied: &Applied) {
-        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-        let cluster = object.metadata.name.as_deref().unwrap_or_default();
-        let list = |what: ChangeKind| -> Vec<String> {
-            let changes = applied.changes.iter().filter(|change| change.what == what);
-            changes.map(|change| format!("{}/{}", change.key.0, change.key.1)).collect()
-        };
-        if !applied.changes.is_empty() {
-            info!(
-                namespace,
-                cluster,
-                created = ?list(ChangeKind::Created),
-                updated = ?list(ChangeKind::Updated),
-                removed = ?list(ChangeKind::Removed),
-                "applied"
-            );
-        }
-        for held in &applied.held {
-            debug!(namespace, cluster, child = held.key.1, reason = held.reason, "held");
-        }
+fn log(object: &MegaCluster, applied: &Applied) {
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let cluster = object.metadata.name.as_deref().unwrap_or_default();
+    let list = |what: ChangeKind| -> Vec<String> {
+        let changes = applied.changes.iter().filter(|change| change.what == what);
+        changes.map(|change| format!("{}/{}", change.key.0, change.key.1)).collect()
+    };
+    if !applied.changes.is_empty() {
+        info!(
+            namespace,
+            cluster,
+            created = ?list(ChangeKind::Created),
+            updated = ?list(ChangeKind::Updated),
+            removed = ?list(ChangeKind::Removed),
+            "applied"
+        );
+    }
+    for held in &applied.held {
+        debug!(namespace, cluster, child = held.key.1, reason = held.reason, "held");
     }
 }
 

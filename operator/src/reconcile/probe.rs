@@ -41,7 +41,9 @@ enum ProbeError {
 /// that name may not be reachable from here, and its load balancer is not the cluster's fault.
 pub(super) async fn ask(cluster: &ValidatedCluster, admin: &Secret) -> Answer {
     let Some(address) = cluster.facts.endpoint_cluster_ip else {
-        return Answer::NotAsked("the Service in front of the cluster has no address yet".to_owned());
+        return Answer::NotAsked(
+            "the Service in front of the cluster has no address yet".to_owned(),
+        );
     };
     let answer = tokio::time::timeout(TIMEOUT, ask_at(cluster, address, admin)).await;
     match answer.unwrap_or(Err(ProbeError::Timeout)) {

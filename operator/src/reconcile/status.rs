@@ -16,8 +16,8 @@ use crate::{
     api::{
         LABEL_NAME, LABEL_POOL,
         v1alpha1::{
-            ApiServersStatus, ConditionStatus, ControllerManagerStatus, MegaCluster, MegaClusterStatus, PkiStatus,
-            PoolStatus, ReplicaStatus, SchedulerStatus, SecretKeyRef,
+            ApiServersStatus, ConditionStatus, ControllerManagerStatus, MegaCluster,
+            MegaClusterStatus, PkiStatus, PoolStatus, ReplicaStatus, SchedulerStatus, SecretKeyRef,
         },
     },
     children::{Children, Stage},
@@ -109,11 +109,21 @@ pub fn compute(facts: &Facts<'_>) -> MegaClusterStatus {
 
     let mut conditions = Conditions::new(&old.conditions, generation, facts.now);
     match parts.iter().find(|(_, _, part)| !part.well) {
-        None => conditions.set_bool(READY, true, "Available", "the cluster answers and every component is available"),
+        None => conditions.set_bool(
+            READY,
+            true,
+            "Available",
+            "the cluster answers and every component is available",
+        ),
         Some((_, reason, part)) => conditions.set_bool(READY, false, reason, part.message.clone()),
     }
     if object.spec.paused {
-        conditions.set_bool(PAUSED, true, "PausedByUser", "spec.paused is true: nothing is applied");
+        conditions.set_bool(
+            PAUSED,
+            true,
+            "PausedByUser",
+            "spec.paused is true: nothing is applied",
+        );
     } else if !up_to_date.well {
         conditions.set_bool(RECONCILING, true, up_to_date.reason, up_to_date.message.clone());
     }
@@ -174,7 +184,12 @@ pub fn invalid(object: &MegaCluster, error: &InvalidSpec, now: Timestamp) -> Meg
     conditions.set_bool(READY, false, "InvalidSpec", error.to_string());
     conditions.set_bool(STALLED, true, "InvalidSpec", error.to_string());
     if object.spec.paused {
-        conditions.set_bool(PAUSED, true, "PausedByUser", "spec.paused is true: nothing is applied");
+        conditions.set_bool(
+            PAUSED,
+            true,
+            "PausedByUser",
+            "spec.paused is true: nothing is applied",
+        );
     }
     for type_ in [
         STORE_READY,
@@ -286,11 +301,8 @@ fn certificates_verdict(facts: &Facts<'_>) -> Verdict {
         }
         Certificates::Planned(_, notices) => notices,
     };
-    let absent = facts
-        .children
-        .iter()
-        .filter(|child| child.stage == Stage::Secrets)
-        .find(|child| {
+    let absent =
+        facts.children.iter().filter(|child| child.stage == Stage::Secrets).find(|child| {
             facts.applied.observed.get(&super::observed::key(&child.object)).is_none()
         });
     match absent {
@@ -341,10 +353,8 @@ fn up_to_date(facts: &Facts<'_>, rollouts: &Rollouts) -> Verdict {
     if let Some(held) = facts.applied.held.first() {
         return behind("Waiting", format!("{}/{}: {}", held.key.0, held.key.1, held.reason));
     }
-    let pools = rollouts
-        .pools
-        .iter()
-        .map(|(name, rollout)| (format!("apiserver pool {name}"), *rollout));
+    let pools =
+        rollouts.pools.iter().map(|(name, rollout)| (format!("apiserver pool {name}"), *rollout));
     let workloads = [
         ("the store".to_owned(), rollouts.store),
         ("the front door".to_owned(), rollouts.front_door),
@@ -358,7 +368,12 @@ fn up_to_date(facts: &Facts<'_>, rollouts: &Rollouts) -> Verdict {
             Some(r) if !r.is_done() => {
                 return behind(
                     "RollingOut",
-                    format!("{what}: {} of {} updated, {} ready", r.updated.min(r.desired), r.desired, r.ready),
+                    format!(
+                        "{what}: {} of {} updated, {} ready",
+                        r.updated.min(r.desired),
+                        r.desired,
+                        r.ready
+                    ),
                 );
             }
             Some(_) => {}
@@ -366,4 +381,3 @@ fn up_to_date(facts: &Facts<'_>, rollouts: &Rollouts) -> Verdict {
     }
     Verdict { well: true, reason: "RolledOut", message: "every component runs as asked".to_owned() }
 }
-

@@ -43,7 +43,8 @@ pub(super) async fn grow(
         };
         writer.claim().map_err(failed)?;
         let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
-        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
+        let params =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
         match bounded(claims.patch(claim, &params, &Patch::Merge(&patch))).await {
             // A claim that was never made will be made with the new size.
             Err(error) if error.is_status(404) => {}

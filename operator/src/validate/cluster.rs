@@ -191,7 +191,7 @@ pub struct Scheduler {
 /// What was found in the management cluster, and nothing that the operator could decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// ClusterIP of the Service in front of the cluster, once it has one.
+    /// Address of the Service in front of the cluster, once it has one.
     pub endpoint_cluster_ip: Option<IpAddr>,
     /// Address or name that the load balancer gave, once it has.
     pub load_balancer: Option<String>,

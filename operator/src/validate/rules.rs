@@ -56,7 +56,8 @@ pub(super) fn service_range_sizes(field: &str, nets: &[IpNet], problems: &mut Pr
         let bits = net.max_prefix_len() - net.prefix_len();
         if bits > MAX_SERVICE_BITS {
             let smallest = net.max_prefix_len() - MAX_SERVICE_BITS;
-            problems.add(field, format!("{net} is too large for kube-apiserver: at most /{smallest}"));
+            problems
+                .add(field, format!("{net} is too large for kube-apiserver: at most /{smallest}"));
         } else if bits < MIN_SERVICE_BITS {
             let largest = net.max_prefix_len() - MIN_SERVICE_BITS;
             problems.add(field, format!("{net} is too small: at least /{largest}"));
@@ -110,7 +111,10 @@ pub(super) fn durability_rules(rules: &[DurabilityRule], problems: &mut Problems
         let field = format!("spec.store.durability.rules[{index}].prefix");
         let prefix = &rule.prefix;
         if !prefix.starts_with("/registry/") || !prefix.ends_with('/') {
-            problems.add(field, format!("{prefix} must go from /registry/ to a /, such as /registry/leases/"));
+            problems.add(
+                field,
+                format!("{prefix} must go from /registry/ to a /, such as /registry/leases/"),
+            );
         } else if prefix.contains("//") {
             problems.add(field, format!("{prefix} has an empty part"));
         } else if rules[..index].iter().any(|earlier| earlier.prefix == *prefix) {

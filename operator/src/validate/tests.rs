@@ -86,18 +86,27 @@ fn endpoints_resolve_by_type() {
 #[test]
 fn what_is_wrong_is_named_by_its_field() {
     let cases: &[(&str, &[&str])] = &[
-        ("version: v1.35.1", &["spec.version: v1.35.1 is not supported: this operator runs v1.36.x"]),
+        (
+            "version: v1.35.1",
+            &["spec.version: v1.35.1 is not supported: this operator runs v1.36.x"],
+        ),
         (
             "version: v1.36.3\nnetworking: {serviceCIDRs: [10.96.0.0/12], podCIDRs: [10.0.0.0/8]}",
-            &["spec.networking.serviceCIDRs: 10.96.0.0/12 overlaps 10.0.0.0/8 of spec.networking.podCIDRs"],
+            &[
+                "spec.networking.serviceCIDRs: 10.96.0.0/12 overlaps 10.0.0.0/8 of spec.networking.podCIDRs",
+            ],
         ),
         (
             "version: v1.36.3\nnetworking: {serviceCIDRs: [10.96.0.1/12]}",
-            &["spec.networking.serviceCIDRs[0]: 10.96.0.1/12 has bits beyond its mask: write 10.96.0.0/12"],
+            &[
+                "spec.networking.serviceCIDRs[0]: 10.96.0.1/12 has bits beyond its mask: write 10.96.0.0/12",
+            ],
         ),
         (
             "version: v1.36.3\nnetworking: {serviceCIDRs: [10.0.0.0/8]}",
-            &["spec.networking.serviceCIDRs: 10.0.0.0/8 is too large for kube-apiserver: at most /12"],
+            &[
+                "spec.networking.serviceCIDRs: 10.0.0.0/8 is too large for kube-apiserver: at most /12",
+            ],
         ),
         (
             "version: v1.36.3\nnetworking: {serviceCIDRs: [10.0.0.0/31]}",

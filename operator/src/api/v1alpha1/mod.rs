@@ -185,7 +185,7 @@ pub struct MegaClusterSpec {
     Serialize, Deserialize, schemars::JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq,
 )]
 pub enum DeletionPolicy {
-    /// Volumes (PersistentVolumeClaims) and the Secrets of the certificate authorities, the
+    /// Volumes and the Secrets of the certificate authorities, the
     /// service-account keys and the admin kubeconfig stay. A MegaCluster of the same name takes
     /// them up again.
     #[default]
