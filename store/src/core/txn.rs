@@ -157,6 +157,10 @@ impl State {
         for op in branch(request, path.next().unwrap_or(false)) {
             match &op.request {
                 Some(Request::RequestRange(range)) if range.revision != 0 => {
+                    // Outside a transaction a negative revision is the newest, here it is an old one.
+                    if range.revision < self.mvcc.compacted() {
+                        return Err(Error::Compacted);
+                    }
                     self.mvcc.resolve(range.revision, current)?;
                 }
                 Some(Request::RequestPut(put)) => {
