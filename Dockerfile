@@ -14,7 +14,8 @@ COPY . .
 ENV RUSTFLAGS="-C target-feature=+crt-static" MEGACLUSTER_REVISION=${REVISION}
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
  && cargo build --release --locked --target "$target" --bin "$BIN" \
- && install -D "target/$target/release/$BIN" "/out/usr/local/bin/$BIN"
+ && install -D "target/$target/release/$BIN" "/out/usr/local/bin/$BIN" \
+ && strip --strip-debug "/out/usr/local/bin/$BIN"
 
 FROM scratch AS base
 ARG BIN
