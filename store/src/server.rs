@@ -1,7 +1,7 @@
 //! The whole process: recover, serve, drain.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use megacluster_service::admin::{Admin, Readiness};
@@ -83,7 +83,21 @@ impl Server {
             },
             engine: EngineConfig { rules, lease_class: strongest(flags), quota },
         };
-        // Recovery blocks for as long as the log is long.
+        // The admin port comes first: recovery takes as long as the log is long, and the process
+        // is alive meanwhile.
+        let pages: Arc<OnceLock<Api>> = Arc::default();
+        let answering = pages.clone();
+        let admin = Admin::new(registry, "megacluster-store")
+            .with_extra(move |method, path| health_pages(answering.get(), method, path));
+        let readiness = admin.readiness();
+        readiness.set("serving", false);
+        let end = CancellationToken::new();
+        let mut bound = Vec::new();
+        for (address, _) in flags::addresses(&flags.listen_metrics_urls)? {
+            let serve = admin.serve(address, end.clone()).await;
+            bound.push(serve.map_err(|source| StartError::Admin { address, source })?);
+        }
+
         let recovering = metrics.clone();
         let running = tokio::task::spawn_blocking(move || sequencer::start(config, recovering))
             .await
@@ -106,18 +120,7 @@ impl Server {
             tls.watch(drain.clone());
         }
 
-        let pages = api.clone();
-        let admin = Admin::new(registry, "megacluster-store")
-            .with_extra(move |method, path| health_pages(&pages, method, path));
-        let readiness = admin.readiness();
-        readiness.set("serving", false);
-        let end = CancellationToken::new();
-        let mut bound = Vec::new();
-        for (address, _) in flags::addresses(&flags.listen_metrics_urls)? {
-            let serve = admin.serve(address, end.clone()).await;
-            bound.push(serve.map_err(|source| StartError::Admin { address, source })?);
-        }
-
+        let _ = pages.set(api.clone());
         let addresses = flags::addresses(&flags.listen_client_urls)?
             .into_iter()
             .map(|(address, tls)| (address, if tls { Security::Tls } else { Security::Plain }))

@@ -44,6 +44,9 @@ struct Change {
     before: Option<Entry>,
 }
 
+/// Keys, count and more.
+type Found = (Vec<(Bytes, Entry)>, i64, bool);
+
 /// One map for every revision.
 struct Spec {
     /// `maps[r]` is the state at revision `r`; the first two are empty, as etcd starts at 1.
@@ -83,7 +86,7 @@ impl Spec {
         self.maps.last().unwrap()
     }
 
-    fn range(&self, map: &Map, r: &RangeRequest) -> (Vec<(Bytes, Entry)>, i64, bool) {
+    fn range(map: &Map, r: &RangeRequest) -> Found {
         let all = within(map, &r.key, &r.range_end);
         let count = i64::try_from(all.len()).unwrap();
         if r.count_only {
@@ -116,7 +119,7 @@ impl Spec {
         (kept, count, more)
     }
 
-    fn read(&self, r: &RangeRequest) -> Result<(Vec<(Bytes, Entry)>, i64, bool), Error> {
+    fn read(&self, r: &RangeRequest) -> Result<Found, Error> {
         if r.revision > self.revision() {
             return Err(Error::FutureRevision);
         }
@@ -124,7 +127,7 @@ impl Spec {
         if at < self.compacted {
             return Err(Error::Compacted);
         }
-        Ok(self.range(&self.maps[usize::try_from(at).unwrap()], r))
+        Ok(Self::range(&self.maps[usize::try_from(at).unwrap()], r))
     }
 
     fn holds(&self, c: &Compare) -> bool {
@@ -203,7 +206,6 @@ fn delete(map: &mut Map, revision: i64, changes: &mut Vec<Change>, d: &DeleteRan
 
 /// Runs the branches of `path`; checks reads inside against `responses`.
 fn run_txn(
-    spec: &Spec,
     t: &TxnRequest,
     path: &mut impl Iterator<Item = bool>,
     world: (&mut Map, i64, &mut Vec<Change>),
@@ -217,14 +219,14 @@ fn run_txn(
     for (op, response) in ops.iter().zip(&answer.responses) {
         match (op.request.as_ref().unwrap(), response.response.as_ref().unwrap()) {
             (Request::RequestRange(r), Response::ResponseRange(found)) => {
-                same(found, &spec.range(map, r));
+                same(found, &Spec::range(map, r));
             }
             (Request::RequestPut(p), Response::ResponsePut(_)) => put(map, revision, changes, p),
             (Request::RequestDeleteRange(d), Response::ResponseDeleteRange(found)) => {
                 assert_eq!(found.deleted, delete(map, revision, changes, d));
             }
             (Request::RequestTxn(nested), Response::ResponseTxn(inner)) => {
-                run_txn(spec, nested, path, (map, revision, changes), inner);
+                run_txn(nested, path, (map, revision, changes), inner);
             }
             other => panic!("answer of another kind: {other:?}"),
         }
@@ -244,7 +246,7 @@ fn entry(kv: &KeyValue) -> (Bytes, Entry) {
     (kv.key.clone(), entry)
 }
 
-fn same(found: &RangeResponse, wanted: &(Vec<(Bytes, Entry)>, i64, bool)) {
+fn same(found: &RangeResponse, wanted: &Found) {
     let kvs: Vec<_> = found.kvs.iter().map(entry).collect();
     // etcd's sort is not stable, and neither order of equals is promised.
     let mut sorted = (kvs.clone(), wanted.0.clone());
@@ -445,7 +447,7 @@ impl Pair {
                 let mut map = self.spec.newest().clone();
                 let mut changes = Vec::new();
                 let world = (&mut map, revision, &mut changes);
-                run_txn(&self.spec, &request, &mut path.into_iter(), world, &reply);
+                run_txn(&request, &mut path.into_iter(), world, &reply);
                 if !changes.is_empty() {
                     self.spec.maps.push(map);
                     self.spec.changes.append(&mut changes);
@@ -508,7 +510,7 @@ impl Pair {
         }
         for (key, end) in [("/1/", "/10"), ("/0/1", ""), ("\0", "\0"), ("/0/2", "/2/1")] {
             let range = KeyRange::new(key.into(), end.into());
-            for start in [from, (from + self.spec.revision()) / 2] {
+            for start in [from, i64::midpoint(from, self.spec.revision())] {
                 let wanted: Vec<Change> = self
                     .spec
                     .changes

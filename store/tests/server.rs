@@ -468,3 +468,43 @@ async fn maintenance_tells_the_truth() {
     assert_eq!((part.kvs.len(), part.count, part.header.unwrap().revision), (1, 1, 2));
     store.server.finish().await;
 }
+
+async fn http_get(address: std::net::SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(SOON, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn health_and_metrics_are_etcds() {
+    let store = Store::start(&["--quota-backend-bytes=3000"]).await;
+    let channel = store.connect().await;
+    let admin = store.server.admin_addresses()[0];
+    put(&channel, "k", vec![b'x'; 1000]).await.unwrap();
+    let health = http_get(admin, "/health").await;
+    assert!(health.starts_with("HTTP/1.1 200"));
+    assert!(health.ends_with(r#"{"health":"true","reason":""}"#), "{health}");
+    assert!(http_get(admin, "/version").await.contains(r#""etcdserver":"3.6.8""#));
+    assert!(http_get(admin, "/readyz").await.starts_with("HTTP/1.1 200"));
+    let metrics = http_get(admin, "/metrics").await;
+    assert!(metrics.contains("etcd_mvcc_put_total 1\n"), "{metrics}");
+    assert!(metrics.contains("etcd_debugging_mvcc_current_revision 2\n"));
+
+    // Over the quota: no puts, the alarm, and health says so; deletes and reads go on.
+    let full = put(&channel, "k", vec![b'x'; 2000]).await.unwrap_err();
+    assert_eq!(
+        (full.code(), full.message()),
+        (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded")
+    );
+    let health = http_get(admin, "/health").await;
+    assert!(health.contains("503") && health.contains("ALARM NOSPACE"), "{health}");
+    let status = MaintenanceClient::new(channel.clone()).status(StatusRequest {}).await.unwrap();
+    assert!(status.into_inner().errors[0].contains("NOSPACE"));
+    let delete = DeleteRangeRequest { key: "k".into(), ..Default::default() };
+    KvClient::new(channel.clone()).delete_range(delete).await.unwrap();
+    store.server.finish().await;
+}

@@ -25,19 +25,25 @@ struct Version {
     storage: &'static str,
 }
 
-/// Answers `/health` and `/version`; `None` for other paths.
+/// Answers `/health` and `/version`; `None` for other paths. There is no `api` before the state is
+/// recovered.
 #[must_use]
-pub fn health_pages(api: &Api, method: &Method, path: &str) -> Option<Response<Full<Bytes>>> {
+pub fn health_pages(
+    api: Option<&Api>,
+    method: &Method,
+    path: &str,
+) -> Option<Response<Full<Bytes>>> {
     if method != Method::GET {
         return None;
     }
     match path {
         "/health" => {
-            let reason = match api.alarms().first() {
-                None => "",
-                Some(AlarmType::Nospace) => "ALARM NOSPACE",
-                Some(AlarmType::Corrupt) => "ALARM CORRUPT",
-                Some(AlarmType::None) => "ALARM UNKNOWN",
+            let reason = match api.map(|api| api.alarms().first().copied()) {
+                None => "RECOVERING",
+                Some(None) => "",
+                Some(Some(AlarmType::Nospace)) => "ALARM NOSPACE",
+                Some(Some(AlarmType::Corrupt)) => "ALARM CORRUPT",
+                Some(Some(AlarmType::None)) => "ALARM UNKNOWN",
             };
             let (status, health) = if reason.is_empty() {
                 (StatusCode::OK, "true")

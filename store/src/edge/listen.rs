@@ -156,8 +156,10 @@ impl Listeners {
         if left > 0 {
             warn!(connections = left, "connections ended before they were done");
         }
+        self.runtimes.cancel();
+        // A listener's task may hold on to them for a moment more; they end without us then.
         if let Ok(runtimes) = Arc::try_unwrap(self.runtimes) {
-            let _ = tokio::task::spawn_blocking(move || runtimes.stop()).await;
+            let _ = tokio::task::spawn_blocking(move || runtimes.join()).await;
         }
     }
 }
@@ -248,7 +250,7 @@ async fn answer(
         // `Routes` is always ready.
         return routes.call(request).await;
     }
-    let page = health_pages(&api, request.method(), request.uri().path());
+    let page = health_pages(Some(&api), request.method(), request.uri().path());
     let response = page.unwrap_or_else(|| {
         let mut response = Response::new(Full::from("404 page not found\n"));
         *response.status_mut() = StatusCode::NOT_FOUND;

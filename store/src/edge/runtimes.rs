@@ -71,9 +71,14 @@ impl Runtimes {
         self.workers.iter().map(|w| w.connections.load(Ordering::Relaxed)).sum()
     }
 
-    /// Ends all runtimes with whatever still runs on them.
-    pub(super) fn stop(mut self) {
+    /// Tells all runtimes to end, with whatever still runs on them.
+    pub(super) fn cancel(&self) {
         self.stop.cancel();
+    }
+
+    /// Waits for their end.
+    pub(super) fn join(mut self) {
+        self.cancel();
         for worker in &mut self.workers {
             if worker.thread.take().is_some_and(|thread| thread.join().is_err()) {
                 error!("a runtime's thread panicked");

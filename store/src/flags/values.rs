@@ -78,11 +78,12 @@ impl FromStr for ListenUrl {
 }
 
 impl ListenUrl {
-    /// The first address of the host.
+    /// One address of the host, of IPv4 if there is one: etcd's `localhost` is 127.0.0.1.
     pub(super) fn resolve(&self) -> Result<SocketAddr, FlagError> {
         let resolve = |source| FlagError::Resolve { url: self.to_string(), source };
-        let mut found = self.host_port.to_socket_addrs().map_err(resolve)?;
-        found.next().ok_or_else(|| resolve(std::io::Error::other("the host has no address")))
+        let found: Vec<SocketAddr> = self.host_port.to_socket_addrs().map_err(resolve)?.collect();
+        let chosen = found.iter().find(|address| address.is_ipv4()).or(found.first());
+        chosen.copied().ok_or_else(|| resolve(std::io::Error::other("the host has no address")))
     }
 }
 

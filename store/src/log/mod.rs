@@ -71,7 +71,7 @@ mod writer;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod simulated;
+pub(crate) mod simulated;
 
 use std::{path::Path, sync::Arc};
 

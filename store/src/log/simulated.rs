@@ -46,7 +46,7 @@ pub(super) enum Crash {
 
 /// A fault to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// An append writes a part and fails.
     Append,
     /// An append fails, and so does the truncation after it.
@@ -56,7 +56,7 @@ pub(super) enum Fault {
 }
 
 #[derive(Debug)]
-pub(super) struct Disk {
+pub(crate) struct Disk {
     state: Mutex<State>,
     me: Weak<Disk>,
 }
@@ -195,7 +195,7 @@ impl State {
 }
 
 impl Disk {
-    pub(super) fn new(seed: u64) -> Arc<Self> {
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             state: Mutex::new(State {
                 inodes: Vec::new(),
@@ -217,7 +217,7 @@ impl Disk {
         self.state.lock().crash_in = Some(operations);
     }
 
-    pub(super) fn fail_next(&self, fault: Fault) {
+    pub(crate) fn fail_next(&self, fault: Fault) {
         self.state.lock().fault = Some(fault);
     }
 

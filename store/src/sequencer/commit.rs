@@ -140,3 +140,80 @@ impl Committer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Command, EngineConfig, Error, Reply, State};
+    use crate::log::LogConfig;
+    use crate::log::simulated::{Disk, Fault};
+    use crate::pb::etcdserverpb::{PutRequest, RangeRequest};
+
+    fn engine_and_log(disk: &std::sync::Arc<Disk>) -> (Engine, Committer) {
+        let (log, recovered) = Log::open_on(disk.clone(), LogConfig::default()).unwrap();
+        let mut state = State::new(1);
+        for record in recovered.records {
+            state.replay(record.unwrap(), 0);
+        }
+        state.recover_at(recovered.start_revision, recovered.compact_revision);
+        let config = EngineConfig { lease_class: Class::Fsync, ..EngineConfig::default() };
+        (Engine::new(state, config), Committer::new(log))
+    }
+
+    fn put(engine: &mut Engine, key: &'static str) {
+        let put = PutRequest { key: key.into(), ..Default::default() };
+        engine.apply(Command::Put(put), 0).unwrap();
+    }
+
+    fn read(engine: &mut Engine, key: &'static str) -> (usize, i64) {
+        let range = RangeRequest { key: key.into(), ..Default::default() };
+        let Ok(Reply::Range(found)) = engine.apply(Command::Range(range), 0) else {
+            panic!("range")
+        };
+        (found.kvs.len(), found.header.unwrap().revision)
+    }
+
+    fn show(engine: &mut Engine) {
+        engine.publish();
+        engine.mvcc().show();
+    }
+
+    #[test]
+    fn what_a_full_disk_held_back_is_shown_when_it_is_written() {
+        let disk = Disk::new(1);
+        let (mut engine, mut committer) = engine_and_log(&disk);
+        put(&mut engine, "a");
+        assert!(committer.commit(&mut engine));
+        show(&mut engine);
+        put(&mut engine, "b");
+        disk.fail_next(Fault::Append);
+        assert!(!committer.commit(&mut engine));
+        assert_eq!(committer.health(), Health::Full);
+        engine.set_frozen(true);
+        assert_eq!((read(&mut engine, "a"), read(&mut engine, "b")), ((1, 2), (0, 2)));
+        assert!(committer.retry(engine.mvcc().revision()));
+        engine.set_frozen(false);
+        show(&mut engine);
+        assert_eq!(read(&mut engine, "b"), (1, 3));
+        committer.close(3);
+
+        let (mut engine, _) = engine_and_log(&disk);
+        assert_eq!(read(&mut engine, "b"), (1, 3));
+    }
+
+    #[test]
+    fn after_a_failed_sync_nothing_is_written_or_shown() {
+        let disk = Disk::new(2);
+        let (mut engine, mut committer) = engine_and_log(&disk);
+        put(&mut engine, "a");
+        disk.fail_next(Fault::Sync);
+        assert!(!committer.commit(&mut engine));
+        assert_eq!(committer.health(), Health::Broken);
+        engine.set_frozen(true);
+        assert_eq!(read(&mut engine, "a"), (0, 1));
+        assert!(!committer.retry(engine.mvcc().revision()));
+        let at = RangeRequest { key: "a".into(), revision: 2, ..Default::default() };
+        let hidden = engine.apply(Command::Range(at), 0).unwrap_err();
+        assert_eq!(hidden, Error::FutureRevision);
+    }
+}

@@ -20,6 +20,9 @@ use crate::metrics::Metrics;
 
 /// Requests of one batch.
 const BATCH: usize = 2048;
+/// A batch is closed early when it has read so many keys or written so many times 128 bytes: the
+/// first reply waits for the last request.
+const BATCH_WORK: usize = 64 * 1024;
 /// Leases that expire in one go, before requests get their turn.
 const EXPIRE: usize = 256;
 /// Events whose garbage is freed between two batches.
@@ -176,13 +179,13 @@ impl Sequencer {
     /// Takes a message and those behind it, up to a batch.
     fn gather(&mut self, first: Message) {
         let now = self.now();
-        self.take(first, now);
+        let mut work = self.take(first, now);
         for _ in 1..BATCH {
-            if self.stopping {
+            if self.stopping || work > BATCH_WORK {
                 return;
             }
             match self.queue.try_recv() {
-                Ok(message) => self.take(message, now),
+                Ok(message) => work += self.take(message, now),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
                     self.stopping = true;
@@ -192,12 +195,15 @@ impl Sequencer {
         }
     }
 
-    fn take(&mut self, message: Message, now: u64) {
+    /// Gives how much work it was.
+    fn take(&mut self, message: Message, now: u64) -> usize {
         match message {
             Message::Ask(Ask { command, size, reply }) => {
                 self.shared.queued_bytes.fetch_sub(size, Ordering::Relaxed);
                 let result = self.apply(command, now);
+                let read = if let Ok(Reply::Range(range)) = &result { range.kvs.len() } else { 0 };
                 self.answers.push((reply, result));
+                return read + size / 128;
             }
             Message::Open(inbox) => {
                 self.inboxes.insert(inbox.stream(), inbox);
@@ -205,6 +211,7 @@ impl Sequencer {
             Message::Close(stream) => self.close(stream),
             Message::Stop => self.stopping = true,
         }
+        0
     }
 
     fn apply(&mut self, command: Command, now: u64) -> Result<Reply, Error> {
