@@ -250,7 +250,7 @@ impl fmt::Display for Preemption {
                     (*unresolvable, "Preemption is not helpful for scheduling"),
                 ];
                 let reasons = reasons.into_iter().filter(|(nodes, _)| *nodes > 0);
-                write_histogram(f, unresolvable + no_victims, reasons)
+                write_histogram(f, unresolvable.saturating_add(*no_victims), reasons)
             }
         }
     }

@@ -29,7 +29,8 @@ pub struct Evaluation {
     pub unresolvable: u64,
     /// Whether any pod on these nodes has a lower priority than this one.
     pub lower_priority: bool,
-    /// One for each distinct pair of raw scores, sorted by that pair.
+    /// One for each distinct pair of raw scores, sorted by that pair: few, and never more than
+    /// feasible nodes or than (taints of a node + 1) × (100 × preferred terms + 1).
     pub tuples: Vec<Tuple>,
     /// Shards that should have answered and didn't. Not zero: this is a part of the truth, by
     /// which a pod may be placed but never declared unschedulable.

@@ -53,13 +53,15 @@ pub fn merge(parts: impl IntoIterator<Item = Evaluation>) -> Evaluation {
     let mut merged = Evaluation::default();
     let mut tuples: BTreeMap<(i64, i64), Tuple> = BTreeMap::new();
     for part in parts {
-        merged.nodes += part.nodes;
-        merged.feasible += part.feasible;
-        merged.unresolvable += part.unresolvable;
+        // Saturating throughout: the numbers come from other processes.
+        merged.nodes = merged.nodes.saturating_add(part.nodes);
+        merged.feasible = merged.feasible.saturating_add(part.feasible);
+        merged.unresolvable = merged.unresolvable.saturating_add(part.unresolvable);
         merged.lower_priority |= part.lower_priority;
-        merged.missing += part.missing;
+        merged.missing = merged.missing.saturating_add(part.missing);
         for (reason, nodes) in part.rejections {
-            *merged.rejections.entry(reason).or_default() += nodes;
+            let count = merged.rejections.entry(reason).or_default();
+            *count = count.saturating_add(nodes);
         }
         for tuple in part.tuples {
             match tuples.entry((tuple.taints, tuple.affinity)) {
@@ -79,7 +81,7 @@ impl Tuple {
     fn absorb(&mut self, other: Self) {
         let ties = match self.local.cmp(&other.local) {
             std::cmp::Ordering::Less => other.ties,
-            std::cmp::Ordering::Equal => self.ties + other.ties,
+            std::cmp::Ordering::Equal => self.ties.saturating_add(other.ties),
             std::cmp::Ordering::Greater => self.ties,
         };
         if (other.local, other.lot, &other.node) > (self.local, self.lot, &self.node) {
@@ -100,7 +102,7 @@ pub fn decide(evaluation: &Evaluation, request: &PodRequest) -> Decision {
             node: Arc::clone(&tuple.node),
             score: *score,
             feasible: evaluation.feasible,
-            ties: tied.map(|(_, tuple)| tuple.ties).sum(),
+            ties: tied.fold(0, |ties, (_, tuple)| ties.saturating_add(tuple.ties)),
             exact: evaluation.missing == 0,
         });
     }
@@ -115,13 +117,17 @@ pub fn decide(evaluation: &Evaluation, request: &PodRequest) -> Decision {
 fn totals(tuples: &[Tuple]) -> Vec<i64> {
     let most = |raw: fn(&Tuple) -> i64| tuples.iter().map(raw).max().unwrap_or_default().max(0);
     let (taints, affinity) = (most(|tuple| tuple.taints), most(|tuple| tuple.affinity));
-    let share = |raw: i64, most: i64| if most == 0 { 0 } else { MAX_SCORE * raw / most };
+    let share =
+        |raw: i64, most: i64| if most == 0 { 0 } else { MAX_SCORE.saturating_mul(raw) / most };
     tuples
         .iter()
         .map(|tuple| {
-            TAINT_TOLERATION_WEIGHT * (MAX_SCORE - share(tuple.taints, taints))
-                + NODE_AFFINITY_WEIGHT * share(tuple.affinity, affinity)
-                + tuple.local
+            let tolerant = MAX_SCORE.saturating_sub(share(tuple.taints, taints));
+            let affine = share(tuple.affinity, affinity);
+            TAINT_TOLERATION_WEIGHT
+                .saturating_mul(tolerant)
+                .saturating_add(NODE_AFFINITY_WEIGHT.saturating_mul(affine))
+                .saturating_add(tuple.local)
         })
         .collect()
 }
@@ -142,7 +148,7 @@ fn diagnose(evaluation: &Evaluation, request: &PodRequest) -> Diagnosis {
 }
 
 fn preemption(evaluation: &Evaluation, request: &PodRequest) -> Preemption {
-    let resolvable = evaluation.nodes - evaluation.unresolvable;
+    let resolvable = evaluation.nodes.saturating_sub(evaluation.unresolvable);
     if !request.may_preempt {
         Preemption::Never
     } else if resolvable > 0 && evaluation.lower_priority {

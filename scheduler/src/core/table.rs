@@ -219,18 +219,22 @@ impl NodeTable {
     }
 
     /// Starts a list of all pods on nodes: those that [`Self::upsert_pod`] doesn't show until
-    /// [`Self::end_pod_list`] are gone, but for reservations and for bindings made meanwhile.
+    /// [`Self::end_pod_list`] are gone, but for reservations and for bindings made meanwhile. The
+    /// list must be read after this call and at the most recent version: one from an old cache
+    /// would leave out, for a moment, pods that are there.
     pub fn begin_pod_list(&mut self) {
         self.pod_list += 1;
     }
 
-    /// Ends a list of all pods on nodes; says what of it may help a waiting pod.
+    /// Ends a list of all pods on nodes; says what of it may help a waiting pod. A pod that wasn't
+    /// shown may still come by the watch: a list can be older than what was known before it.
     pub fn end_pod_list(&mut self) -> EventSet {
         let list = self.pod_list;
         let unseen = |record: &Record| record.stage != Stage::Assumed && record.seen < list;
         let gone: Vec<PodUid> =
             self.pods.iter().filter(|(_, record)| unseen(record)).map(|(uid, _)| *uid).collect();
-        gone.into_iter().fold(EventSet::EMPTY, |events, uid| events | self.remove_pod(uid))
+        let shares = gone.into_iter().filter_map(|uid| self.take_out(uid));
+        shares.fold(EventSet::EMPTY, |events, share| events | freed(&share))
     }
 
     /// Reserves a place, if the pod still passes every filter of the node. Repeating a

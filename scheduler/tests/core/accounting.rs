@@ -139,7 +139,7 @@ impl Model {
                 };
                 let unseen: Vec<u8> = self.pods.iter().filter_map(unseen).collect();
                 for pod in unseen {
-                    self.remove_pod(pod);
+                    self.pods.remove(&pod);
                 }
             }
             Step::Assume { pod, node, cores } => self.assume(table, *pod, *node, *cores)?,
@@ -281,9 +281,16 @@ fn what_is_bound_is_not_given_back() {
     assert!(table.confirm(uid(&pod)));
     assert_eq!(table.forget(uid(&pod)), EventSet::EMPTY);
     assert_eq!(table.usage("a").unwrap().requested.pods, 1);
-    // A binding made before a list that doesn't show it was undone: the pod is gone.
+    // A list that began after the binding and doesn't show it speaks against it, until the watch
+    // shows the pod after all.
     table.begin_pod_list();
-    table.end_pod_list();
+    assert_eq!(table.end_pod_list(), ClusterEvent::PodFreed.into());
+    assert_eq!(table.usage("a").unwrap().requested.pods, 0);
+    table.upsert_pod(&on(pod.clone(), "a"));
+    assert_eq!(table.usage("a").unwrap().requested.pods, 1);
+    // What is deleted stays so, however late the events come.
+    table.remove_pod(uid(&pod));
+    table.upsert_pod(&on(pod.clone(), "a"));
     assert_eq!(table.usage("a").unwrap().requested.pods, 0);
     assert_eq!(table.assume(uid(&pod), "a", &request), Err(Unfit::PodGone));
 }
