@@ -1,5 +1,12 @@
 //! The real process: killed, restarted, on damaged and forbidden directories.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test states its expectation so"
+)]
+
 mod process;
 
 use std::{
@@ -49,18 +56,14 @@ async fn write(mut kv: KvClient<Channel>, writer: u64, mut random: Random) -> Wr
             let value = Bytes::from(value);
             (Some(value.clone()), kv.put(put(&key, value)).await.map(|r| r.into_inner().header))
         };
-        match result {
-            Ok(header) => {
-                let revision = header.unwrap().revision;
-                assert!(revision >= written.revision, "revisions of one client go back");
-                written.revision = revision;
-                written.acknowledged.insert(key, (value, revision));
-            }
-            Err(_) => {
-                written.unsure = Some((key, value));
-                return written;
-            }
-        }
+        let Ok(header) = result else {
+            written.unsure = Some((key, value));
+            return written;
+        };
+        let revision = header.unwrap().revision;
+        assert!(revision >= written.revision, "revisions of one client go back");
+        written.revision = revision;
+        written.acknowledged.insert(key, (value, revision));
     }
 }
 
@@ -173,11 +176,11 @@ async fn watch_from(store: &Store, revision: i64) -> WatchResponse {
         })),
     };
     let requests = tokio_stream::iter([create]);
-    let (hold, held) = tokio::sync::oneshot::channel::<()>();
+    let (keep_open, closed) = tokio::sync::oneshot::channel::<()>();
     let requests = tokio_stream::StreamExt::chain(
         requests,
         Box::pin(futures::stream::once(async move {
-            let _ = held.await;
+            let _ = closed.await;
             WatchRequest::default()
         })),
     );
@@ -193,7 +196,7 @@ async fn watch_from(store: &Store, revision: i64) -> WatchResponse {
     })
     .await
     .unwrap();
-    drop(hold);
+    drop(keep_open);
     answer
 }
 

@@ -1,7 +1,5 @@
 //! Starts the real binary and talks to it.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
 use std::{
     io::Read,
     net::{SocketAddr, TcpListener},
