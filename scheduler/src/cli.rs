@@ -37,7 +37,7 @@ pub struct CommonFlags {
     /// $KUBECONFIG, ~/.kube/config or the pod's service account.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
-    /// KubeSchedulerConfiguration, kubescheduler.config.k8s.io/v1. Fields that are not supported
+    /// `KubeSchedulerConfiguration`, kubescheduler.config.k8s.io/v1. Fields that are not supported
     /// are refused. Flags win over it.
     #[arg(long)]
     pub config: Option<PathBuf>,

@@ -237,8 +237,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         let each = match &rest[..unit] {
             "ms" => Duration::from_millis(1),
             "s" => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
+            "m" => Duration::from_mins(1),
+            "h" => Duration::from_hours(1),
             _ => return None,
         };
         rest = &rest[unit..];
@@ -294,7 +294,10 @@ mod tests {
             ("leaderElection: {leaseDuration: 15}\n", "leaderElection.leaseDuration: must be"),
             ("leaderElection: {leaseDuration: -1s}\n", "leaderElection.leaseDuration: must be"),
             ("podMaxBackoffSeconds: 0\n", "podMaxBackoffSeconds: must be"),
-            ("podInitialBackoffSeconds: 9\npodMaxBackoffSeconds: 1\n", "podMaxBackoffSeconds: less"),
+            (
+                "podInitialBackoffSeconds: 9\npodMaxBackoffSeconds: 1\n",
+                "podMaxBackoffSeconds: less",
+            ),
         ] {
             let error = parse(body).expect_err(body).to_string();
             assert!(error.starts_with(field), "{body}: {error}");

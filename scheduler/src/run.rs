@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use megacluster_service::admin::{Admin, Readiness};
-use megacluster_service::leadership::{ElectionConfig, LeaseElection, Leadership};
+use megacluster_service::leadership::{ElectionConfig, Leadership, LeaseElection};
 use megacluster_service::tls::{
     ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles, TlsError,
 };
@@ -154,16 +154,14 @@ pub async fn shard(flags: ShardFlags, token: CancellationToken) -> Result<(), Ru
     let shard = Arc::new(local_shard(&process, &name, &membership, &flags.reservation));
     let Process { client, metrics, readiness, .. } = &process;
     shard_watch::spawn(client, std::slice::from_ref(&shard), readiness, metrics, &token);
-    let served = transport::serve(shard, flags.listen_address, tls, token).await;
-    let (_, server) = served.map_err(|source| RunError::Bind {
-        what: "--listen-address",
-        address: flags.listen_address,
-        source,
-    })?;
+    let address = flags.listen_address;
+    let (_, grpc) = transport::serve(shard, address, tls, token)
+        .await
+        .map_err(|source| RunError::Bind { what: "--listen-address", address, source })?;
     readiness.set("started", true);
     info!(shard = %name, shards = membership.len(), "shard");
     // Ends with the token; what a shard holds is rebuilt by the next run.
-    drop(server.await);
+    drop(grpc.await);
     Ok(())
 }
 
@@ -205,21 +203,20 @@ pub async fn relay(flags: RelayFlags, token: CancellationToken) -> Result<(), Ru
             return Err(RunError::Flags(format!("--relay {name}: given twice")));
         }
     }
-    let fan_out = usize::from(flags.fan_out);
-    let widest = tree::widest(shards.len(), relays.len(), fan_out);
-    if widest > fan_out {
+    let most = usize::from(flags.fan_out);
+    let widest = tree::widest(shards.len(), relays.len(), most);
+    if widest > most {
         warn!(
             shards = shards.len(),
             relays = relays.len(),
-            fan_out,
+            fan_out = most,
             widest,
             "too few relays for the fan-out: some ask more shards"
         );
     }
     let process = start(&flags.common, &stop).await?;
     let membership = Membership::new(0, shards.keys());
-    let fanout =
-        Fanout::new(membership.clone(), shards, relays, fan_out, process.metrics.clone());
+    let fanout = Fanout::new(membership.clone(), shards, relays, most, process.metrics.clone());
     let fanout = Arc::new(fanout);
     if let Some(address) = flags.listen_address {
         let files = ServerTlsFiles {
@@ -250,8 +247,7 @@ async fn lead(
     let either = |flag: &Option<String>, file: &Option<String>, default: &str| {
         flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
     };
-    let scheduler_name =
-        either(&flags.scheduler_name, &config.scheduler_name, "default-scheduler");
+    let scheduler_name = either(&flags.scheduler_name, &config.scheduler_name, "default-scheduler");
     let host = hostname();
     // The election and the watch outlive the drain; reports outlive both.
     let stop_watch = CancellationToken::new();
@@ -278,7 +274,7 @@ async fn lead(
             events_per_second: flags.events_per_second,
         },
         metrics.clone(),
-        stop_reports.clone(),
+        &stop_reports,
     );
     let (sink, intake) = mpsc::channel(INTAKE);
     tokio::spawn(intake::run(
@@ -332,7 +328,7 @@ async fn lead(
 
 /// Leadership without a Lease, for a process that knows it is the only one.
 fn always_leading(token: CancellationToken) -> watch::Receiver<Leadership> {
-    let century = Duration::from_secs(100 * 365 * 24 * 3600);
+    let century = Duration::from_hours(100 * 365 * 24);
     let fence = Instant::now().checked_add(century);
     let leadership = Leadership { leader: true, epoch: 0, holder: None, fence };
     let (sender, receiver) = watch::channel(leadership);

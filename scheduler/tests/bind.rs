@@ -1,5 +1,8 @@
 //! A bind whose answer is lost, late or a refusal: what becomes of it.
 
+#![allow(clippy::expect_used, reason = "a test states its expectation by unwrapping")]
+#![allow(clippy::unnecessary_wraps, reason = "replies are made in one shape")]
+
 mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

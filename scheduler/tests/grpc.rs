@@ -1,5 +1,11 @@
 //! A relay and shards over gRPC on loopback with mTLS, and a fake apiserver.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test states its expectation by unwrapping"
+)]
+
 mod common;
 
 use std::collections::HashMap as StdMap;
@@ -30,9 +36,7 @@ use megacluster_scheduler::shard::local::LocalShard;
 use megacluster_scheduler::shard::machine::{ShardConfig, ShardMachine};
 use megacluster_service::admin::Readiness;
 use megacluster_service::leadership::Leadership;
-use megacluster_service::tls::{
-    ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles,
-};
+use megacluster_service::tls::{ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +44,9 @@ use tokio_util::sync::CancellationToken;
 const INCARNATION: u64 = 77;
 
 struct Fleet {
-    _directory: tempfile::TempDir,
+    /// Held for its files.
+    #[allow(dead_code, reason = "dropped last")]
+    directory: tempfile::TempDir,
     authority: Authority,
     other: Authority,
     membership: Membership,
@@ -104,8 +110,7 @@ async fn fleet(shards: usize, nodes: usize) -> Fleet {
         addresses.insert(name.clone(), address);
         locals.push(shard);
     }
-    let _directory = directory;
-    Fleet { _directory, authority, other, membership, addresses, shards: locals, token }
+    Fleet { directory, authority, other, membership, addresses, shards: locals, token }
 }
 
 impl Fleet {
@@ -123,11 +128,8 @@ impl Fleet {
     }
 
     fn request(&self, operations: Vec<Operation>) -> Request {
-        let target = |name: &Arc<str>| Target {
-            shard: name.clone(),
-            incarnation: INCARNATION,
-            changes: 0,
-        };
+        let target =
+            |name: &Arc<str>| Target { shard: name.clone(), incarnation: INCARNATION, changes: 0 };
         Request {
             term: 1,
             membership: self.membership.fingerprint(),
@@ -202,6 +204,15 @@ async fn refusals_are_typed() {
     assert!(matches!(elsewhere, Some(Refusal::Malformed(_))));
 }
 
+/// Answers too late.
+struct Asleep;
+impl Serve for Asleep {
+    async fn exchange(&self, request: Request) -> Response {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        Response::refused(&request.targets, &Refusal::NotSynced)
+    }
+}
+
 #[tokio::test]
 async fn a_shard_answers_only_once_it_is_synced_and_in_time() {
     let fleet = fleet(1, 0).await;
@@ -215,13 +226,6 @@ async fn a_shard_answers_only_once_it_is_synced_and_in_time() {
     let request = fleet.request(vec![evaluate(1)]);
     assert_eq!(shard.exchange(request.clone()).await.shards[0].refusal, Some(Refusal::NotSynced));
 
-    struct Asleep;
-    impl Serve for Asleep {
-        async fn exchange(&self, request: Request) -> Response {
-            tokio::time::sleep(Duration::from_secs(60)).await;
-            Response::refused(&request.targets, &Refusal::NotSynced)
-        }
-    }
     let loopback = "127.0.0.1:0".parse().expect("address");
     let tls = server_tls(&fleet.authority);
     let served = transport::serve(Arc::new(Asleep), loopback, tls, fleet.token.clone());
@@ -324,8 +328,8 @@ async fn pods_are_bound_through_relay_and_shards() {
         events_per_second: 1000,
     };
     let token = CancellationToken::new();
-    let (reporter, _tasks) = report::spawn(client.clone(), reports, metrics.clone(), token.clone());
-    let fence = std::time::Instant::now().checked_add(Duration::from_secs(600));
+    let (reporter, _tasks) = report::spawn(client.clone(), reports, metrics.clone(), &token);
+    let fence = std::time::Instant::now().checked_add(Duration::from_mins(10));
     let leads = Leadership { leader: true, epoch: 3, holder: None, fence };
     let (_leader, leadership) = watch::channel(leads);
     let coordinator = Coordinator::new(
@@ -368,12 +372,12 @@ async fn pods_are_bound_through_relay_and_shards() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let mut taken: StdMap<String, usize> = StdMap::new();
+    let mut pods_by_node: StdMap<String, usize> = StdMap::new();
     for node in bound.lock().expect("lock").values() {
-        *taken.entry(node.clone()).or_default() += 1;
+        *pods_by_node.entry(node.clone()).or_default() += 1;
     }
-    assert_eq!(taken.len(), 10);
-    assert!(taken.values().all(|pods| *pods == 4), "{taken:?}");
+    assert_eq!(pods_by_node.len(), 10);
+    assert!(pods_by_node.values().all(|pods| *pods == 4), "{pods_by_node:?}");
     let conditions = conditions.lock().expect("lock").clone();
     assert!(conditions[0].starts_with("0/10 nodes are available: 10 Insufficient cpu."));
     token.cancel();

@@ -5,6 +5,8 @@
 //!
 //! `SIMULATION_SEEDS` sets how many seeds are run, `SIMULATION_SEED` runs a single one.
 
+#![allow(clippy::expect_used, reason = "a test states its expectation by unwrapping")]
+
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +32,7 @@ type Time = Duration;
 const NODES: u32 = 12;
 const SLOTS: u32 = 4;
 const SHARDS: usize = 3;
-const FAULTS_END: Time = Duration::from_secs(240);
+const FAULTS_END: Time = Duration::from_mins(4);
 const END: Time = Duration::from_secs(640);
 
 fn ms(millis: u64) -> Duration {
@@ -131,12 +133,35 @@ enum Event {
     Wake,
     Tick,
     Watch,
-    Arrive { exchange: u64, leaf: usize },
-    Answer { exchange: u64, leaf: usize, response: Response },
-    Deadline { exchange: u64 },
-    BindArrives { pod: u32, node: String },
-    BindEnds { relay: usize, run: u64, pod: PodId, outcome: Option<BindOutcome>, node: String },
-    Checked { shard: usize, run: u64, expiring: Expiring, lost: bool },
+    Arrive {
+        exchange: u64,
+        leaf: usize,
+    },
+    Answer {
+        exchange: u64,
+        leaf: usize,
+        response: Response,
+    },
+    Deadline {
+        exchange: u64,
+    },
+    BindArrives {
+        pod: u32,
+        node: String,
+    },
+    BindEnds {
+        relay: usize,
+        run: u64,
+        pod: PodId,
+        outcome: Option<BindOutcome>,
+        node: String,
+    },
+    Checked {
+        shard: usize,
+        run: u64,
+        expiring: Expiring,
+        lost: bool,
+    },
     RestartShard(usize),
     RestartRelay(usize),
     Elect,
@@ -293,7 +318,7 @@ impl Simulation {
 
     fn poll(&mut self) {
         let now = self.now;
-        let mut wake = now + Duration::from_secs(60);
+        let mut wake = now + Duration::from_mins(1);
         for index in 0..self.relays.len() {
             let Some(relay) = &mut self.relays[index] else { continue };
             let run = relay.run;
@@ -306,7 +331,7 @@ impl Simulation {
         }
         if self.wake_at.is_none_or(|at| at <= now || wake < at) {
             self.wake_at = Some(wake);
-            self.at(wake - now, Event::Wake);
+            self.at(wake.saturating_sub(now), Event::Wake);
         }
     }
 

@@ -152,7 +152,8 @@ impl Peer {
     pub fn new(url: &str, tls: &ClientTls) -> Result<Self, PeerError> {
         let wrong = || PeerError::Url { url: url.to_owned() };
         let uri: Uri = url.parse().map_err(|_| wrong())?;
-        let (Some("https"), Some(host), Some(port)) = (uri.scheme_str(), uri.host(), uri.port_u16())
+        let (Some("https"), Some(host), Some(port)) =
+            (uri.scheme_str(), uri.host(), uri.port_u16())
         else {
             return Err(wrong());
         };

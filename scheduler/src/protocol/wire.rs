@@ -282,9 +282,9 @@ fn decode_answer(answer: pb::Answer) -> Answer {
     use pb::answer::Kind;
     match answer.kind {
         None => Answer::Nobody,
-        Some(Kind::Evaluations(wire)) => Answer::Evaluations(
-            wire.evaluations.into_iter().map(decode_evaluation).collect(),
-        ),
+        Some(Kind::Evaluations(wire)) => {
+            Answer::Evaluations(wire.evaluations.into_iter().map(decode_evaluation).collect())
+        }
         Some(Kind::Outcome(outcome)) => {
             Answer::Outcome(if outcome.done { Ok(()) } else { Err(outcome.message) })
         }

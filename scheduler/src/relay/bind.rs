@@ -127,12 +127,7 @@ pub async fn bind(client: &Client, pod: &PodId, node: &str, limits: BindLimits) 
 }
 
 /// Whether `pod` is bound to `node`, for a reservation whose time is up. `None`: can't tell.
-pub async fn is_bound(
-    client: &Client,
-    pod: &PodId,
-    node: &str,
-    deadline: Instant,
-) -> Option<bool> {
+pub async fn is_bound(client: &Client, pod: &PodId, node: &str, deadline: Instant) -> Option<bool> {
     match look(client, pod, node, deadline).await {
         Seen::Ours => Some(true),
         Seen::Elsewhere(_) | Seen::Gone | Seen::Unbound { .. } => Some(false),

@@ -10,26 +10,23 @@
 //! or settled; a reservation whose fate is unknown is released or left to expire, never assumed to
 //! be free; and no pod is declared unschedulable unless every shard has said so.
 
+mod answers;
+mod binds;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use tracing::{info, warn};
 
-use super::bind::BindOutcome;
 use super::pods::{Intake, Pods};
 use super::report::Report;
-use super::shards::{Change, Shards};
-use crate::core::diagnosis::Plugin;
-use crate::core::evaluate::Evaluation;
-use crate::core::gather::{Decision, decide, refuse};
+use super::shards::Shards;
 use crate::core::membership::Membership;
 use crate::core::pod::PodUid;
 use crate::core::queue::{Attempt, Depths, Moment, Queue, QueueConfig};
-use crate::metrics::{Metrics, labels};
-use crate::protocol::{Answer, Operation, PodId, Refusal, Request, Reservation, Response};
-use crate::protocol::{ShardReport, Target};
+use crate::metrics::Metrics;
+use crate::protocol::{Operation, PodId, Request, Reservation, Target};
 
 /// A new leader waits this long for all shards before it goes on with those that answer.
 const GATHER: Duration = Duration::from_secs(5);
@@ -41,7 +38,7 @@ const BATCH: usize = 32;
 const AGAIN: u32 = 3;
 /// A bind is repeated to a shard that restarts for this long after it was made: the shard's watch
 /// may lag behind by this much.
-const RECENT: Duration = Duration::from_secs(60);
+const RECENT: Duration = Duration::from_mins(1);
 /// Binds remembered for it.
 const MAX_RECENT: usize = 100_000;
 
@@ -249,10 +246,8 @@ impl Coordinator {
             return idle;
         }
         let greeting = if self.greeting.is_none() { self.shards.next_greeting() } else { None };
-        let queue = match self.may_evaluate(now, 0) {
-            true if self.round.is_none() => self.queue.next_wake(),
-            _ => None,
-        };
+        let ready = self.round.is_none() && self.may_evaluate(now, 0);
+        let queue = if ready { self.queue.next_wake() } else { None };
         let gathered = (now < self.gather_until).then_some(self.gather_until);
         [greeting, queue, gathered].into_iter().flatten().min().map_or(idle, |at| at.min(idle))
     }
@@ -360,287 +355,13 @@ impl Coordinator {
         }
     }
 
-    /// SplitMix64: the seeds need no secrecy, only to differ.
+    /// `SplitMix64`: the seeds need no secrecy, only to differ.
     fn lot(&mut self) -> u64 {
         self.config.seed = self.config.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut lot = self.config.seed;
         lot = (lot ^ (lot >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         lot = (lot ^ (lot >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         lot ^ (lot >> 31)
-    }
-
-    /// Takes over the answer to [`Action::Exchange`].
-    pub fn exchanged(&mut self, now: Moment, id: u64, response: Response) -> Vec<Action> {
-        if self.greeting.as_ref().is_some_and(|(greeting, _)| *greeting == id) {
-            if let Some((_, targets)) = self.greeting.take()
-                && self.term.is_some()
-            {
-                self.greeted(now, &targets, &response);
-            }
-            return Vec::new();
-        }
-        match self.round.take() {
-            Some(round) if round.id == id => self.round_ended(now, round, response),
-            other => {
-                self.round = other;
-                Vec::new()
-            }
-        }
-    }
-
-    fn greeted(&mut self, now: Moment, targets: &[Target], response: &Response) {
-        for report in complete(targets, response) {
-            let change = self.shards.greeted(now, &report);
-            self.noticed(now, &report.shard, change);
-        }
-    }
-
-    fn noticed(&mut self, now: Moment, shard: &Arc<str>, change: Option<Change>) {
-        match change {
-            None => {}
-            Some(Change::Joined) => info!(%shard, "shard joined"),
-            Some(Change::Lost(refusal)) => warn!(%shard, %refusal, "shard left out"),
-            Some(Change::Restarted) => {
-                let operations = self.to_restore(now, shard);
-                info!(%shard, reservations = operations.len(), "shard in a new run");
-                self.shards.restore(shard, operations);
-            }
-        }
-    }
-
-    /// What a shard that has restarted may not know: binds under way and those of late.
-    fn to_restore(&mut self, now: Moment, shard: &Arc<str>) -> VecDeque<Operation> {
-        while self.recent.front().is_some_and(|recent| recent.until <= now) {
-            self.recent.pop_front();
-        }
-        let membership = &self.config.membership;
-        let theirs = |reservation: &Reservation| membership.owner(&reservation.node) == Some(shard);
-        let mut operations = VecDeque::new();
-        for recent in self.recent.iter().filter(|recent| theirs(&recent.reservation)) {
-            operations.push_back(Operation::Restore(recent.reservation.clone()));
-            if recent.bound {
-                operations.push_back(Operation::Confirm(recent.reservation.settlement()));
-            }
-        }
-        let under_way = self.binds.values().filter(|binding| theirs(&binding.reservation));
-        operations.extend(under_way.map(|b| Operation::Restore(b.reservation.clone())));
-        operations
-    }
-
-    fn round_ended(&mut self, now: Moment, round: Round, response: Response) -> Vec<Action> {
-        let mut actions = Vec::new();
-        let mut silent: HashMap<Arc<str>, Refusal> = HashMap::new();
-        for report in complete(&round.targets, &response) {
-            let (events, change) = self.shards.heard(now, &report);
-            self.noticed(now, &report.shard, change);
-            self.queue.notify(events, now);
-            if let Some(refusal) = report.refusal {
-                silent.insert(report.shard, refusal);
-            }
-        }
-        let mut answers = response.answers.into_iter();
-        for (shard, operation) in round.told {
-            let answer = answers.next();
-            if silent.contains_key(&shard) || !matches!(answer, Some(Answer::Outcome(_))) {
-                self.shards.tell(&shard, operation);
-            }
-        }
-        for reserve in round.reserve {
-            actions.extend(self.reserved(now, reserve, answers.next(), &silent));
-        }
-        if !round.evaluate.is_empty() {
-            let missing = self.shards.len() - (round.targets.len() - silent.len());
-            let evaluations = match answers.next() {
-                Some(Answer::Evaluations(evaluations)) => evaluations,
-                _ => Vec::new(),
-            };
-            actions.extend(self.all_evaluated(now, round.evaluate, evaluations, missing));
-        }
-        actions
-    }
-
-    fn reserved(
-        &mut self,
-        now: Moment,
-        (chosen, reservation): (Chosen, Reservation),
-        answer: Option<Answer>,
-        silent: &HashMap<Arc<str>, Refusal>,
-    ) -> Option<Action> {
-        let uid = chosen.attempt.pod.uid;
-        let owner = self.config.membership.owner(&chosen.node).cloned()?;
-        let outcome = match (silent.get(&owner), answer) {
-            (None, Some(Answer::Outcome(outcome))) => Some(outcome),
-            _ => None,
-        };
-        match outcome {
-            // Nobody knows whether it is reserved: it may be, so it must be released.
-            None => {
-                self.shards.tell(&owner, Operation::Release(reservation.settlement()));
-                self.queue.retry(uid, now);
-                None
-            }
-            Some(Ok(())) if self.term.is_some() && self.pods.binds(uid) => {
-                let Reservation { pod, node, .. } = reservation.clone();
-                let Chosen { attempt, begun, .. } = chosen;
-                self.binds.insert(uid, Binding { attempt, reservation, begun });
-                Some(Action::Bind { pod, node })
-            }
-            // The pod is gone, or we lead no more.
-            Some(Ok(())) => {
-                self.shards.tell(&owner, Operation::Release(reservation.settlement()));
-                self.queue.retry(uid, now);
-                None
-            }
-            Some(Err(message)) => {
-                self.metrics.reserve_refused.inc();
-                info!(pod = %chosen.id, node = %chosen.node, %message, "reservation refused");
-                if chosen.refusals < AGAIN && self.term.is_some() {
-                    let Chosen { attempt, begun, refusals, .. } = chosen;
-                    self.again.push_back(Evaluated { attempt, begun, refusals: refusals + 1 });
-                } else {
-                    self.queue.retry(uid, now);
-                }
-                None
-            }
-        }
-    }
-
-    fn all_evaluated(
-        &mut self,
-        now: Moment,
-        pods: Vec<Evaluated>,
-        evaluations: Vec<Evaluation>,
-        missing: usize,
-    ) -> Vec<Action> {
-        let missing = u32::try_from(missing).unwrap_or(u32::MAX);
-        let mut actions = Vec::new();
-        let mut unseen = Vec::new();
-        for (place, pod) in pods.into_iter().enumerate() {
-            // What fits nowhere doesn't change things for the next of its kind.
-            let full = evaluations.last().filter(|last| last.tuples.is_empty());
-            let evaluation = evaluations.get(place).or(full).cloned();
-            match evaluation {
-                Some(mut evaluation) if self.term.is_some() => {
-                    evaluation.missing += missing;
-                    actions.extend(self.evaluated(now, pod, &evaluation));
-                }
-                // The shards did not look that far ahead.
-                None if place > 0 && self.term.is_some() => unseen.push(pod),
-                _ => self.queue.retry(pod.attempt.pod.uid, now),
-            }
-        }
-        for pod in unseen.into_iter().rev() {
-            self.again.push_front(pod);
-        }
-        actions
-    }
-
-    fn evaluated(
-        &mut self,
-        now: Moment,
-        evaluated: Evaluated,
-        evaluation: &Evaluation,
-    ) -> Option<Action> {
-        let Evaluated { attempt, begun, refusals } = evaluated;
-        let uid = attempt.pod.uid;
-        if evaluation.missing > 0 {
-            self.metrics.partial.inc();
-        }
-        let request = &attempt.pod.request;
-        let decision = match refuse(evaluation.nodes, request) {
-            Some(diagnosis) => Decision::Unschedulable(diagnosis),
-            None => decide(evaluation, request),
-        };
-        match decision {
-            Decision::Place(placement) => {
-                if let Some(id) = self.pods.id(uid) {
-                    let node = placement.node;
-                    self.chosen.push(Chosen { attempt, id, node, begun, refusals });
-                } else {
-                    self.queue.done(uid);
-                }
-                None
-            }
-            Decision::Incomplete { .. } => {
-                self.queue.retry(uid, now);
-                None
-            }
-            Decision::Unschedulable(diagnosis) => {
-                // What is unsupported only an update of the pod can help, as with a gate.
-                let plugins = match request.unsupported.is_empty() {
-                    true => diagnosis.plugins,
-                    false => [Plugin::SchedulingGates].into_iter().collect(),
-                };
-                self.queue.unschedulable(uid, plugins, now);
-                self.metrics.attempt("unschedulable", &self.config.profile, now - begun);
-                self.pods.failed(uid, diagnosis.to_string(), now).map(Action::Report)
-            }
-        }
-    }
-
-    /// Takes over the outcome of [`Action::Bind`].
-    pub fn bound(&mut self, now: Moment, pod: &PodId, outcome: BindOutcome) -> Vec<Action> {
-        let uid = PodUid::new(&pod.uid);
-        let Some(Binding { attempt, reservation, begun }) = self.binds.remove(&uid) else {
-            return Vec::new();
-        };
-        let node = reservation.node.clone();
-        let pod = reservation.pod.clone();
-        let Some(owner) = self.config.membership.owner(&node).cloned() else { return Vec::new() };
-        let settlement = reservation.settlement();
-        let (result, operation) = match &outcome {
-            BindOutcome::Bound => ("bound", Some(Operation::Confirm(settlement))),
-            BindOutcome::Elsewhere(_) => ("elsewhere", Some(Operation::Release(settlement))),
-            BindOutcome::Gone => ("gone", Some(Operation::Release(settlement))),
-            BindOutcome::Refused(_) => ("refused", Some(Operation::Release(settlement))),
-            BindOutcome::Unknown(_) => ("unknown", None),
-        };
-        self.metrics.bind_results.get_or_create(&labels([("result", result)])).inc();
-        if let Some(operation) = operation {
-            self.shards.tell(&owner, operation);
-        }
-        match outcome {
-            BindOutcome::Bound => {
-                self.remember(now, reservation, true);
-                self.queue.done(uid);
-                self.pods.settled(uid);
-                self.metrics.attempt("scheduled", &self.config.profile, now - begun);
-                self.metrics.bound(attempt.number, now - attempt.first_ready);
-                return vec![Action::Report(Report::Scheduled { pod, node })];
-            }
-            BindOutcome::Elsewhere(other) => {
-                info!(%pod, %node, %other, "someone else bound the pod");
-                self.queue.done(uid);
-                self.pods.settled(uid);
-            }
-            BindOutcome::Gone => {
-                self.queue.done(uid);
-                self.pods.settled(uid);
-            }
-            BindOutcome::Refused(message) => {
-                warn!(%pod, %node, %message, "bind refused");
-                self.metrics.attempt("error", &self.config.profile, now - begun);
-                self.pods.waits(uid);
-                self.queue.retry(uid, now);
-            }
-            BindOutcome::Unknown(message) => {
-                warn!(%pod, %node, %message, "bind unanswered: the reservation is left to expire");
-                self.metrics.attempt("error", &self.config.profile, now - begun);
-                self.remember(now, reservation, false);
-                self.pods.waits(uid);
-                self.queue.retry(uid, now);
-            }
-        }
-        Vec::new()
-    }
-
-    fn remember(&mut self, now: Moment, reservation: Reservation, bound: bool) {
-        while self.recent.len() >= MAX_RECENT
-            || self.recent.front().is_some_and(|recent| recent.until <= now)
-        {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(Recent { until: now + RECENT, reservation, bound });
     }
 }
 
@@ -653,19 +374,4 @@ impl Chosen {
             class: self.attempt.pod.request.clone(),
         }
     }
-}
-
-/// One report for each target: a target that nobody speaks of is as good as silent.
-fn complete(targets: &[Target], response: &Response) -> Vec<ShardReport> {
-    let spoken = |target: &Target| {
-        let report = response.shards.iter().find(|report| report.shard == target.shard);
-        report.cloned().unwrap_or_else(|| ShardReport {
-            shard: target.shard.clone(),
-            incarnation: 0,
-            changes: 0,
-            events: crate::core::event::EventSet::EMPTY,
-            refusal: Some(Refusal::Unreachable("nobody reported".to_owned())),
-        })
-    };
-    targets.iter().map(spoken).collect()
 }

@@ -131,8 +131,7 @@ impl Fanout {
         let begun = Instant::now();
         let response = relay.peer.exchange(request).await;
         self.observe(name, begun.elapsed(), &response);
-        let silent =
-            |report: &ShardReport| matches!(report.refusal, Some(Refusal::Unreachable(_)));
+        let silent = |report: &ShardReport| matches!(report.refusal, Some(Refusal::Unreachable(_)));
         if !response.shards.iter().all(silent) {
             relay.breaker.lock().close();
             return response;
@@ -179,7 +178,7 @@ impl Serve for Fanout {
         let end = Instant::now() + request.deadline;
         request.relays.retain(|relay| !self.is_open(relay));
         let mut parts = tree::split(&request, &self.membership, self.fan_out);
-        let kept = request.deadline - request.deadline / KEEP_BACK;
+        let kept = request.deadline.saturating_sub(request.deadline / KEEP_BACK);
         for part in &mut parts {
             part.request.deadline = kept;
         }

@@ -12,7 +12,7 @@ use crate::core::queue::{Moment, PendingPod, Queue};
 use crate::protocol::PodId;
 
 /// The same thing is said again about a pod after this long.
-const REPEAT: Duration = Duration::from_secs(300);
+const REPEAT: Duration = Duration::from_mins(5);
 
 /// A waiting pod as the watch shows it.
 #[derive(Clone, Debug)]
@@ -157,7 +157,8 @@ impl Pods {
         known.said = Some((message.clone(), now));
         let same = ("Unschedulable", message.as_str());
         let condition = known.condition.as_ref();
-        let written = condition.is_some_and(|(reason, text)| (reason.as_str(), text.as_str()) == same);
+        let written =
+            condition.is_some_and(|(reason, text)| (reason.as_str(), text.as_str()) == same);
         Some(Report::Failed {
             pod: known.id.clone(),
             generation: known.generation,

@@ -89,7 +89,7 @@ pub fn spawn(
     client: Client,
     config: ReportConfig,
     metrics: Metrics,
-    token: CancellationToken,
+    token: &CancellationToken,
 ) -> (Reporter, JoinSet<()>) {
     let (queue, waiting) = mpsc::channel(QUEUE);
     let waiting = Arc::new(tokio::sync::Mutex::new(waiting));

@@ -251,10 +251,6 @@ impl Shards {
 
 impl Shard {
     fn target(&self) -> Target {
-        Target {
-            shard: self.name.clone(),
-            incarnation: self.incarnation,
-            changes: self.changes,
-        }
+        Target { shard: self.name.clone(), incarnation: self.incarnation, changes: self.changes }
     }
 }

@@ -191,7 +191,12 @@ mod tests {
         }
     }
 
-    fn leaves(request: &Request, membership: &Membership, fan_out: usize, widest: &mut usize) -> usize {
+    fn leaves(
+        request: &Request,
+        membership: &Membership,
+        fan_out: usize,
+        widest: &mut usize,
+    ) -> usize {
         let parts = split(request, membership, fan_out);
         *widest = (*widest).max(parts.len());
         let below = |part: &Part, widest: &mut usize| match part.to {
@@ -203,9 +208,15 @@ mod tests {
 
     #[test]
     fn every_shard_is_asked_once_and_nobody_asks_too_many() {
-        for (shards, relays, fan_out) in
-            [(1, 0, 10), (10, 3, 10), (11, 2, 10), (100, 10, 10), (64, 7, 10), (500, 60, 10), (30, 1, 10)]
-        {
+        for (shards, relays, fan_out) in [
+            (1, 0, 10),
+            (10, 3, 10),
+            (11, 2, 10),
+            (100, 10, 10),
+            (64, 7, 10),
+            (500, 60, 10),
+            (30, 1, 10),
+        ] {
             let names: Vec<String> = (0..shards).map(|i| format!("s{i}")).collect();
             let membership = Membership::new(0, &names);
             let mut found = 0;

@@ -28,7 +28,7 @@ const MAX_RESERVATIONS: usize = 100_000;
 const MAX_AHEAD: u32 = 64;
 /// A term is forgotten when its leader has been silent for this long: the Lease may have been
 /// deleted, which starts the terms anew. Much longer than any Lease lasts.
-const TERM_MEMORY: Duration = Duration::from_secs(120);
+const TERM_MEMORY: Duration = Duration::from_mins(2);
 /// Pause before an apiserver that did not answer is asked again about a reservation.
 const RECHECK: Duration = Duration::from_secs(5);
 

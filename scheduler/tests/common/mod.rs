@@ -1,5 +1,6 @@
 //! What the tests share: certificates and an apiserver that answers as it is told.
 #![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::expect_used, reason = "a test states its expectation by unwrapping")]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,221 @@
+//! What the shards' answers mean for the pods of a round.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use tracing::{info, warn};
+
+use super::{AGAIN, Action, Binding, Chosen, Coordinator, Evaluated, Round};
+use crate::core::diagnosis::Plugin;
+use crate::core::evaluate::Evaluation;
+use crate::core::event::EventSet;
+use crate::core::gather::{Decision, decide, refuse};
+use crate::core::queue::Moment;
+use crate::protocol::{Answer, Operation, Refusal, Reservation, Response, ShardReport, Target};
+use crate::relay::shards::Change;
+
+impl Coordinator {
+    /// Takes over the answer to [`Action::Exchange`].
+    pub fn exchanged(&mut self, now: Moment, id: u64, response: Response) -> Vec<Action> {
+        if self.greeting.as_ref().is_some_and(|(greeting, _)| *greeting == id) {
+            if let Some((_, targets)) = self.greeting.take()
+                && self.term.is_some()
+            {
+                self.greeted(now, &targets, &response);
+            }
+            return Vec::new();
+        }
+        match self.round.take() {
+            Some(round) if round.id == id => self.round_ended(now, round, response),
+            other => {
+                self.round = other;
+                Vec::new()
+            }
+        }
+    }
+
+    fn greeted(&mut self, now: Moment, targets: &[Target], response: &Response) {
+        for report in complete(targets, response) {
+            let change = self.shards.greeted(now, &report);
+            self.noticed(now, &report.shard, change);
+        }
+    }
+
+    fn noticed(&mut self, now: Moment, shard: &Arc<str>, change: Option<Change>) {
+        match change {
+            None => {}
+            Some(Change::Joined) => info!(%shard, "shard joined"),
+            Some(Change::Lost(refusal)) => warn!(%shard, %refusal, "shard left out"),
+            Some(Change::Restarted) => {
+                let operations = self.restoration(now, shard);
+                info!(%shard, reservations = operations.len(), "shard in a new run");
+                self.shards.restore(shard, operations);
+            }
+        }
+    }
+
+    fn round_ended(&mut self, now: Moment, round: Round, response: Response) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut silent: HashMap<Arc<str>, Refusal> = HashMap::new();
+        for report in complete(&round.targets, &response) {
+            let (events, change) = self.shards.heard(now, &report);
+            self.noticed(now, &report.shard, change);
+            self.queue.notify(events, now);
+            if let Some(refusal) = report.refusal {
+                silent.insert(report.shard, refusal);
+            }
+        }
+        let mut answers = response.answers.into_iter();
+        for (shard, operation) in round.told {
+            let answer = answers.next();
+            if silent.contains_key(&shard) || !matches!(answer, Some(Answer::Outcome(_))) {
+                self.shards.tell(&shard, operation);
+            }
+        }
+        for reserve in round.reserve {
+            actions.extend(self.reserved(now, reserve, answers.next(), &silent));
+        }
+        if !round.evaluate.is_empty() {
+            let missing = self.shards.len() - (round.targets.len() - silent.len());
+            let evaluations = match answers.next() {
+                Some(Answer::Evaluations(evaluations)) => evaluations,
+                _ => Vec::new(),
+            };
+            actions.extend(self.all_evaluated(now, round.evaluate, &evaluations, missing));
+        }
+        actions
+    }
+
+    fn reserved(
+        &mut self,
+        now: Moment,
+        (chosen, reservation): (Chosen, Reservation),
+        answer: Option<Answer>,
+        silent: &HashMap<Arc<str>, Refusal>,
+    ) -> Option<Action> {
+        let uid = chosen.attempt.pod.uid;
+        let owner = self.config.membership.owner(&chosen.node).cloned()?;
+        let outcome = match (silent.get(&owner), answer) {
+            (None, Some(Answer::Outcome(outcome))) => Some(outcome),
+            _ => None,
+        };
+        match outcome {
+            Some(Ok(())) if self.term.is_some() && self.pods.binds(uid) => {
+                let Reservation { pod, node, .. } = reservation.clone();
+                let Chosen { attempt, begun, .. } = chosen;
+                self.binds.insert(uid, Binding { attempt, reservation, begun });
+                Some(Action::Bind { pod, node })
+            }
+            Some(Err(message)) => {
+                self.metrics.reserve_refused.inc();
+                info!(pod = %chosen.id, node = %chosen.node, %message, "reservation refused");
+                if chosen.refusals < AGAIN && self.term.is_some() {
+                    let Chosen { attempt, begun, refusals, .. } = chosen;
+                    self.again.push_back(Evaluated { attempt, begun, refusals: refusals + 1 });
+                } else {
+                    self.queue.retry(uid, now);
+                }
+                None
+            }
+            // Nobody knows whether it is reserved; or the pod is gone; or we lead no more.
+            None | Some(Ok(())) => {
+                self.shards.tell(&owner, Operation::Release(reservation.settlement()));
+                self.queue.retry(uid, now);
+                None
+            }
+        }
+    }
+
+    fn all_evaluated(
+        &mut self,
+        now: Moment,
+        pods: Vec<Evaluated>,
+        evaluations: &[Evaluation],
+        missing: usize,
+    ) -> Vec<Action> {
+        let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+        let mut actions = Vec::new();
+        let mut unseen = Vec::new();
+        for (place, pod) in pods.into_iter().enumerate() {
+            // What fits nowhere doesn't change things for the next of its kind.
+            let full = evaluations.last().filter(|last| last.tuples.is_empty());
+            let evaluation = evaluations.get(place).or(full).cloned();
+            match evaluation {
+                Some(mut evaluation) if self.term.is_some() => {
+                    evaluation.missing += missing;
+                    actions.extend(self.evaluated(now, pod, &evaluation));
+                }
+                // The shards did not look that far ahead.
+                None if place > 0 && self.term.is_some() => unseen.push(pod),
+                _ => self.queue.retry(pod.attempt.pod.uid, now),
+            }
+        }
+        for pod in unseen.into_iter().rev() {
+            self.again.push_front(pod);
+        }
+        actions
+    }
+
+    fn evaluated(
+        &mut self,
+        now: Moment,
+        evaluated: Evaluated,
+        evaluation: &Evaluation,
+    ) -> Option<Action> {
+        let Evaluated { attempt, begun, refusals } = evaluated;
+        let uid = attempt.pod.uid;
+        if evaluation.missing > 0 {
+            self.metrics.partial.inc();
+        }
+        let request = &attempt.pod.request;
+        let decision = match refuse(evaluation.nodes, request) {
+            Some(diagnosis) => Decision::Unschedulable(diagnosis),
+            None => decide(evaluation, request),
+        };
+        match decision {
+            Decision::Place(placement) => {
+                if let Some(id) = self.pods.id(uid) {
+                    let node = placement.node;
+                    self.chosen.push(Chosen { attempt, id, node, begun, refusals });
+                } else {
+                    self.queue.done(uid);
+                }
+                None
+            }
+            Decision::Incomplete { .. } => {
+                self.queue.retry(uid, now);
+                None
+            }
+            Decision::Unschedulable(diagnosis) => {
+                // What is unsupported only an update of the pod can help, as with a gate.
+                let plugins = if request.unsupported.is_empty() {
+                    diagnosis.plugins
+                } else {
+                    [Plugin::SchedulingGates].into_iter().collect()
+                };
+                self.queue.unschedulable(uid, plugins, now);
+                self.metrics.attempt(
+                    "unschedulable",
+                    &self.config.profile,
+                    now.saturating_sub(begun),
+                );
+                self.pods.failed(uid, diagnosis.to_string(), now).map(Action::Report)
+            }
+        }
+    }
+}
+
+/// One report for each target: a target that nobody speaks of is as good as silent.
+fn complete(targets: &[Target], response: &Response) -> Vec<ShardReport> {
+    let spoken = |target: &Target| {
+        let report = response.shards.iter().find(|report| report.shard == target.shard);
+        report.cloned().unwrap_or_else(|| ShardReport {
+            shard: target.shard.clone(),
+            incarnation: 0,
+            changes: 0,
+            events: EventSet::EMPTY,
+            refusal: Some(Refusal::Unreachable("nobody reported".to_owned())),
+        })
+    };
+    targets.iter().map(spoken).collect()
+}
