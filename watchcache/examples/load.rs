@@ -84,20 +84,20 @@ async fn main() -> Result<(), AnyError> {
         let sender = connect(&tls, &uri).await?;
         for _ in 0..streams.parse::<usize>()? {
             let (sender, uri, done) = (sender.clone(), uri.clone(), done.clone());
-            if mode == "get" {
-                let stop = stop.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = gets(sender, uri, stop, done).await {
-                        eprintln!("{error}");
-                    }
-                });
-            } else {
-                tokio::spawn(async move {
-                    if let Err(error) = watch(sender, uri, done).await {
-                        eprintln!("{error}");
-                    }
-                });
-            }
+            let (get, stop) = (mode == "get", stop.clone());
+            tokio::spawn(async move {
+                let ended = if get {
+                    gets(sender, uri, stop.clone(), done).await
+                } else {
+                    watch(sender, uri, done).await
+                };
+                // At the end connections break while others still read.
+                if let Err(error) = ended
+                    && !stop.load(Ordering::Relaxed)
+                {
+                    eprintln!("{error}");
+                }
+            });
         }
     }
     tokio::time::sleep(Duration::from_secs(seconds.parse()?)).await;

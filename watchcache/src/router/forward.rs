@@ -16,7 +16,7 @@ use crate::authn::Credentials;
 use crate::headers::{is_repeatable, strip_hop_by_hop};
 use crate::limits::Permit;
 use crate::metrics::{LatencyLabels, PoolLabel, ReasonLabels};
-use crate::upstream::{Backend, Lane, Lease, Observation, RequestBody, RequestSource, SendError};
+use crate::upstream::{Backend, Lane, Lease, RequestBody, RequestSource, SendError};
 
 /// Times a request is sent at most.
 const MAX_ATTEMPTS: usize = 5;
@@ -127,8 +127,10 @@ impl Router {
             if outgoing.body.is_too_large() {
                 return Err(too_large(asked.limits.max_request_bytes));
             }
-            if let SendError::Connect(_) = &error {
-                backend.observe(Observation::Unreachable);
+            if let SendError::Connect(error) = &error
+                && let Some(observation) = error.observation()
+            {
+                backend.observe(observation);
             }
             if matches!(error, SendError::Connect(_) | SendError::Lost(_)) {
                 avoided.push(backend.address());

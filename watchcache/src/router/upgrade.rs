@@ -18,7 +18,7 @@ use crate::authn::Credentials;
 use crate::headers::{set_upgrade, strip_hop_by_hop, upgrade_of};
 use crate::limits::Permit;
 use crate::metrics::ReasonLabels;
-use crate::upstream::{Lease, Observation, RequestBody, SendError};
+use crate::upstream::{Lease, RequestBody, SendError};
 
 const MAX_ATTEMPTS: usize = 3;
 
@@ -84,7 +84,9 @@ impl Router {
                 Ok(answered) => return Ok(answered),
                 Err(SendError::Connect(error)) => {
                     debug!(backend = %backend.address(), %error, "upgrade");
-                    backend.observe(Observation::Unreachable);
+                    if let Some(observation) = error.observation() {
+                        backend.observe(observation);
+                    }
                     avoided.push(backend.address());
                     self.metrics.retries.get_or_create(&ReasonLabels { reason: "connect" }).inc();
                 }

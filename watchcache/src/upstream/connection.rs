@@ -52,9 +52,10 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 const SEND_BUFFER: usize = 256 * 1024;
 /// Bytes of a response's headers.
 const MAX_HEADER_BYTES: u32 = 256 * 1024;
-/// A backend that does not answer a ping for this long is gone.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-const PING_DEADLINE: Duration = Duration::from_secs(5);
+/// A backend that does not answer a ping for this long is gone. Not less: a machine with too much
+/// to do must not lose the watches on it.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Streams that were cancelled and may still get data for a moment.
 const RESET_STREAMS: usize = 1024;

@@ -11,6 +11,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::Observation;
 use crate::config::BackendTls;
 
 /// A connection that takes longer is given up: the backend is on the same network.
@@ -37,6 +38,18 @@ pub enum ConnectError {
     /// As many connections to the backend as are allowed are full.
     #[error("all connections are full")]
     Full,
+}
+
+impl ConnectError {
+    /// What the error says of the backend's health.
+    #[must_use]
+    pub fn observation(&self) -> Option<Observation> {
+        match self {
+            Self::Deadline => Some(Observation::Silent),
+            Self::Io(_) | Self::Protocol(_) | Self::Http(_) => Some(Observation::Unreachable),
+            Self::NoProxyCertificate | Self::Full => None,
+        }
+    }
 }
 
 /// HTTP version of a connection.

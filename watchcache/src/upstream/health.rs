@@ -2,7 +2,7 @@
 
 use super::Usability;
 
-/// Probes without an answer until a backend that was ready is given up.
+/// Probes without an answer until a backend is no longer taken for ready.
 const SILENT_PROBES: u32 = 3;
 
 /// One thing seen of a backend.
@@ -12,9 +12,10 @@ pub enum Observation {
     Ready,
     /// `/readyz` answered something else: the backend says itself that it wants no requests.
     NotReady,
-    /// `/readyz` did not answer in time, or the answer broke off.
+    /// No connection or no answer in time, or the answer broke off. It may be gone or only slow;
+    /// on a machine with too much to do all backends are slow, and none must be given up for it.
     Silent,
-    /// No connection could be made.
+    /// A connection was refused or failed.
     Unreachable,
 }
 
@@ -49,8 +50,8 @@ impl Health {
             }
             Observation::Silent => {
                 self.silent = self.silent.saturating_add(1);
-                if self.silent >= SILENT_PROBES {
-                    self.usability = Usability::Unusable;
+                if self.silent >= SILENT_PROBES && self.usability == Usability::Ready {
+                    self.usability = Usability::Doubtful;
                 }
             }
         }
@@ -77,7 +78,8 @@ mod tests {
         assert_eq!(after(&[Ready, NotReady]), Usability::Doubtful);
         assert_eq!(after(&[Ready, Unreachable]), Usability::Unusable);
         assert_eq!(after(&[Ready, Silent, Silent]), Usability::Ready);
-        assert_eq!(after(&[Ready, Silent, Silent, Silent]), Usability::Unusable);
+        assert_eq!(after(&[Ready, Silent, Silent, Silent]), Usability::Doubtful);
+        assert_eq!(after(&[Unreachable, Silent, Silent, Silent]), Usability::Unusable);
         assert_eq!(after(&[Ready, Silent, Silent, Ready, Silent]), Usability::Ready);
         assert_eq!(after(&[Unreachable, Ready]), Usability::Ready);
     }

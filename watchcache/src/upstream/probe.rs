@@ -60,7 +60,7 @@ async fn probe(backend: &Backend, identity: &Identity) -> Observation {
         request
     };
     match backend.send(lane, false, request).await {
-        Err(SendError::Connect(_)) => Observation::Unreachable,
+        Err(SendError::Connect(error)) => error.observation().unwrap_or(Observation::Silent),
         Err(_) => Observation::Silent,
         Ok((answer, mut lease)) => {
             let ready = answer.status() == StatusCode::OK;
