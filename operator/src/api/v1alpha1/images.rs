@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schema;
+
 /// Where container images come from. The operator's own flags give the defaults.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -39,6 +41,7 @@ pub struct ImagesSpec {
 
     /// When the kubelet pulls an image. `IfNotPresent` if nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::pull_policy")]
     pub pull_policy: Option<PullPolicy>,
 }
 

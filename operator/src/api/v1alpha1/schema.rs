@@ -11,6 +11,16 @@ pub(super) fn quantity(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// [`super::DurabilityMode`], so that an optional field keeps its own description.
+pub(super) fn durability_mode(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["None", "Buffered", "Fsync"]})
+}
+
+/// [`super::PullPolicy`], likewise.
+pub(super) fn pull_policy(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["Always", "IfNotPresent", "Never"]})
+}
+
 /// A number of pods, or a percentage of them, that is not none.
 pub(super) fn int_or_percent(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Resources;
+use super::{Resources, schema};
 
 /// The store that keeps every object of the cluster. It runs as one replica.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
@@ -28,8 +28,11 @@ pub struct StoreSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DurabilitySpec {
-    /// For every key that no rule names. `Buffered` if not given.
+    /// How safe a write of a key that no rule names is before it is acknowledged: `None` keeps it in
+    /// memory only, `Buffered` hands it to the operating system, `Fsync` waits for the disk.
+    /// `Buffered` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::durability_mode")]
     pub default: Option<DurabilityMode>,
 
     /// By prefix; the longest prefix that fits a key counts. If the list is not given, leases and
