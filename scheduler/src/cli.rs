@@ -71,8 +71,8 @@ pub struct LeadFlags {
     /// Events written each second; more are dropped and counted.
     #[arg(long, default_value_t = 500)]
     pub events_per_second: u32,
-    /// How long shards may take to answer.
-    #[arg(long, default_value = "1s", value_parser = duration)]
+    /// How long shards may take to answer. One that is slower is left out for a while.
+    #[arg(long, default_value = "3s", value_parser = duration)]
     pub exchange_deadline: Duration,
 }
 
