@@ -1,5 +1,6 @@
 //! What every plan does: order, ends, rounds.
 
+use base64::Engine as _;
 use proptest::prelude::*;
 
 use super::*;
@@ -108,6 +109,33 @@ fn a_stored_secret_keeps_its_type_and_is_written_at_its_version() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Stored bytes are anybody's: whatever they are, there is a plan or an error.
+    #[test]
+    fn no_stored_bytes_stop_the_operator(
+        secret in any::<prop::sample::Index>(),
+        entry in any::<prop::sample::Index>(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let cluster = cluster(SMALL);
+        let mut stored = fresh(&cluster);
+        let secret = stored.keys().nth(secret.index(stored.len())).unwrap().clone();
+        let data = stored.get_mut(&secret).unwrap().data.as_mut().unwrap();
+        let entry = data.keys().nth(entry.index(data.len())).unwrap().clone();
+        // Behind PEM, so that the flips reach what the bytes mean.
+        let pem = String::from_utf8(data[&entry].0.clone()).unwrap();
+        if let Ok((_, mut block)) = x509_parser::pem::parse_x509_pem(pem.as_bytes()) {
+            for (at, bits) in flips {
+                let at = at.index(block.contents.len());
+                block.contents[at] ^= bits;
+            }
+            let text = base64::engine::general_purpose::STANDARD.encode(&block.contents);
+            let label = &block.label;
+            let damaged = format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n");
+            data.insert(entry, ByteString(damaged.into_bytes()));
+        }
+        drop(plan(&cluster, &stored, start(), &SystemKeys));
+    }
 
     /// Whatever the clock does and whatever happens to leaves: a plan is finished after one round,
     /// authorities stay, and every leaf is good for its peers at that time.
