@@ -12,7 +12,11 @@ mod process;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -41,7 +45,12 @@ struct Written {
 }
 
 /// Writes to keys of its own until the store is gone.
-async fn write(mut kv: KvClient<Channel>, writer: u64, mut random: Random) -> Written {
+async fn write(
+    mut kv: KvClient<Channel>,
+    writer: u64,
+    mut random: Random,
+    acknowledged: Arc<AtomicU64>,
+) -> Written {
     let mut written = Written::default();
     loop {
         let prefix = ["fsync/", "buffered/", "none/"][usize::try_from(random.below(3)).unwrap()];
@@ -63,29 +72,37 @@ async fn write(mut kv: KvClient<Channel>, writer: u64, mut random: Random) -> Wr
         let revision = header.unwrap().revision;
         assert!(revision >= written.revision, "revisions of one client go back");
         written.revision = revision;
+        acknowledged.fetch_add(1, Ordering::Relaxed);
         written.acknowledged.insert(key, (value, revision));
     }
 }
 
-/// Starts writers, ends the store by `end` after a while, and returns what they wrote.
+/// Starts writers, ends the store by `end` in the middle, and returns what they wrote.
 async fn writers_until(store: Store, random: &mut Random, end: impl FnOnce(Store)) -> Vec<Written> {
     let mut tasks = Vec::new();
+    let acknowledged = Arc::new(AtomicU64::new(0));
     for writer in 0..6 {
         let kv = store.kv().await;
         let mut own = random.clone();
         for _ in 0..=writer {
             own.below(2);
         }
-        tasks.push(tokio::spawn(write(kv, writer, own)));
+        tasks.push(tokio::spawn(write(kv, writer, own, Arc::clone(&acknowledged))));
     }
     random.below(2);
-    tokio::time::sleep(Duration::from_millis(20 + random.below(500))).await;
+    // By count, and then by time: the first is reached on a machine of any speed.
+    let enough = 30 + random.below(600);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while acknowledged.load(Ordering::Relaxed) < enough {
+        assert!(Instant::now() < deadline, "the store takes no writes");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_micros(random.below(3000))).await;
     end(store);
     let mut all = Vec::new();
     for task in tasks {
         all.push(task.await.unwrap());
     }
-    assert!(all.iter().map(|written| written.count).sum::<u64>() > 20, "hardly anything written");
     all
 }
 
@@ -432,7 +449,7 @@ async fn a_full_disk_acknowledges_nothing_it_does_not_have() {
         let mut refused = 0;
         for n in 0..400 {
             let put = kv.put(put(&format!("key-{n:03}"), vec![b'v'; 500]));
-            match tokio::time::timeout(Duration::from_secs(3), put).await {
+            match tokio::time::timeout(Duration::from_secs(20), put).await {
                 Ok(Ok(_)) => {
                     assert_eq!(refused, 0, "acknowledged behind a hole");
                     acknowledged += 1;
