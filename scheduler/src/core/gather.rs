@@ -133,9 +133,11 @@ fn totals(tuples: &[Tuple]) -> Vec<i64> {
 }
 
 fn diagnose(evaluation: &Evaluation, request: &PodRequest) -> Diagnosis {
-    let conflict = request.pinned.as_ref().is_some_and(Vec::is_empty);
+    // Without any node no plugin runs.
+    let pinned = request.pinned.as_ref().filter(|_| evaluation.nodes > 0);
+    let conflict = pinned.is_some_and(Vec::is_empty);
     let mut plugins: PluginSet = evaluation.rejections.keys().map(Reason::plugin).collect();
-    if request.pinned.is_some() && evaluation.nodes > 0 {
+    if pinned.is_some() {
         plugins.insert(Plugin::NodeAffinity);
     }
     Diagnosis {

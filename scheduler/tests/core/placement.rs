@@ -161,6 +161,10 @@ fn affinity_by_name_looks_at_those_nodes_alone() {
         ]}]},
     }}}});
     assert_eq!(
+        refused(&self::table([]), &pod("p", conflict.clone())),
+        "no nodes available to schedule pods"
+    );
+    assert_eq!(
         refused(&table, &pod("p", conflict)),
         "0/3 nodes are available: pod affinity terms conflict. preemption: 0/3 nodes are \
          available: 3 Preemption is not helpful for scheduling."
