@@ -235,7 +235,7 @@ impl Router {
         let permit = self.admit(asked, &credentials)?;
         let max = asked.limits.max_request_bytes;
         if declared_length(&request).is_some_and(|length| length > max) {
-            discard(client, request.into_body(), max).await;
+            discard(request.into_body(), max).await;
             return Err(too_large(max));
         }
         let protocol = if client.http2 { None } else { headers::upgrade_of(request.headers()) };
@@ -293,12 +293,9 @@ fn declared_length(request: &Request<Incoming>) -> Option<u64> {
     request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Reads on for a while what an HTTP/1.1 client is sending: it would otherwise see its
-/// connection break before it reads the answer.
-async fn discard(client: &Client, body: Incoming, max: u64) {
-    if client.http2 {
-        return;
-    }
+/// Reads on for a while what a client is sending: many would otherwise see their connection or
+/// stream break before they read the answer.
+async fn discard(body: Incoming, max: u64) {
     let most = usize::try_from(max.saturating_mul(2)).unwrap_or(usize::MAX);
     let read = http_body_util::Limited::new(body, most);
     let read = std::pin::pin!(async {
