@@ -92,7 +92,7 @@ async fn writers_until(store: Store, random: &mut Random, end: impl FnOnce(Store
     random.below(2);
     // By count, and then by time: the first is reached on a machine of any speed.
     let enough = 30 + random.below(600);
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while acknowledged.load(Ordering::Relaxed) < enough {
         assert!(Instant::now() < deadline, "the store takes no writes");
         tokio::time::sleep(Duration::from_millis(1)).await;

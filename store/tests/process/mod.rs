@@ -17,7 +17,7 @@ use megacluster_store::pb::etcdserverpb::{
 use tonic::transport::{Channel, Endpoint};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_megacluster-store");
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A generator of numbers that only a seed decides (splitmix64).
 #[derive(Clone, Debug)]
