@@ -24,6 +24,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
@@ -46,10 +47,32 @@ pub struct Options {
     pub concurrency: u16,
 }
 
+/// How long the reconciles that run when the process shall stop may take to end.
+const DRAIN: Duration = Duration::from_secs(20);
+
 struct Context {
     reconciler: Arc<Reconciler>,
     metrics: Metrics,
     failures: Failures,
+    /// How many reconciles run now.
+    running: watch::Sender<usize>,
+    token: CancellationToken,
+}
+
+/// Counts a reconcile as running until it is dropped.
+struct Running<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Running<'a> {
+    fn begin(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// Reconciles until `token` is cancelled, then lets the running reconciles end.
@@ -68,7 +91,13 @@ pub async fn run(
         .reflect(store_writer)
         .applied_objects()
         .predicate_filter(predicates::generation, predicates_config());
-    let context = Arc::new(Context { reconciler, metrics, failures: Failures::default() });
+    let context = Arc::new(Context {
+        reconciler,
+        metrics,
+        failures: Failures::default(),
+        running: watch::Sender::new(0),
+        token,
+    });
 
     let controller = Controller::for_stream(clusters, reader)
         .with_config(
@@ -81,15 +110,26 @@ pub async fn run(
         .watches_stream(children::<NetworkPolicy>(&client, namespace), owner)
         .watches_stream(children::<PodDisruptionBudget>(&client, namespace), owner)
         .watches_stream(children::<StatefulSet>(&client, namespace), owner)
-        .watches_stream(children::<Deployment>(&client, namespace), owner)
-        .graceful_shutdown_on(async move { token.cancelled().await });
-    controller
-        .run(reconcile, on_error, Arc::clone(&context))
-        .for_each(|result| {
-            note(&context, result);
-            ready(())
-        })
-        .await;
+        .watches_stream(children::<Deployment>(&client, namespace), owner);
+    let work = controller.run(reconcile, on_error, Arc::clone(&context)).for_each(|result| {
+        note(&context, result);
+        ready(())
+    });
+    tokio::select! {
+        () = work => {}
+        () = drained(&context) => {}
+    }
+}
+
+/// Waits until the process shall stop and no reconcile runs any more. The controller's own
+/// graceful shutdown is no use: it would first do all that is put off, up to half a minute of it.
+async fn drained(context: &Context) {
+    context.token.cancelled().await;
+    let mut running = context.running.subscribe();
+    let none = running.wait_for(|count| *count == 0);
+    if tokio::time::timeout(DRAIN, none).await.is_err() {
+        warn!("reconciles are cut off: they did not end in time");
+    }
 }
 
 fn predicates_config() -> kube::runtime::PredicateConfig {
@@ -140,7 +180,11 @@ async fn reconcile(
     object: Arc<MegaCluster>,
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
-    let _running = context.metrics.begin();
+    if context.token.is_cancelled() {
+        return Ok(Action::await_change());
+    }
+    let _running = Running::begin(&context.running);
+    let _timed = context.metrics.begin();
     let namespace = object.namespace().unwrap_or_default();
     let name = object.name_any();
     let next = Box::pin(context.reconciler.reconcile(&namespace, &name)).await?;

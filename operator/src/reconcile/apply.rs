@@ -62,6 +62,9 @@ pub struct Change {
     pub what: ChangeKind,
     /// To which child.
     pub key: ObjectKey,
+    /// Whether this process had applied the child just so before: then somebody else changed it,
+    /// not the spec and not a new version of the operator.
+    pub undone: bool,
 }
 
 /// What was done to a child.
@@ -123,8 +126,8 @@ impl Prepared<'_> {
         child: &Child,
         writer: Writer<'_>,
     ) -> Result<Option<Change>, ApplyError> {
-        let Written { object, change } = self.write(child, writer).await?;
-        let change = change.map(|what| Change { what, key: key(&object) });
+        let Written { object, change, undone } = self.write(child, writer).await?;
+        let change = change.map(|what| Change { what, key: key(&object), undone });
         self.live.insert(object);
         Ok(change)
     }
@@ -159,8 +162,9 @@ impl Prepared<'_> {
             drop(done);
             for result in results {
                 match result {
-                    Ok(Written { object, change }) => {
-                        changes.extend(change.map(|what| Change { what, key: key(&object) }));
+                    Ok(Written { object, change, undone }) => {
+                        let key = key(&object);
+                        changes.extend(change.map(|what| Change { what, key, undone }));
                         self.live.insert(object);
                     }
                     Err(error) => failure = Some(error),
@@ -183,7 +187,7 @@ impl Prepared<'_> {
         if let Some(live) = live
             && writer.memory.is_current(namespace, desired, live)
         {
-            return Ok(Written { object: live.clone(), change: None });
+            return Ok(Written { object: live.clone(), change: None, undone: false });
         }
         let failed = |source| ApplyError {
             action: "applying",
@@ -200,13 +204,14 @@ impl Prepared<'_> {
         }
         let object =
             bounded(kinds::apply(writer.client, namespace, desired)).await.map_err(failed)?;
+        let undone = writer.memory.asked_before(namespace, desired);
         writer.memory.keep(namespace, desired, &object);
         let change = match live {
             None => Some(ChangeKind::Created),
             Some(live) if kinds::differs(live, &object) => Some(ChangeKind::Updated),
             Some(_) => None,
         };
-        Ok(Written { object, change })
+        Ok(Written { object, change, undone })
     }
 
     /// Removes the children that the cluster owns and that nobody asks for any more, once the
@@ -249,7 +254,7 @@ impl Prepared<'_> {
             }
             let key = key(&object);
             self.live.remove(&key);
-            changes.push(Change { what: ChangeKind::Removed, key });
+            changes.push(Change { what: ChangeKind::Removed, key, undone: false });
         }
         Ok(())
     }
@@ -268,4 +273,5 @@ impl Prepared<'_> {
 struct Written {
     object: Object,
     change: Option<ChangeKind>,
+    undone: bool,
 }

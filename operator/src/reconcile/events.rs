@@ -89,10 +89,6 @@ pub fn of_status(object: &MegaCluster, new: &MegaClusterStatus) -> Vec<Note> {
 #[must_use]
 pub fn of_writes(object: &MegaCluster, applied: &Applied, plan: &PkiPlan) -> Vec<Note> {
     let mut notes = Vec::new();
-    let settled = object.status.as_ref().is_some_and(|status| {
-        status.observed_generation == object.metadata.generation
-            && status.version.as_deref() == Some(object.spec.version.as_str())
-    });
     let is_new = object.status.as_ref().is_none_or(|status| status.conditions.is_empty());
     let written = |name: &str| applied.changes.iter().any(|change| change.key.1 == name);
     let renewed: Vec<(&str, &Reason)> = plan
@@ -110,26 +106,30 @@ pub fn of_writes(object: &MegaCluster, applied: &Applied, plan: &PkiPlan) -> Vec
         let message = format!("issued certificates anew: {}", list.join(", "));
         notes.push(Note::normal("CertificatesRenewed", "Rotate", message));
     }
-    let list = |what: ChangeKind| -> Vec<&ObjectKey> {
+    let list = |what: ChangeKind, undone: bool| -> Vec<&ObjectKey> {
         applied
             .changes
             .iter()
-            .filter(|change| change.what == what)
+            .filter(|change| change.what == what && change.undone == undone)
             .map(|change| &change.key)
             .filter(|key| renewed.iter().all(|(name, _)| *name != key.1))
             .collect()
     };
-    let created = list(ChangeKind::Created);
-    if settled {
-        let warning = |message| Note::warning("ChildRestored", "Restore", message);
-        notes.extend(about("brought back", &created, warning));
-        let normal = |message| Note::normal("ChildReset", "Reset", message);
-        notes.extend(about("undid a change of", &list(ChangeKind::Updated), normal));
-    } else if is_new && !created.is_empty() {
+    let warning = |message| Note::warning("ChildRestored", "Restore", message);
+    notes.extend(about("brought back", &list(ChangeKind::Created, true), warning));
+    let normal = |message| Note::normal("ChildReset", "Reset", message);
+    notes.extend(about("undid a change of", &list(ChangeKind::Updated, true), normal));
+    let created = list(ChangeKind::Created, false);
+    let updated = list(ChangeKind::Updated, false);
+    if is_new && !created.is_empty() {
         notes.push(Note::normal("Creating", "Apply", format!("created {} objects", created.len())));
+    } else if !is_new && created.len() + updated.len() > 0 {
+        let names: Vec<String> =
+            created.iter().chain(&updated).map(|key| format!("{}/{}", key.0, key.1)).collect();
+        notes.push(Note::normal("Applied", "Apply", format!("applied {}", names.join(", "))));
     }
     let normal = |message| Note::normal("ChildRemoved", "Prune", message);
-    notes.extend(about("no longer asked for, removed", &list(ChangeKind::Removed), normal));
+    notes.extend(about("no longer asked for, removed", &list(ChangeKind::Removed, false), normal));
     if let Some(failure) = &applied.failure {
         notes.push(Note::warning("ApplyFailed", "Apply", failure.to_string()));
     }

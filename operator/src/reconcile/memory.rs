@@ -42,6 +42,16 @@ impl Memory {
             .is_some_and(|kept| *kept == hashes)
     }
 
+    /// Whether `desired` is asked for just as it was at the last write.
+    pub(super) fn asked_before(&self, namespace: &str, desired: &Object) -> bool {
+        let asked = hash(desired);
+        let clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        clusters
+            .get(&owner(namespace, desired))
+            .and_then(|children| children.get(&(desired.kind(), desired.name().to_owned())))
+            .is_some_and(|kept| kept.desired == asked)
+    }
+
     /// Keeps that applying `desired` gave `live`.
     pub(super) fn keep(&self, namespace: &str, desired: &Object, live: &Object) {
         let hashes = Hashes { desired: hash(desired), live: hash(live) };
@@ -96,6 +106,8 @@ mod tests {
         assert!(memory.is_current("ns", &desired, &config("2", "a")), "only bookkeeping moved");
         assert!(!memory.is_current("ns", &desired, &config("2", "edited")), "edited");
         assert!(!memory.is_current("ns", &config("", "b"), &config("1", "a")), "wanted otherwise");
+        assert!(memory.asked_before("ns", &desired));
+        assert!(!memory.asked_before("ns", &config("", "b")));
         assert!(!memory.is_current("other", &desired, &config("1", "a")), "another namespace");
         memory.forget("ns", "prod");
         assert!(!memory.is_current("ns", &desired, &config("1", "a")));
