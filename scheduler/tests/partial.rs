@@ -40,7 +40,9 @@ fn shard(name: &str, membership: &Membership, incarnation: u64, nodes: &[&str]) 
         ttl: TTL,
     });
     machine.node_list_begins();
-    nodes.iter().for_each(|name| machine.node_applied(&node(name, 1)));
+    for name in nodes {
+        machine.node_applied(&node(name, 1));
+    }
     machine.node_list_ends();
     machine.pod_list_begins();
     machine.pod_list_ends();
@@ -138,12 +140,13 @@ impl World {
     }
 
     fn failures(&self) -> Vec<&str> {
-        let failed = |report: &'_ Report| matches!(report, Report::Failed { .. });
-        let text = |report| match report {
-            &Report::Failed { ref message, .. } => message.as_str(),
-            &Report::Scheduled { .. } => "",
-        };
-        self.reports.iter().filter(|report| failed(report)).map(text).collect()
+        let mut messages = Vec::new();
+        for report in &self.reports {
+            if let Report::Failed { message, .. } = report {
+                messages.push(message.as_str());
+            }
+        }
+        messages
     }
 }
 
@@ -259,7 +262,7 @@ fn a_late_release_undoes_no_later_reservation() {
 fn a_reservation_ends_when_the_apiserver_says_so_and_not_before() {
     let (mut shard, membership) = one_shard();
     assert!(is_done(&tell(&mut shard, &membership, Operation::Reserve(reservation(1, 1)))));
-    assert!(shard.due(TTL - ms(1)).is_empty());
+    assert!(shard.due(TTL.saturating_sub(ms(1))).is_empty());
     let due = shard.due(TTL);
     assert_eq!(due.len(), 1);
     assert!(shard.due(TTL).is_empty(), "asked once");
