@@ -68,7 +68,7 @@ fn node(dice: &mut Dice, number: usize) -> Value {
     }
     let mut allocatable = Map::new();
     let cpu = ["0", "500m", "2", "3900m", "16", "64", "1.5"];
-    let memory = ["0", "512Mi", "7.5Gi", "16G", "1e10", "33554432Ki", "4000000001"];
+    let memory = ["0", "512Mi", "7680Mi", "16G", "1e10", "33554432Ki", "4000000001"];
     if dice.percent(95) {
         allocatable.insert("cpu".into(), json!(dice.pick(&cpu)));
     }
@@ -112,10 +112,13 @@ fn toleration(dice: &mut Dice) -> Value {
     toleration
 }
 
+/// Amounts as an API server hands them out. A text such as `3.3Gi`, which it would rewrite, makes
+/// the framework change the pod: `PodRequests` of component-helpers adds the overhead into a
+/// quantity that it shares with the pod's spec.
 fn requests(dice: &mut Dice) -> Map<String, Value> {
     let mut requests = Map::new();
     let cpu = ["0", "1m", "100m", "250m", "1", "2", "0.3335", "333u"];
-    let memory = ["0", "1", "64Mi", "200M", "1Gi", "3.3Gi", "128974848000m"];
+    let memory = ["0", "1", "64Mi", "200M", "1Gi", "3543348019200m", "128974848000m"];
     if dice.percent(70) {
         requests.insert("cpu".into(), json!(dice.pick(&cpu)));
     }
