@@ -138,6 +138,25 @@ async fn an_invalid_spec_stalls_and_is_left_alone() {
 }
 
 #[tokio::test]
+async fn every_spec_that_only_the_operator_can_refuse_is_refused() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/invalid/accepted-but-stalled");
+    let mut samples = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let expected = text.lines().next().unwrap().strip_prefix("# expect: ").unwrap();
+        let sample: Value = serde_saphyr::from_str(&text).unwrap();
+        let fake = Fake::with_cluster(&sample["spec"].to_string());
+        let next = fake.reconciler().reconcile("mc", "prod").await.unwrap();
+        assert_eq!(next, Next::AwaitChange, "{text}");
+        let message = fake.condition("Stalled", "message");
+        assert!(message.contains(expected), "{message:?} instead of {expected:?}");
+        assert_eq!(fake.take_writes(), [format!("PATCH {CLUSTER}/status")]);
+        samples += 1;
+    }
+    assert!(samples >= 6, "only {samples} samples");
+}
+
+#[tokio::test]
 async fn an_invalid_change_leaves_what_runs() {
     let fake = Fake::with_cluster(SPEC);
     settle(&fake).await;
