@@ -173,16 +173,30 @@ impl LeaseElection {
         }
     }
 
+    /// Gives the Lease back. A renewal that was cut short by the drain may have landed all the
+    /// same: then the record has moved on, and we look once more before we write.
     async fn release(&self, state: &mut ElectionState, sender: &watch::Sender<Leadership>) {
         let Some(lease) = state.release(k8s_openapi::jiff::Timestamp::now()) else { return };
         // Whoever acts on our leadership stops before others can see that the Lease is free.
         self.publish(state, sender);
-        let params = PostParams::default();
-        let write = self.api.replace(&self.config.name, &params, &lease);
-        match timeout(self.config.retry_period, write).await {
-            Ok(Ok(_)) => info!(lease = self.config.name, "leadership released"),
+        match timeout(self.config.retry_period, self.write_release(lease)).await {
+            Ok(Ok(())) => info!(lease = self.config.name, "leadership released"),
             Ok(Err(error)) => warn!(lease = self.config.name, %error, "leadership not released"),
             Err(_) => warn!(lease = self.config.name, "leadership not released: timed out"),
         }
+    }
+
+    async fn write_release(&self, mut lease: Lease) -> kube::Result<()> {
+        let params = PostParams::default();
+        let written = self.api.replace(&self.config.name, &params, &lease).await;
+        let Err(error) = written else { return Ok(()) };
+        let conflict = matches!(&error, kube::Error::Api(status) if status.code == 409);
+        let found = if conflict { self.api.get_opt(&self.config.name).await? } else { None };
+        let Some(found) = found else { return Err(error) };
+        if !state::is_held_by(&found, &self.config.identity) {
+            return Ok(());
+        }
+        lease.metadata = found.metadata;
+        self.api.replace(&self.config.name, &params, &lease).await.map(drop)
     }
 }

@@ -36,6 +36,11 @@ fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }
 
+/// Whether the record names `identity` as its holder.
+pub(super) fn is_held_by(lease: &Lease, identity: &str) -> bool {
+    holder(lease) == Some(identity)
+}
+
 fn transitions(lease: &Lease) -> i32 {
     lease.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or(0)
 }

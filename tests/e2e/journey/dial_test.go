@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,10 @@ import (
 // dialPod connects from inside the management cluster's network namespace, where pods have their
 // addresses. A socket stays in the namespace that it was made in.
 func dialPod(ctx context.Context, address string) (net.Conn, error) {
+	// etcd's client hands over its endpoint with the scheme.
+	if _, after, found := strings.Cut(address, "://"); found {
+		address = after
+	}
 	type dialled struct {
 		connection net.Conn
 		err        error

@@ -181,7 +181,7 @@ func TestUnschedulablePodsSayWhy(t *testing.T) {
 					LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}},
 				}},
 			}}
-		}, "not supported"},
+		}, "doesn't support yet: required pod anti-affinity"},
 	}
 	for podName, c := range cases {
 		spec := podSpec("100m")

@@ -79,6 +79,17 @@ func TestStrangersAreRefused(t *testing.T) {
 	}
 }
 
+// show gives the certificate whatever authorities the server asks for: with Certificates alone, Go
+// keeps back one that the server would not like.
+func show(certificates []tls.Certificate) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		if len(certificates) == 0 {
+			return &tls.Certificate{}, nil
+		}
+		return &certificates[0], nil
+	}
+}
+
 func tlsToPod(address string, config *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -98,8 +109,8 @@ func tlsToPod(address string, config *tls.Config) (*tls.Conn, error) {
 func handshake(address string, certificates []tls.Certificate) error {
 	connection, err := tlsToPod(address, &tls.Config{
 		// The server's own name is not what is tested here.
-		InsecureSkipVerify: true, //nolint:gosec
-		Certificates:       certificates, NextProtos: []string{"h2"},
+		InsecureSkipVerify:   true, //nolint:gosec
+		GetClientCertificate: show(certificates), NextProtos: []string{"h2"},
 	})
 	if err != nil {
 		return err
@@ -122,8 +133,8 @@ func TestWrongCertificateAtTheFrontDoor(t *testing.T) {
 	}
 	address := net.JoinHostPort(running[0].Status.PodIP, "6443")
 	connection, err := tlsToPod(address, &tls.Config{
-		InsecureSkipVerify: true, //nolint:gosec
-		Certificates:       []tls.Certificate{strangersCertificate(t)}, NextProtos: []string{"http/1.1"},
+		InsecureSkipVerify:   true, //nolint:gosec
+		GetClientCertificate: show([]tls.Certificate{strangersCertificate(t)}), NextProtos: []string{"http/1.1"},
 	})
 	if err != nil {
 		return // refused in the handshake: as good
@@ -145,7 +156,7 @@ func storeClient(t *testing.T) *clientv3.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	certificate, err := tls.X509KeyPair(secret(t, name+"-apiserver-store-client", "tls.crt"), secret(t, name+"-apiserver-store-client", "tls.key"))
+	certificate, err := tls.X509KeyPair(secret(t, name+"-apiserver-store-client-tls", "tls.crt"), secret(t, name+"-apiserver-store-client-tls", "tls.key"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +165,7 @@ func storeClient(t *testing.T) *clientv3.Client {
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints:   []string{"https://" + net.JoinHostPort(running[0].Status.PodIP, "2379")},
 		DialTimeout: 10 * time.Second,
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dialPod)},
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dialPod), grpc.WithAuthority(name + "-store." + namespace + ".svc")},
 		TLS: &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: roots,
 			ServerName: name + "-store." + namespace + ".svc"},
 	})
