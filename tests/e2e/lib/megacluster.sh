@@ -65,23 +65,35 @@ megacluster_reach() {
     "$("$bin/kubectl" --kubeconfig "$mega_kubeconfig.next" config view --minify -o jsonpath='{.clusters[0].name}')" \
     --server="https://$listen" --tls-server-name="${server%%[:/]*}" >/dev/null
   mv "$mega_kubeconfig.next" "$mega_kubeconfig"
-  until_true 20 "the MegaCluster's API through its front door" mega get --raw /readyz
+  until_true 60 "the MegaCluster's API through its front door" mega get --raw /readyz
 }
 
-# kwok_up: kwok with its own stages: a node gets ready and keeps its lease, a pod runs at once.
+# kwok_up: kwok with its own stages and ours: a node gets ready and keeps its lease, a pod runs at
+# once. kwok watches from resourceVersion 0 and so never lists anew: it doesn't see that leases,
+# which the store keeps in memory only, are gone after a restart of the store. Kubelets do. Whoever
+# restarts the store restarts kwok.
 kwok_up() {
-  local stages
-  stages=$(cd "$e2e/modules/kwok" && go list -mod=readonly -m -f '{{.Dir}}' sigs.k8s.io/kwok)/kustomize/stage
-  {
+  local module configuration reason
+  module=$(cd "$e2e/modules/kwok" && go list -mod=readonly -m -f '{{.Dir}}' sigs.k8s.io/kwok)
+  configuration=$(
     printf '%s\n' 'apiVersion: config.kwok.x-k8s.io/v1alpha1' 'kind: KwokConfiguration' \
       'options: {podPlayStageParallelism: 16, nodePlayStageParallelism: 16, nodeLeaseParallelism: 8}'
-    for file in "$stages"/node/fast/node-*.yaml "$stages"/node/heartbeat-with-lease/node-*.yaml "$stages"/pod/fast/pod-*.yaml; do
+    for file in "$module"/kustomize/stage/{node/fast,node/heartbeat-with-lease}/node-*.yaml \
+      "$module"/kustomize/stage/pod/fast/pod-*.yaml "$e2e/manifests/kwok-stages.yaml"; do
       printf -- '---\n'
       cat "$file"
     done
-  } | kubectl --namespace "$mega_namespace" create configmap kwok-stages --from-file=stages.yaml=/dev/stdin \
-    --dry-run=client -o yaml | kubectl --namespace "$mega_namespace" apply --server-side -f - >/dev/null
-  sed "s/ADMIN_KUBECONFIG/$mega_name-admin-kubeconfig/" "$e2e/manifests/kwok.yaml" |
+  )
+  kubectl --namespace "$mega_namespace" create configmap kwok-stages --from-file=stages.yaml=/dev/stdin \
+    --dry-run=client -o yaml <<<"$configuration" |
+    kubectl --namespace "$mega_namespace" apply --server-side -f - >/dev/null
+  # A new reason makes a new pod: another configuration, or another run of the store.
+  reason=$({
+    echo "$configuration"
+    kubectl --namespace "$mega_namespace" get pods -l app.kubernetes.io/component=store \
+      -o jsonpath='{range .items[*]}{.metadata.uid}{.status.containerStatuses[*].restartCount}{end}'
+  } | sha256sum | cut -c1-32)
+  sed "s/ADMIN_KUBECONFIG/$mega_name-admin-kubeconfig/; s/REASON/$reason/" "$e2e/manifests/kwok.yaml" |
     kubectl --namespace "$mega_namespace" apply --server-side -f - >/dev/null
   kubectl --namespace "$mega_namespace" rollout status deployment/kwok --timeout 60s >/dev/null || {
     explain "$mega_namespace"
