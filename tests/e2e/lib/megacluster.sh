@@ -53,8 +53,8 @@ megacluster_apply() {
 megacluster_reach() {
   local address listen server
   mega_kubeconfig=$state/$mega_name.kubeconfig
-  address=$(kubectl --namespace "$mega_namespace" get service "$mega_name-api" \
-    -o jsonpath='{.spec.clusterIP}:{.spec.ports[0].port}')
+  address=$mega_name-api.$mega_namespace.svc.cluster.local:$(kubectl --namespace "$mega_namespace" \
+    get service "$mega_name-api" -o jsonpath='{.spec.ports[0].port}')
   listen=$(testbed forward "$mega_namespace-$mega_name" "$address")
   kubectl --namespace "$mega_namespace" get secret "$mega_name-admin-kubeconfig" -o jsonpath='{.data.value}' |
     base64 -d >"$mega_kubeconfig.next"

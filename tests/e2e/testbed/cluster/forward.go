@@ -26,7 +26,7 @@ const (
 // Forward is a port of the machine's loopback that leads to an address in the cluster's network.
 type Forward struct {
 	Listen string `json:"listen"`
-	Target string `json:"target"`
+	Target string `json:"target"` // ADDRESS:PORT or NAME:PORT, a full name of the cluster's DNS
 }
 
 // forwarder serves the forwards of one cluster, and a small API on a Unix socket to change them:
@@ -110,7 +110,7 @@ func (f *forwarder) accept(listener net.Listener, target string) {
 		go func() {
 			defer func() { <-slots }()
 			if err := f.join(conn, target); err != nil {
-				slog.Debug("forward", "target", target, "error", err)
+				slog.Warn("forward", "target", target, "error", err)
 			}
 		}()
 	}
@@ -141,9 +141,32 @@ func (f *forwarder) join(outer net.Conn, target string) error {
 	return nil
 }
 
-// dial connects from within the cluster's network namespace. A socket belongs to the namespace
-// of the thread that makes it: the thread is used once and ends with its goroutine.
+// dial connects from within the cluster's network namespace. A name is asked of the cluster's DNS
+// each time: a Service that was deleted and made again has another address.
 func (f *forwarder) dial(target string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	host, port, err := net.SplitHostPort(target)
+	if err != nil {
+		return nil, err
+	}
+	if net.ParseIP(host) == nil {
+		resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return f.dialAddress(ctx, network, net.JoinHostPort(dnsAddress, "53"))
+		}}
+		// The dot at the end: the machine's own search list is none of the cluster's business.
+		addresses, err := resolver.LookupHost(ctx, strings.TrimSuffix(host, ".")+".")
+		if err != nil {
+			return nil, err
+		}
+		host = addresses[0]
+	}
+	return f.dialAddress(ctx, "tcp", net.JoinHostPort(host, port))
+}
+
+// dialAddress connects from within the cluster's network namespace. A socket belongs to the
+// namespace of the thread that makes it: the thread is used once and ends with its goroutine.
+func (f *forwarder) dialAddress(ctx context.Context, network, address string) (net.Conn, error) {
 	type result struct {
 		conn net.Conn
 		err  error
@@ -161,7 +184,7 @@ func (f *forwarder) dial(target string) (net.Conn, error) {
 			results <- result{err: fmt.Errorf("enter network namespace: %w", err)}
 			return
 		}
-		conn, err := net.DialTimeout("tcp", target, dialTimeout)
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
 		results <- result{conn, err}
 	}()
 	r := <-results

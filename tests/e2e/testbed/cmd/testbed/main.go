@@ -23,7 +23,7 @@ const usage = `usage: testbed COMMAND --name NAME --state DIRECTORY [...]
 
   start   --programs DIRECTORY [--timeout D]  bring the cluster up and wait until it is ready
   status                                      show its components
-  forward NAME ADDRESS:PORT                   lead a port of 127.0.0.1 into its network; prints it
+  forward NAME HOST:PORT                      lead a port of 127.0.0.1 into its network; prints it
   stop                                        end it and keep its data
   delete                                      end it and remove everything of it
   pack    --output FILE --image NAME ...      pack an image; see pack --help
@@ -83,7 +83,7 @@ func run(args []string) error {
 		return encoder.Encode(status)
 	case "forward":
 		if flags.NArg() != 2 {
-			return errors.New("usage: testbed forward [flags] NAME ADDRESS:PORT")
+			return errors.New("usage: testbed forward [flags] NAME HOST:PORT")
 		}
 		forward, err := config.SetForward(ctx, flags.Arg(0), flags.Arg(1))
 		if err != nil {
