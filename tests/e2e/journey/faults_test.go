@@ -119,16 +119,23 @@ func TestKillEachComponent(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		phase := map[string]corev1.PodPhase{}
+		found := map[string]*corev1.Pod{}
 		for i := range list.Items {
-			phase[list.Items[i].Name] = list.Items[i].Status.Phase
+			found[list.Items[i].Name] = &list.Items[i]
 		}
+		waiting, example := 0, ""
 		for _, podName := range acknowledged {
-			if found, there := phase[podName]; !there {
+			pod, there := found[podName]
+			if !there {
 				return fmt.Errorf("acknowledged pod %s is lost", podName)
-			} else if found != corev1.PodRunning {
-				return fmt.Errorf("pod %s is %s", podName, found)
 			}
+			if pod.Status.Phase != corev1.PodRunning {
+				waiting++
+				example = fmt.Sprintf("%s on node %q: %s, %+v", podName, pod.Spec.NodeName, pod.Status.Phase, pod.Status.Conditions)
+			}
+		}
+		if waiting > 0 {
+			return fmt.Errorf("%d of %d do not run, such as %s", waiting, len(acknowledged), example)
 		}
 		return nil
 	})
