@@ -82,10 +82,6 @@ func TestKillEachComponent(t *testing.T) {
 			t.Errorf("%s: nothing to kill in pod %s", component, victim.Name)
 			continue
 		}
-		if component == "store" {
-			// kwok, unlike kubelets, doesn't see that the leases kept in memory only are gone.
-			management.mustKubectl(t, "", "-n", namespace, "delete", "pod", "-l", "app=kwok", "--wait=false")
-		}
 		// The kubelet notices within a second; until then the pod still looks well.
 		time.Sleep(2 * time.Second)
 		took := waitReady(t, 3*time.Minute)

@@ -69,11 +69,9 @@ megacluster_reach() {
 }
 
 # kwok_up: kwok with its own stages and ours: a node gets ready and keeps its lease, a pod runs at
-# once. kwok watches from resourceVersion 0 and so never lists anew: it doesn't see that leases,
-# which the store keeps in memory only, are gone after a restart of the store. Kubelets do. Whoever
-# restarts the store restarts kwok.
+# once.
 kwok_up() {
-  local module configuration reason
+  local module configuration checksum
   module=$(cd "$e2e/modules/kwok" && go list -mod=readonly -m -f '{{.Dir}}' sigs.k8s.io/kwok)
   configuration=$(
     printf '%s\n' 'apiVersion: config.kwok.x-k8s.io/v1alpha1' 'kind: KwokConfiguration' \
@@ -87,13 +85,9 @@ kwok_up() {
   kubectl --namespace "$mega_namespace" create configmap kwok-stages --from-file=stages.yaml=/dev/stdin \
     --dry-run=client -o yaml <<<"$configuration" |
     kubectl --namespace "$mega_namespace" apply --server-side -f - >/dev/null
-  # A new reason makes a new pod: another configuration, or another run of the store.
-  reason=$({
-    echo "$configuration"
-    kubectl --namespace "$mega_namespace" get pods -l app.kubernetes.io/component=store \
-      -o jsonpath='{range .items[*]}{.metadata.uid}{.status.containerStatuses[*].restartCount}{end}'
-  } | sha256sum | cut -c1-32)
-  sed "s/ADMIN_KUBECONFIG/$mega_name-admin-kubeconfig/; s/REASON/$reason/" "$e2e/manifests/kwok.yaml" |
+  # Another configuration makes a new pod.
+  checksum=$(sha256sum <<<"$configuration" | cut -c1-32)
+  sed "s/ADMIN_KUBECONFIG/$mega_name-admin-kubeconfig/; s/CHECKSUM/$checksum/" "$e2e/manifests/kwok.yaml" |
     kubectl --namespace "$mega_namespace" apply --server-side -f - >/dev/null
   kubectl --namespace "$mega_namespace" rollout status deployment/kwok --timeout 60s >/dev/null || {
     explain "$mega_namespace"
