@@ -45,6 +45,3 @@ crds: ## Writes config/crd and the protobuf code anew from their sources.
 images: ## Builds and packs the images that `make up` runs.
 	@tests/e2e/images
 
-.PHONY: bench
-bench: ## Ours and the peers in one run; results as text under bench/results.
-	@bench/run
