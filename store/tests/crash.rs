@@ -261,6 +261,38 @@ async fn watchers_resume_over_a_crash_where_nothing_is_lost() {
     assert_eq!(answer.header.unwrap().revision, 12);
 }
 
+/// A start from a snapshot knows the keys of its revision and not what happened in it: a watch from
+/// there is told the event or told to list anew, and never neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_the_snapshots_own_revision_misses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    // Each write makes a snapshot due.
+    let start = Start::new(dir.path(), &["--snapshot-log-bytes=1"]);
+    for stop in [Store::kill, Store::stop] {
+        let store = start.run().await;
+        let mut kv = store.kv().await;
+        let mut last = 0;
+        for n in 0..20 {
+            let answer = kv.put(put("a", n.to_string())).await.unwrap().into_inner();
+            last = answer.header.unwrap().revision;
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while segments(dir.path()).len() > 1 {
+            assert!(Instant::now() < deadline, "no snapshot");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop(store);
+        let store = start.run().await;
+        let answer = watch_from(&store, last).await;
+        assert!(answer.events.len() == 1 || answer.compact_revision > last, "{answer:?}");
+        // From above it goes on as it did.
+        store.kv().await.put(put("a", "next")).await.unwrap();
+        let answer = watch_from(&store, last + 1).await;
+        assert_eq!(answer.events.len(), 1, "{answer:?}");
+        store.stop();
+    }
+}
+
 fn segments(dir: &Path) -> Vec<PathBuf> {
     let mut segments: Vec<PathBuf> = std::fs::read_dir(dir)
         .unwrap()

@@ -117,7 +117,7 @@ pub struct Watching {
     pub revision: i64,
     /// The first revision whose events will come.
     pub next: i64,
-    /// Set if the start is compacted: there is no watch then.
+    /// Set if the start is before history begins, to where it begins: there is no watch then.
     pub compacted: Option<i64>,
     /// The compacted revision. An event at it is still told, but what its key held before is gone.
     pub floor: i64,
@@ -326,18 +326,16 @@ impl Engine {
     fn watch(&mut self, key: WatchKey, range: KeyRange, filter: Filter, start: i64) -> Watching {
         // Watches know the published history; what this batch applied before them comes as events.
         let revision = self.state.mvcc.history().revision();
-        let compacted = self.state.mvcc.compacted();
-        if start > 0 && start < compacted {
-            return Watching {
-                revision,
-                next: start,
-                compacted: Some(compacted),
-                floor: compacted,
-            };
+        // After a start from a snapshot the events of its own revision are gone, though the keys
+        // can be read at it: such a watch must be told to begin above.
+        let floor = self.state.mvcc.compacted();
+        let begins = self.state.mvcc.history().floor().max(floor);
+        if start > 0 && start < begins {
+            return Watching { revision, next: start, compacted: Some(begins), floor };
         }
         let next = if start == 0 { revision + 1 } else { start };
         self.watches.add(key, range, filter, next);
-        Watching { revision, next, compacted: None, floor: compacted }
+        Watching { revision, next, compacted: None, floor }
     }
 
     fn revoke(&mut self, id: i64) -> Result<(), Error> {
@@ -445,6 +443,12 @@ impl State {
         self.mvcc.finish(revision);
         self.mvcc.forget_fresh();
         self.leases.attach(&key, 0, lease);
+    }
+
+    /// The snapshot was of this revision, and all of it was taken: history begins above.
+    pub fn restored(&mut self, revision: i64) {
+        self.mvcc.finish(revision);
+        self.mvcc.begin_history(revision + 1);
     }
 
     /// Goes on from a revision, with what is below another forgotten.

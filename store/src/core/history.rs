@@ -67,6 +67,16 @@ impl History {
         self.revision.load(Ordering::Acquire)
     }
 
+    /// Events below this revision are gone.
+    pub(super) fn floor(&self) -> i64 {
+        self.floor.load(Ordering::Acquire)
+    }
+
+    /// Events below `revision` were never here: a snapshot holds what they led to.
+    pub(super) fn begin_at(&self, revision: i64) {
+        self.floor.fetch_max(revision, Ordering::AcqRel);
+    }
+
     /// Adds a batch without making its revision visible yet. See [`History::show`].
     pub(super) fn push(&self, batch: Batch) {
         self.batches.write().push_back(batch);
@@ -81,7 +91,7 @@ impl History {
     /// below it: their keys may have versions to free. A watch may still start at `revision`.
     pub(super) fn trim(&self, revision: i64) -> Vec<Batch> {
         let mut batches = self.batches.write();
-        self.floor.store(revision, Ordering::Release);
+        self.floor.fetch_max(revision, Ordering::AcqRel);
         let gone = batches.partition_point(|batch| last(batch) < revision);
         let mut touched: Vec<Batch> = batches.drain(..gone).collect();
         touched.extend(batches.front().filter(|batch| first(batch) <= revision).cloned());

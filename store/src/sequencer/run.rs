@@ -83,6 +83,7 @@ pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Running, OpenError
     let began = Instant::now();
     let (log, recovered) = Log::open(&config.data_dir, config.log)?;
     let mut state = State::new(1);
+    let snapshot_revision = recovered.snapshot.as_ref().map(|snapshot| snapshot.meta().revision);
     for item in recovered.snapshot.into_iter().flatten() {
         match item? {
             SnapshotItem::Lease { id, ttl } => {
@@ -93,6 +94,9 @@ pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Running, OpenError
                 state.restore(fields);
             }
         }
+    }
+    if let Some(revision) = snapshot_revision {
+        state.restored(revision);
     }
     for record in recovered.records {
         state.replay(record?, 0);

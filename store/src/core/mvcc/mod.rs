@@ -365,6 +365,11 @@ impl Mvcc {
         self.history.show(self.revision);
     }
 
+    /// Events below `revision` are not in the history and never were.
+    pub fn begin_history(&mut self, revision: i64) {
+        self.history.begin_at(revision);
+    }
+
     /// Drops what was applied from the history to be (a snapshot's keys, whose past is gone).
     pub fn forget_fresh(&mut self) {
         self.fresh.clear();

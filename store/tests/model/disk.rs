@@ -1,0 +1,113 @@
+//! A disk in memory that knows what was synced. Names are durable at once: what a crash does to
+//! them is the concern of the log's own crash tests.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use megacluster_store::log::{Source, Storage, StorageFile};
+
+#[derive(Debug, Default)]
+struct Content {
+    data: Vec<u8>,
+    synced: usize,
+}
+
+#[derive(Debug, Default)]
+struct File(Mutex<Content>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    files: Mutex<BTreeMap<String, Arc<File>>>,
+}
+
+impl Disk {
+    /// The newest segment and its length: where the log ends.
+    pub(crate) fn tail(&self) -> (String, usize) {
+        let files = self.files.lock().unwrap();
+        let (name, file) =
+            files.iter().rfind(|(n, _)| n.starts_with("log-") && !n.contains(".tmp")).unwrap();
+        (name.clone(), file.0.lock().unwrap().data.len())
+    }
+
+    /// Whether what a segment held up to `len` is still there, or no longer needed.
+    pub(crate) fn holds(&self, (name, len): &(String, usize)) -> bool {
+        let files = self.files.lock().unwrap();
+        files.get(name).is_none_or(|file| file.0.lock().unwrap().data.len() >= *len)
+    }
+
+    /// Drops a part of what was not synced: `keep` thousandths of it stay.
+    pub(crate) fn lose_power(&self, keep: usize) {
+        for file in self.files.lock().unwrap().values() {
+            let mut content = file.0.lock().unwrap();
+            let len = content.synced + (content.data.len() - content.synced) * keep / 1000;
+            content.data.truncate(len);
+            content.synced = len;
+        }
+    }
+
+    fn file(&self, name: &str) -> io::Result<Arc<File>> {
+        self.files.lock().unwrap().get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Storage for Disk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.files.lock().unwrap().keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        let file = Arc::<File>::default();
+        let before = self.files.lock().unwrap().insert(name.to_owned(), file.clone());
+        if before.is_some() { Err(io::ErrorKind::AlreadyExists.into()) } else { Ok(file) }
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(self.file(name)?)
+    }
+
+    fn read(&self, name: &str) -> io::Result<Box<dyn Source>> {
+        let file = self.file(name)?;
+        let data = file.0.lock().unwrap().data.clone();
+        Ok(Box::new(io::Cursor::new(data)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let file = self.file(from)?;
+        let mut files = self.files.lock().unwrap();
+        files.remove(from);
+        files.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.file(name)?;
+        self.files.lock().unwrap().remove(name);
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl StorageFile for File {
+    fn append(&self, data: &[u8]) -> io::Result<()> {
+        self.0.lock().unwrap().data.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut content = self.0.lock().unwrap();
+        content.synced = content.data.len();
+        Ok(())
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        let mut content = self.0.lock().unwrap();
+        let len = usize::try_from(len).unwrap();
+        content.data.truncate(len);
+        content.synced = content.synced.min(len);
+        Ok(())
+    }
+}
