@@ -28,6 +28,10 @@ test: ## Everything: lint, unit tests, Kubernetes' storage suite, the journey on
 quick: ## Lint and unit tests alone.
 	@tests/run lint unit
 
+.PHONY: bench
+bench: ## Ours beside etcd: throughput, latency, CPU, memory. `bench/run` says what it takes.
+	@bench/run
+
 .PHONY: lint
 lint: ## Formats, lints, licences and scripts.
 	@tests/run lint
