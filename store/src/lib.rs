@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod core;
+pub mod dump;
 pub mod edge;
 pub mod flags;
 pub mod log;

@@ -1,9 +1,10 @@
-//! The store's process.
+//! The store's process, and its tool `dump`.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use megacluster_service::{crypto, logging, shutdown::Shutdown};
+use megacluster_store::dump::{DumpFlags, dump};
 use megacluster_store::flags::{Flags, refused};
 use megacluster_store::server::Server;
 use tracing::{error, info};
@@ -13,6 +14,9 @@ fn main() -> ExitCode {
     if let Some(reason) = refused(args.iter().map(String::as_str)) {
         eprintln!("error: {reason}");
         return ExitCode::from(2);
+    }
+    if args.get(1).is_some_and(|tool| tool == "dump") {
+        return print_directory(&args[1..]);
     }
     let flags = Flags::parse();
     crypto::install();
@@ -29,6 +33,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             error!(error = problem, "megacluster-store stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The tool `dump`.
+fn print_directory(args: &[String]) -> ExitCode {
+    match dump(&DumpFlags::parse_from(args), std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem}");
             ExitCode::FAILURE
         }
     }

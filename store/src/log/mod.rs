@@ -110,6 +110,17 @@ impl Default for LogConfig {
     }
 }
 
+/// What the log in a directory holds, which is only read: nothing is cut off, removed or written,
+/// and keys of every class are given as they were logged.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn look(dir: &Path) -> Result<Recovered, OpenError> {
+    let storage: Arc<dyn Storage> = Arc::new(storage::Directory::look(dir)?);
+    let scan = recovery::scan(storage.as_ref())?;
+    scan.recovered(&storage, &LogConfig::default())
+}
+
 impl Log {
     /// Opens (or makes) the log in a directory and locks it.
     ///

@@ -48,8 +48,8 @@ const LOCK: &str = "LOCK";
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    /// Held for its lock.
-    _lock: fs::File,
+    /// Held for its lock. A directory that is only looked at may have none.
+    _lock: Option<fs::File>,
 }
 
 impl Directory {
@@ -72,12 +72,7 @@ impl Directory {
                 }
             }
         }
-        if path.join("member").exists() {
-            return Err(OpenError::Foreign {
-                dir: path.to_owned(),
-                found: "an etcd member directory".to_owned(),
-            });
-        }
+        refuse_foreign(path)?;
         let lock_path = path.join(LOCK);
         let mut lock = fs::File::options()
             .create(true)
@@ -88,15 +83,7 @@ impl Directory {
             .map_err(|e| OpenError::io("open lock file", lock_path.display().to_string(), e))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                let mut owner = String::new();
-                let owner = lock
-                    .read_to_string(&mut owner)
-                    .ok()
-                    .map(|_| owner.trim().to_owned())
-                    .filter(|owner| !owner.is_empty());
-                return Err(OpenError::Locked { dir: path.to_owned(), owner });
-            }
+            Err(fs::TryLockError::WouldBlock) => return Err(locked(path, lock)),
             Err(fs::TryLockError::Error(e)) => {
                 return Err(OpenError::io("lock", lock_path.display().to_string(), e));
             }
@@ -109,8 +96,52 @@ impl Directory {
         {
             tracing::debug!(%error, "could not note the owner in the lock file");
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), _lock: Some(lock) })
     }
+
+    /// Opens a directory to look at it: nothing is made or changed. Several may look at a time, and
+    /// no store may start meanwhile. A copy need not have a lock file.
+    pub(super) fn look(path: &Path) -> Result<Self, OpenError> {
+        let failed = |action, path: &Path| {
+            let path = path.display().to_string();
+            move |e| OpenError::io(action, path, e)
+        };
+        fs::read_dir(path).map_err(failed("read data directory", path))?;
+        refuse_foreign(path)?;
+        let lock_path = path.join(LOCK);
+        let lock = match fs::File::open(&lock_path) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { path: path.to_owned(), _lock: None });
+            }
+            Err(e) => return Err(failed("open lock file", &lock_path)(e)),
+        };
+        match lock.try_lock_shared() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: Some(lock) }),
+            Err(fs::TryLockError::WouldBlock) => Err(locked(path, lock)),
+            Err(fs::TryLockError::Error(e)) => Err(failed("lock", &lock_path)(e)),
+        }
+    }
+}
+
+fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
+    if path.join("member").exists() {
+        return Err(OpenError::Foreign {
+            dir: path.to_owned(),
+            found: "an etcd member directory".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn locked(path: &Path, mut lock: fs::File) -> OpenError {
+    let mut owner = String::new();
+    let owner = lock
+        .read_to_string(&mut owner)
+        .ok()
+        .map(|_| owner.trim().to_owned())
+        .filter(|owner| !owner.is_empty());
+    OpenError::Locked { dir: path.to_owned(), owner }
 }
 
 impl Storage for Directory {
