@@ -12,26 +12,32 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
+use hyper::server::conn::http1;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::linger::Linger;
 use crate::version::{REVISION, VERSION};
 
 /// Connections served at once; more wait in the kernel's accept queue.
 const MAX_CONNECTIONS: usize = 64;
 /// A client has this long to send its request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Answers that were begun when the port closes have this long to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest CPU profile.
 const MAX_PROFILE_SECONDS: u64 = 60;
 /// Samples each second: off the round hundred, so as not to beat with timers.
 const PROFILE_HERTZ: i32 = 99;
+
+type Stream = TokioIo<Linger<TcpStream>>;
 
 /// Named conditions that must all hold before the process takes traffic.
 ///
@@ -152,15 +158,12 @@ impl Admin {
                     let admin = admin.clone();
                     async move { Ok::<_, std::convert::Infallible>(admin.answer(&request).await) }
                 });
-                let connection = hyper::server::conn::http1::Builder::new()
+                let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEADER_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), service);
-                tokio::select! {
-                    () = token.cancelled() => {}
-                    result = connection => if let Err(error) = result {
-                        debug!(%error, "admin port: connection");
-                    },
+                    .serve_connection(TokioIo::new(Linger::new(stream)), service);
+                if let Err(error) = finish(connection, &token).await {
+                    debug!(%error, "admin port: connection");
                 }
                 drop(place);
             });
@@ -240,6 +243,25 @@ impl Admin {
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("profile: {error}\n")),
         }
     }
+}
+
+/// Serves a connection to its end. When the port closes, an answer that was begun may end.
+async fn finish<S>(
+    connection: http1::Connection<Stream, S>,
+    token: &CancellationToken,
+) -> hyper::Result<()>
+where
+    S: HttpService<Incoming, ResBody = Full<Bytes>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return ended,
+        () = token.cancelled() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    // Whoever has not read the answer by then does without.
+    tokio::time::timeout(DRAIN_TIMEOUT, connection).await.unwrap_or(Ok(()))
 }
 
 async fn take_profile(duration: Duration) -> pprof::Result<Vec<u8>> {

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use megacluster_service::linger::Linger;
 use megacluster_service::tls::ServerTls;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -226,7 +227,7 @@ async fn speak(
 ) {
     let (api, routes) = (serve.api.clone(), serve.routes.clone());
     let service = service_fn(move |request| answer(request, api.clone(), routes.clone()));
-    let connection = serve.http.serve_connection(TokioIo::new(stream), service);
+    let connection = serve.http.serve_connection(TokioIo::new(Linger::new(stream)), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use megacluster_service::linger::Linger;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
@@ -39,7 +40,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-type Stream = TokioIo<TlsStream<TcpStream>>;
+type Stream = TokioIo<Linger<TlsStream<TcpStream>>>;
 
 impl Server {
     pub(super) async fn connection(self, stream: TcpStream, address: SocketAddr) {
@@ -72,7 +73,7 @@ impl Server {
         let client = Arc::new(Client::new(address.ip(), certificates, http2, leave));
         let cut = self.cut.clone();
         let served = async {
-            let stream = TokioIo::new(stream);
+            let stream = TokioIo::new(Linger::new(stream));
             if http2 { self.http2(stream, client).await } else { self.http1(stream, client).await }
         };
         tokio::select! {

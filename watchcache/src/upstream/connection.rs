@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -12,6 +12,7 @@ use tokio_rustls::client::TlsStream;
 use tracing::debug;
 
 use super::RequestBody;
+use super::Together;
 use super::connector::ConnectError;
 use crate::limits::{Bounded, Permit};
 
@@ -174,7 +175,8 @@ impl Http2Lane {
     }
 
     async fn open(&self, stream: TlsStream<TcpStream>) -> Result<Http2Stream, ConnectError> {
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let together = Together::default();
+        let (sender, connection) = http2::Builder::new(together.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -196,14 +198,14 @@ impl Http2Lane {
         self.connections.lock().push(opened.clone());
         let connections = Arc::downgrade(&self.connections);
         let opened = Arc::downgrade(&opened);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+        tokio::spawn(together.run(connection, move |ended| {
+            if let Err(error) = ended {
                 debug!(%error, "connection to the backend ended");
             }
             if let (Some(connections), Some(opened)) = (connections.upgrade(), opened.upgrade()) {
                 connections.lock().retain(|other| !Arc::ptr_eq(other, &opened));
             }
-        });
+        }));
         Ok(first)
     }
 }

@@ -10,6 +10,7 @@ mod health;
 mod pool;
 mod probe;
 mod resolve;
+mod together;
 
 pub use backend::{Backend, Lease, SendError};
 pub use balance::{Candidate, Usability, choose};
@@ -18,3 +19,4 @@ pub use connection::Lane;
 pub use connector::{ConnectError, Connector};
 pub use health::{Health, Observation};
 pub use pool::{Load, Pool};
+pub use together::Together;

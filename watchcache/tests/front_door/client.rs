@@ -8,7 +8,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
+use megacluster_watchcache::upstream::Together;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -53,9 +54,12 @@ impl Client {
         let stream =
             TokioIo::new(TlsConnector::from(Arc::clone(&config)).connect(name, stream).await?);
         if http2 {
+            // Not on two tasks: hyper would now and then drop an answer that a GOAWAY follows.
+            let together = Together::default();
             let (sender, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
-            tokio::spawn(connection);
+                hyper::client::conn::http2::handshake(together.clone(), stream).await?;
+            // Tests see by their requests how it ended.
+            tokio::spawn(together.run(connection, drop));
             Ok(Self::Http2(sender))
         } else {
             let (sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
