@@ -14,6 +14,9 @@ bin=$built/bin
 cluster=${MEGACLUSTER_NAME:-megacluster}
 state=${MEGACLUSTER_STATE:-${XDG_STATE_HOME:-$HOME/.local/state}/megacluster}/$cluster
 
+# Ours, each megacluster-NAME: what images are packed of.
+own_programs=(operator store watchcache scheduler)
+
 # Scripts that call each other count from the start of the first.
 export E2E_STARTED=${E2E_STARTED:-$(date +%s)}
 
