@@ -28,8 +28,9 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use serde::Serialize;
 
+use crate::core::KeyValue;
 use crate::log::{
-    self, Class, DurabilityRule, DurabilityRules, Op, OpenError, Record, RuleError, SnapshotItem,
+    self, Class, DurabilityRule, DurabilityRules, OpenError, Record, RuleError, SnapshotItem,
 };
 
 /// Flags of `megacluster-store dump`.
@@ -154,9 +155,16 @@ impl<W: Write> Printer<W> {
 fn snapshot_line(item: SnapshotItem) -> Line {
     match item {
         SnapshotItem::Lease { id, ttl } => Line::Lease { id, ttl },
-        SnapshotItem::Key { key, value, lease, create_revision, mod_revision, version } => {
-            let (key, value) = (STANDARD.encode(key), STANDARD.encode(value));
-            Line::Key { key, value, lease, create_revision, mod_revision, version }
+        SnapshotItem::Key(kv) => {
+            let fields = kv.fields();
+            Line::Key {
+                key: STANDARD.encode(fields.key),
+                value: STANDARD.encode(fields.value),
+                lease: fields.lease,
+                create_revision: fields.create_revision,
+                mod_revision: fields.mod_revision,
+                version: fields.version,
+            }
         }
     }
 }
@@ -164,11 +172,8 @@ fn snapshot_line(item: SnapshotItem) -> Line {
 fn record_line(record: Record, rules: &DurabilityRules) -> Line {
     match record {
         Record::Txn { revision, ops } => {
-            let key = |op: &Op| match op {
-                Op::Put { key, .. } | Op::Delete { key } => rules.class(key),
-            };
-            let class = ops.iter().map(key).max().unwrap_or_default().to_string();
-            Line::Txn { revision, class, ops: ops.into_iter().map(change).collect() }
+            let class = ops.iter().map(|kv| rules.class(kv.key())).max().unwrap_or_default();
+            Line::Txn { revision, class: class.to_string(), ops: ops.iter().map(change).collect() }
         }
         Record::LeaseGrant { id, ttl } => Line::LeaseGrant { id, ttl },
         Record::LeaseRevoke { id } => Line::LeaseRevoke { id },
@@ -176,12 +181,17 @@ fn record_line(record: Record, rules: &DurabilityRules) -> Line {
     }
 }
 
-fn change(op: Op) -> Change {
-    match op {
-        Op::Put { key, value, lease, create_revision, version } => {
-            let (key, value) = (STANDARD.encode(key), STANDARD.encode(value));
-            Change::Put { key, value, lease, create_revision, version }
-        }
-        Op::Delete { key } => Change::Delete { key: STANDARD.encode(key) },
+fn change(kv: &KeyValue) -> Change {
+    let fields = kv.fields();
+    let key = STANDARD.encode(fields.key);
+    if kv.is_tombstone() {
+        return Change::Delete { key };
+    }
+    Change::Put {
+        key,
+        value: STANDARD.encode(fields.value),
+        lease: fields.lease,
+        create_revision: fields.create_revision,
+        version: fields.version,
     }
 }

@@ -114,8 +114,8 @@ async fn check(store: &Store, all: &[Written], before: &mut HashMap<String, (Opt
         .kvs
         .iter()
         .map(|kv| {
-            let key = String::from_utf8(kv.key.to_vec()).unwrap();
-            (key, (kv.value.clone(), kv.mod_revision))
+            let key = String::from_utf8(kv.key().to_vec()).unwrap();
+            (key, (Bytes::copy_from_slice(kv.value()), kv.mod_revision()))
         })
         .collect();
     for written in all {
@@ -255,7 +255,7 @@ async fn watchers_resume_over_a_crash_where_nothing_is_lost() {
     let store = start.run().await;
     let answer = watch_from(&store, 6).await;
     let revisions: Vec<i64> =
-        answer.events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision).collect();
+        answer.events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision()).collect();
     assert_eq!(revisions, [6, 7, 8, 9, 10, 11]);
     let answer = store.kv().await.put(put("a", "12")).await.unwrap().into_inner();
     assert_eq!(answer.header.unwrap().revision, 12);
@@ -343,7 +343,7 @@ async fn snapshots_bound_the_log() {
     assert_eq!(answer.kvs.len(), 3000);
     for (n, kv) in answer.kvs.iter().enumerate() {
         let expected = if n < 500 { format!("4 {n}").into_bytes() } else { vec![b'v'; 400] };
-        assert_eq!((kv.value.as_ref(), kv.version), (&expected[..], if n < 500 { 6 } else { 1 }));
+        assert_eq!((kv.value(), kv.version()), (&expected[..], if n < 500 { 6 } else { 1 }));
     }
 }
 

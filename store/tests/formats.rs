@@ -83,9 +83,9 @@ async fn read(handle: &Handle, revision: i64) -> Vec<(String, String, [i64; 4])>
     };
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let numbers = |kv: &megacluster_store::core::KeyValue| {
-        [kv.create_revision, kv.mod_revision, kv.version, kv.lease]
+        [kv.create_revision(), kv.mod_revision(), kv.version(), kv.lease()]
     };
-    found.kvs.iter().map(|kv| (text(&kv.key), text(&kv.value), numbers(kv))).collect()
+    found.kvs.iter().map(|kv| (text(kv.key()), text(kv.value()), numbers(kv))).collect()
 }
 
 /// The forty keys are put at revisions 2 to 41, the first ten again at 42 to 51; 52 and 53 delete,

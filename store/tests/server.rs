@@ -198,8 +198,8 @@ async fn many_watches_share_a_stream() {
     let event = watch.news().await;
     assert_eq!(event.watch_id, 0);
     let kv = event.events[0].kv.as_ref().unwrap();
-    assert_eq!((kv.value.as_ref(), kv.version, kv.mod_revision), (&b"new"[..], 2, 3));
-    assert_eq!(event.events[0].prev_kv.as_ref().unwrap().value, "old");
+    assert_eq!((kv.value(), kv.version(), kv.mod_revision()), (&b"new"[..], 2, 3));
+    assert_eq!(event.events[0].prev_kv.as_ref().unwrap().value(), b"old");
     // Watch 7 does not want puts; both want the delete.
     let delete = DeleteRangeRequest { key: "/a/1".into(), ..Default::default() };
     KvClient::new(channel.clone()).delete_range(delete).await.unwrap();
@@ -207,8 +207,8 @@ async fn many_watches_share_a_stream() {
     for _ in 0..2 {
         let event = watch.news().await;
         assert_eq!(event.events[0].r#type(), EventType::Delete);
-        assert_eq!(event.events[0].prev_kv.as_ref().unwrap().value, "new");
-        assert_eq!(event.events[0].kv.as_ref().unwrap().mod_revision, 4);
+        assert_eq!(event.events[0].prev_kv.as_ref().unwrap().value(), b"new");
+        assert_eq!(event.events[0].kv.as_ref().unwrap().mod_revision(), 4);
         ids.push(event.watch_id);
     }
     ids.sort_unstable();
@@ -319,13 +319,13 @@ async fn between_list_and_watch_there_is_no_gap() {
         let all = RangeRequest { key: "/w/".into(), range_end: "/w0".into(), ..Default::default() };
         let list = KvClient::new(channel.clone()).range(all).await.unwrap().into_inner();
         let listed = list.header.unwrap().revision;
-        assert!(list.kvs.iter().all(|kv| kv.mod_revision <= listed));
+        assert!(list.kvs.iter().all(|kv| kv.mod_revision() <= listed));
         let mut watch = Watch::open(&channel).await;
         watch.create(prefix("/w/", listed + 1)).await;
         let mut revisions = Vec::new();
         while revisions.last() != Some(&801) {
             for event in watch.next().await.events {
-                revisions.push(event.kv.unwrap().mod_revision);
+                revisions.push(event.kv.unwrap().mod_revision());
             }
             if listed == 801 {
                 break;
@@ -364,7 +364,7 @@ async fn a_slow_watcher_delays_nobody() {
     assert!(slow.next().await.created);
     let mut late = Vec::new();
     while late.len() < 64 {
-        late.extend(slow.news().await.events.into_iter().map(|e| e.kv.unwrap().mod_revision));
+        late.extend(slow.news().await.events.into_iter().map(|e| e.kv.unwrap().mod_revision()));
     }
     assert_eq!(late, (2..66).collect::<Vec<i64>>());
     store.server.finish().await;
@@ -434,8 +434,8 @@ async fn a_restart_in_order_keeps_keys_leases_and_revisions() {
     let all = RangeRequest { key: "/".into(), range_end: "0".into(), ..Default::default() };
     let found = KvClient::new(channel.clone()).range(all).await.unwrap().into_inner();
     assert_eq!(found.kvs.len(), 11, "the key of class none is gone");
-    assert_eq!(found.kvs[3].value, "93");
-    assert_eq!((found.kvs[3].create_revision, found.kvs[3].version), (5, 10));
+    assert_eq!(found.kvs[3].value(), b"93");
+    assert_eq!((found.kvs[3].create_revision(), found.kvs[3].version()), (5, 10));
     let view = LeaseTimeToLiveRequest { id: 5, keys: true };
     let view = LeaseClient::new(channel.clone()).lease_time_to_live(view).await.unwrap();
     assert_eq!(view.into_inner().keys, vec![Bytes::from_static(b"/k/leased")]);

@@ -122,7 +122,7 @@ fn parts(response: RangeResponse) -> impl Iterator<Item = RangeStreamResponse> +
         while bytes < PART_BYTES
             && let Some(kv) = kvs.next()
         {
-            bytes += kv.key.len() + kv.value.len();
+            bytes += kv.encoded().len();
             part.push(kv);
         }
         let mut range_response = RangeResponse { kvs: part, ..RangeResponse::default() };
@@ -137,8 +137,6 @@ fn parts(response: RangeResponse) -> impl Iterator<Item = RangeStreamResponse> +
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::core::{Fields, KeyValue};
     use crate::pb::etcdserverpb::ResponseHeader;
@@ -148,8 +146,8 @@ mod tests {
         for n in [0_i64, 1, 5, 40] {
             let kvs: Vec<KeyValue> = (0..n)
                 .map(|i| {
-                    let value = Bytes::from(vec![b'x'; 100_000]);
-                    KeyValue::new(Fields { mod_revision: i, value, ..Fields::default() })
+                    let value = vec![b'x'; 100_000];
+                    KeyValue::new(Fields { mod_revision: i, value: &value, ..Fields::default() })
                 })
                 .collect();
             let header = Some(ResponseHeader { revision: 9, ..ResponseHeader::default() });

@@ -8,13 +8,13 @@ use prost::Message;
 
 use super::error::Error;
 use super::history::Batch;
-use super::kv::{Fields, KeyValue};
+use super::kv::KeyValue;
 use super::lease::{LeaseView, Millis};
 use super::range::KeyRange;
 use super::txn::{State, has_put, is_read_only};
 use super::watch::{Filter, WatchIndex, WatchKey};
 use super::{mvcc::Mvcc, read};
-use crate::log::{Class, DurabilityRules, Op, Record};
+use crate::log::{Class, DurabilityRules, Record};
 use crate::pb::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
     TxnRequest, TxnResponse,
@@ -369,11 +369,11 @@ impl Engine {
         let reply = write(&mut self.state)?;
         let events = &self.state.mvcc.fresh()[before..];
         let rules = &self.config.rules;
-        if let Some(class) = events.iter().map(|event| rules.class(&event.kv.key)).max() {
+        if let Some(class) = events.iter().map(|event| rules.class(event.kv.key())).max() {
             let ops = if class == Class::None {
                 Vec::new()
             } else {
-                events.iter().map(|event| op(&event.kv)).collect()
+                events.iter().map(|event| event.kv.clone()).collect()
             };
             let revision = self.state.mvcc.revision();
             self.records.push((class, Record::Txn { revision, ops }));
@@ -382,26 +382,13 @@ impl Engine {
     }
 }
 
-fn op(kv: &KeyValue) -> Op {
-    if kv.is_tombstone() {
-        return Op::Delete { key: kv.key.clone() };
-    }
-    Op::Put {
-        key: kv.key.clone(),
-        value: kv.value.clone(),
-        lease: kv.lease,
-        create_revision: kv.create_revision,
-        version: kv.version,
-    }
-}
-
 impl State {
     /// Applies a record of the log, in the log's order.
     pub fn replay(&mut self, record: Record, now: Millis) {
         match record {
             Record::Txn { revision, ops } => {
-                for op in ops {
-                    self.replay_op(op, revision);
+                for kv in ops {
+                    self.replay_version(&kv);
                 }
                 self.mvcc.finish(revision);
                 self.mvcc.publish();
@@ -416,33 +403,22 @@ impl State {
         }
     }
 
-    fn replay_op(&mut self, op: Op, revision: i64) {
-        let (kv, lease) = match op {
-            Op::Put { key, value, lease, create_revision, version } => {
-                let fields =
-                    Fields { key, create_revision, mod_revision: revision, version, value, lease };
-                (KeyValue::new(fields), lease)
-            }
-            Op::Delete { key } => {
-                // A delete of a key that was not recovered (class none) changes nothing.
-                if self.mvcc.get(&key, i64::MAX).is_none() {
-                    return;
-                }
-                (KeyValue::tombstone(key, revision), 0)
-            }
-        };
-        let key = kv.key.clone();
-        let had = self.mvcc.push(kv).map_or(0, |prev| prev.lease);
-        self.leases.attach(&key, had, lease);
+    fn replay_version(&mut self, kv: &KeyValue) {
+        // A delete of a key that was not recovered (class none) changes nothing.
+        if kv.is_tombstone() && self.mvcc.get(kv.key(), i64::MAX).is_none() {
+            return;
+        }
+        let had = self.mvcc.push(kv.clone()).map_or(0, |prev| prev.lease());
+        self.leases.attach(kv.key(), had, kv.lease());
     }
 
     /// Takes a live key out of a snapshot. Snapshots come before all records.
-    pub fn restore(&mut self, fields: Fields) {
-        let (key, lease, revision) = (fields.key.clone(), fields.lease, fields.mod_revision);
-        self.mvcc.push(KeyValue::new(fields));
+    pub fn restore(&mut self, kv: KeyValue) {
+        self.leases.attach(kv.key(), 0, kv.lease());
+        let revision = kv.mod_revision();
+        self.mvcc.push(kv);
         self.mvcc.finish(revision);
         self.mvcc.forget_fresh();
-        self.leases.attach(&key, 0, lease);
     }
 
     /// The snapshot was of this revision, and all of it was taken: history begins above.

@@ -25,11 +25,11 @@ pub struct Event {
 pub type Batch = Arc<[Event]>;
 
 fn first(batch: &Batch) -> i64 {
-    batch.first().map_or(0, |event| event.kv.mod_revision)
+    batch.first().map_or(0, |event| event.kv.mod_revision())
 }
 
 fn last(batch: &Batch) -> i64 {
-    batch.last().map_or(0, |event| event.kv.mod_revision)
+    batch.last().map_or(0, |event| event.kv.mod_revision())
 }
 
 /// The ring, and the two revisions that readers on other threads need.

@@ -91,7 +91,7 @@ impl Leases {
     }
 
     /// Moves a key from one lease to another; 0 is none. A lease that is not there is passed over.
-    pub fn attach(&mut self, key: &Bytes, from: i64, to: i64) {
+    pub fn attach(&mut self, key: &[u8], from: i64, to: i64) {
         if from == to {
             return;
         }
@@ -99,7 +99,7 @@ impl Leases {
             lease.keys.remove(key);
         }
         if let Some(lease) = self.leases.get_mut(&to) {
-            lease.keys.insert(key.clone());
+            lease.keys.insert(Bytes::copy_from_slice(key));
         }
     }
 
@@ -161,14 +161,14 @@ mod tests {
     #[test]
     fn a_lease_lives_from_grant_to_deadline() {
         let mut leases = Leases::default();
-        let key = Bytes::from_static(b"k");
+        let key = b"k".as_slice();
         assert_eq!(leases.grant(0, 5, 0), Err(Error::LeaseNotFound));
         assert_eq!(leases.grant(7, MAX_TTL + 1, 0), Err(Error::LeaseTtlTooLarge));
         assert_eq!(leases.grant(7, 0, 0), Ok(2));
         assert_eq!(leases.grant(7, 5, 0), Err(Error::LeaseExists));
         assert_eq!(leases.grant(8, 10, 0), Ok(10));
-        leases.attach(&key, 0, 7);
-        leases.attach(&key, 7, 8);
+        leases.attach(key, 0, 7);
+        leases.attach(key, 7, 8);
         assert!(leases.view(7, 0, true).unwrap().keys.is_empty());
         assert_eq!(leases.view(8, 1500, true).unwrap().remaining, 8);
         assert_eq!(leases.due(2000, 10), vec![7]);

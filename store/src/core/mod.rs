@@ -17,7 +17,7 @@ pub use engine::{Command, Engine, EngineConfig, Reply, Status, Watching};
 pub use error::Error;
 pub use history::{Batch, Event, History, Read};
 pub use kv::{Fields, KeyValue};
-pub use mvcc::{Found, Mvcc, Want};
+pub use mvcc::{Found, Mvcc, Page, Pin, Want};
 pub use range::{KeyRange, prefix_end};
 pub use read::range;
 pub use txn::{State, has_put, is_read_only};

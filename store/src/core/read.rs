@@ -42,12 +42,12 @@ pub fn range(mvcc: &Mvcc, request: &RangeRequest, current: i64) -> Result<RangeR
     let mut found = mvcc.range(&range, at, want);
     if filtered {
         found.kvs.retain(|kv| {
-            (request.max_mod_revision == 0 || kv.mod_revision <= request.max_mod_revision)
-                && (request.min_mod_revision == 0 || kv.mod_revision >= request.min_mod_revision)
+            (request.max_mod_revision == 0 || kv.mod_revision() <= request.max_mod_revision)
+                && (request.min_mod_revision == 0 || kv.mod_revision() >= request.min_mod_revision)
                 && (request.max_create_revision == 0
-                    || kv.create_revision <= request.max_create_revision)
+                    || kv.create_revision() <= request.max_create_revision)
                 && (request.min_create_revision == 0
-                    || kv.create_revision >= request.min_create_revision)
+                    || kv.create_revision() >= request.min_create_revision)
         });
     }
     sort(&mut found.kvs, order, target);
@@ -73,11 +73,11 @@ fn sort(kvs: &mut [KeyValue], order: SortOrder, target: SortTarget) {
     }
     let ascending = |a: &KeyValue, b: &KeyValue| -> Ordering {
         match target {
-            SortTarget::Key => a.key.cmp(&b.key),
-            SortTarget::Version => a.version.cmp(&b.version),
-            SortTarget::Create => a.create_revision.cmp(&b.create_revision),
-            SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
-            SortTarget::Value => a.value.cmp(&b.value),
+            SortTarget::Key => a.key().cmp(b.key()),
+            SortTarget::Version => a.version().cmp(&b.version()),
+            SortTarget::Create => a.create_revision().cmp(&b.create_revision()),
+            SortTarget::Mod => a.mod_revision().cmp(&b.mod_revision()),
+            SortTarget::Value => a.value().cmp(b.value()),
         }
     };
     if order == SortOrder::Descend {

@@ -192,7 +192,7 @@ impl State {
         }
         let mut bytes = 0;
         self.mvcc.each(&range, self.mvcc.revision(), |kv| {
-            bytes += kv.key.len() + 16;
+            bytes += kv.key().len() + 16;
             if bytes > MAX_DELETE_BYTES {
                 ControlFlow::Break(())
             } else {
@@ -255,24 +255,20 @@ impl State {
 
     fn put_in(&mut self, request: &PutRequest, write: &mut Write) -> PutResponse {
         let keep = (request.ignore_value || request.ignore_lease)
-            .then(|| self.mvcc.get(&request.key, write.view()).cloned())
+            .then(|| self.mvcc.get(&request.key, write.view()))
             .flatten();
         let value = match &keep {
-            Some(kv) if request.ignore_value => &kv.value,
+            Some(kv) if request.ignore_value => kv.value(),
             _ => &request.value,
         };
         let lease = match &keep {
-            Some(kv) if request.ignore_lease => kv.lease,
+            Some(kv) if request.ignore_lease => kv.lease(),
             _ => request.lease,
         };
         let prev = self.mvcc.put(write.revision, &request.key, value, lease);
         write.changed = true;
-        let had = prev.as_ref().map_or(0, |kv| kv.lease);
-        if had != lease {
-            // The store's own copy of the key, not a slice of the request.
-            let key = self.mvcc.get(&request.key, write.revision).map(|kv| kv.key.clone());
-            self.leases.attach(&key.unwrap_or_default(), had, lease);
-        }
+        let had = prev.as_ref().map_or(0, KeyValue::lease);
+        self.leases.attach(&request.key, had, lease);
         PutResponse {
             header: Some(header(write.revision)),
             prev_kv: if request.prev_kv { prev } else { None },
@@ -287,7 +283,7 @@ impl State {
         let range = KeyRange::new(request.key.clone(), request.range_end.clone());
         let found = self.mvcc.range(&range, write.view(), Want::All).kvs;
         for kv in &found {
-            self.delete_key(&kv.key, write);
+            self.delete_key(kv.key(), write);
         }
         DeleteRangeResponse {
             header: Some(header(write.view())),
@@ -296,10 +292,10 @@ impl State {
         }
     }
 
-    fn delete_key(&mut self, key: &Bytes, write: &mut Write) {
+    fn delete_key(&mut self, key: &[u8], write: &mut Write) {
         if let Some(prev) = self.mvcc.delete(write.revision, key) {
             write.changed = true;
-            self.leases.attach(key, prev.lease, 0);
+            self.leases.attach(key, prev.lease(), 0);
         }
     }
 }
@@ -332,23 +328,23 @@ fn holds(compare: &Compare, kv: &KeyValue) -> bool {
     // A union that does not fit the target counts as zero or empty, as in etcd.
     let union = compare.target_union.as_ref();
     let order = match compare.target() {
-        CompareTarget::Version => kv.version.cmp(&match union {
+        CompareTarget::Version => kv.version().cmp(&match union {
             Some(TargetUnion::Version(n)) => *n,
             _ => 0,
         }),
-        CompareTarget::Create => kv.create_revision.cmp(&match union {
+        CompareTarget::Create => kv.create_revision().cmp(&match union {
             Some(TargetUnion::CreateRevision(n)) => *n,
             _ => 0,
         }),
-        CompareTarget::Mod => kv.mod_revision.cmp(&match union {
+        CompareTarget::Mod => kv.mod_revision().cmp(&match union {
             Some(TargetUnion::ModRevision(n)) => *n,
             _ => 0,
         }),
-        CompareTarget::Value => kv.value.as_ref().cmp(match union {
+        CompareTarget::Value => kv.value().cmp(match union {
             Some(TargetUnion::Value(value)) => value.as_ref(),
             _ => &[],
         }),
-        CompareTarget::Lease => kv.lease.cmp(&match union {
+        CompareTarget::Lease => kv.lease().cmp(&match union {
             Some(TargetUnion::Lease(n)) => *n,
             _ => 0,
         }),

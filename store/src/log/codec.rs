@@ -4,9 +4,10 @@
 //! began at), `Reserve` (no revision above it is given out before a higher reserve) and `Stop` (a
 //! clean end).
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 
-use super::record::{Op, Record};
+use super::record::Record;
+use crate::core::{Fields, KeyValue};
 
 /// A record as it is in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,20 +47,19 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) {
             out.push(TXN);
             put_i64(out, *revision);
             put_len(out, ops.len());
-            for op in ops {
-                match op {
-                    Op::Put { key, value, lease, create_revision, version } => {
-                        out.push(PUT);
-                        put_i64(out, *lease);
-                        put_i64(out, *create_revision);
-                        put_i64(out, *version);
-                        put_bytes(out, key);
-                        put_bytes(out, value);
-                    }
-                    Op::Delete { key } => {
-                        out.push(DELETE);
-                        put_bytes(out, key);
-                    }
+            for kv in ops {
+                let fields = kv.fields();
+                if kv.is_tombstone() {
+                    out.push(DELETE);
+                } else {
+                    out.push(PUT);
+                    put_i64(out, fields.lease);
+                    put_i64(out, fields.create_revision);
+                    put_i64(out, fields.version);
+                }
+                put_bytes(out, fields.key);
+                if !kv.is_tombstone() {
+                    put_bytes(out, fields.value);
                 }
             }
         }
@@ -96,8 +96,8 @@ pub(super) fn encode_stop(revision: i64, volatile: bool, out: &mut Vec<u8>) {
     out.push(u8::from(volatile));
 }
 
-/// Takes one entry off `input`; the strings share its memory. `None` if the bytes are no entry.
-pub(super) fn decode(input: &mut Bytes) -> Option<Entry> {
+/// Takes one entry off `input`. `None` if the bytes are no entry.
+pub(super) fn decode(input: &mut &[u8]) -> Option<Entry> {
     Some(match input.try_get_u8().ok()? {
         TXN => {
             let revision = input.try_get_i64_le().ok()?;
@@ -105,7 +105,7 @@ pub(super) fn decode(input: &mut Bytes) -> Option<Entry> {
             // An operation takes five bytes at least: a wild count allocates nothing wild.
             let mut ops = Vec::with_capacity(count.min(input.len() / 5));
             for _ in 0..count {
-                ops.push(decode_op(input)?);
+                ops.push(decode_op(input, revision)?);
             }
             Entry::Record(Record::Txn { revision, ops })
         }
@@ -128,19 +128,23 @@ pub(super) fn decode(input: &mut Bytes) -> Option<Entry> {
     })
 }
 
-fn decode_op(input: &mut Bytes) -> Option<Op> {
-    Some(match input.try_get_u8().ok()? {
+fn decode_op(input: &mut &[u8], mod_revision: i64) -> Option<KeyValue> {
+    let mut fields = Fields { mod_revision, ..Fields::default() };
+    match input.try_get_u8().ok()? {
         PUT => {
-            let lease = input.try_get_i64_le().ok()?;
-            let create_revision = input.try_get_i64_le().ok()?;
-            let version = input.try_get_i64_le().ok()?;
-            let key = get_bytes(input)?;
-            let value = get_bytes(input)?;
-            Op::Put { key, value, lease, create_revision, version }
+            fields.lease = input.try_get_i64_le().ok()?;
+            fields.create_revision = input.try_get_i64_le().ok()?;
+            fields.version = input.try_get_i64_le().ok()?;
+            fields.key = get_bytes(input)?;
+            fields.value = get_bytes(input)?;
+            if fields.version == 0 {
+                return None;
+            }
         }
-        DELETE => Op::Delete { key: get_bytes(input)? },
+        DELETE => fields.key = get_bytes(input)?,
         _ => return None,
-    })
+    }
+    Some(KeyValue::new(fields))
 }
 
 pub(super) fn put_i64(out: &mut Vec<u8>, value: i64) {
@@ -158,9 +162,11 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-pub(super) fn get_bytes(input: &mut Bytes) -> Option<Bytes> {
+pub(super) fn get_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     let len = input.try_get_u32_le().ok()? as usize;
-    (len <= input.len()).then(|| input.split_to(len))
+    let (bytes, rest) = input.split_at_checked(len)?;
+    *input = rest;
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -169,28 +175,27 @@ mod tests {
 
     use super::*;
 
-    fn bytes() -> impl Strategy<Value = Bytes> {
-        prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..40)
     }
 
-    fn op() -> impl Strategy<Value = Op> {
-        prop_oneof![
-            (bytes(), bytes(), any::<i64>(), any::<i64>(), any::<i64>()).prop_map(
-                |(key, value, lease, create_revision, version)| Op::Put {
-                    key,
-                    value,
-                    lease,
-                    create_revision,
-                    version
-                }
-            ),
-            bytes().prop_map(|key| Op::Delete { key }),
-        ]
+    fn op(mod_revision: i64) -> impl Strategy<Value = KeyValue> {
+        let put = (bytes(), bytes(), any::<i64>(), any::<i64>(), 1..i64::MAX).prop_map(
+            move |(key, value, lease, create_revision, version)| {
+                let (key, value) = (key.as_slice(), value.as_slice());
+                KeyValue::new(Fields { key, create_revision, mod_revision, version, value, lease })
+            },
+        );
+        prop_oneof![put, bytes().prop_map(move |key| KeyValue::tombstone(&key, mod_revision))]
     }
 
     fn record() -> impl Strategy<Value = Record> {
         prop_oneof![
-            (any::<i64>(), prop::collection::vec(op(), 0..5))
+            any::<i64>()
+                .prop_flat_map(|revision| (
+                    Just(revision),
+                    prop::collection::vec(op(revision), 0..5)
+                ))
                 .prop_map(|(revision, ops)| Record::Txn { revision, ops }),
             (any::<i64>(), any::<i64>()).prop_map(|(id, ttl)| Record::LeaseGrant { id, ttl }),
             any::<i64>().prop_map(|id| Record::LeaseRevoke { id }),
@@ -205,7 +210,7 @@ mod tests {
             for record in &records {
                 encode(record, &mut out);
             }
-            let mut input = Bytes::from(out);
+            let mut input = out.as_slice();
             let mut decoded = Vec::new();
             while !input.is_empty() {
                 match decode(&mut input) {
@@ -220,7 +225,7 @@ mod tests {
         fn any_bytes_are_refused_or_decoded_without_panic(
             raw in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            let mut input = Bytes::from(raw);
+            let mut input = raw.as_slice();
             while !input.is_empty() && decode(&mut input).is_some() {}
         }
     }

@@ -8,6 +8,7 @@ use super::{
     simulated::{Crash, Disk, Fault, Random},
     *,
 };
+use crate::core::{Fields, KeyValue};
 
 const NONE: &[u8] = b"none/";
 const BUFFERED: &[u8] = b"buffered/";
@@ -22,17 +23,23 @@ fn config() -> LogConfig {
     LogConfig { rules: rules(), segment_bytes: 6000, snapshot_bytes: 20_000, reserve: 64 }
 }
 
+fn version(revision: i64, key: &[u8], value: &[u8]) -> KeyValue {
+    KeyValue::new(Fields {
+        key,
+        value,
+        create_revision: revision,
+        mod_revision: revision,
+        version: 1,
+        lease: 0,
+    })
+}
+
 fn put(revision: i64, key: &[u8], value: &[u8]) -> Record {
-    Record::Txn {
-        revision,
-        ops: vec![Op::Put {
-            key: Bytes::copy_from_slice(key),
-            value: Bytes::copy_from_slice(value),
-            lease: 0,
-            create_revision: revision,
-            version: 1,
-        }],
-    }
+    Record::Txn { revision, ops: vec![version(revision, key, value)] }
+}
+
+fn delete(revision: i64, key: &[u8]) -> Record {
+    Record::Txn { revision, ops: vec![KeyValue::tombstone(key, revision)] }
 }
 
 fn open(disk: &Arc<Disk>) -> Result<(Log, Recovered), OpenError> {
@@ -48,14 +55,12 @@ type State = BTreeMap<Bytes, (Bytes, i64)>;
 
 fn apply(state: &mut State, record: &Record) {
     if let Record::Txn { revision, ops } = record {
-        for op in ops {
-            match op {
-                Op::Put { key, value, .. } => {
-                    state.insert(key.clone(), (value.clone(), *revision));
-                }
-                Op::Delete { key } => {
-                    state.remove(key);
-                }
+        for kv in ops {
+            let key = Bytes::copy_from_slice(kv.key());
+            if kv.is_tombstone() {
+                state.remove(&key);
+            } else {
+                state.insert(key, (Bytes::copy_from_slice(kv.value()), *revision));
             }
         }
     }
@@ -64,8 +69,9 @@ fn apply(state: &mut State, record: &Record) {
 fn rebuild(recovered: Recovered) -> State {
     let mut state = State::new();
     for item in recovered.snapshot.into_iter().flatten() {
-        if let SnapshotItem::Key { key, value, mod_revision, .. } = item.unwrap() {
-            state.insert(key, (value, mod_revision));
+        if let SnapshotItem::Key(kv) = item.unwrap() {
+            let value = Bytes::copy_from_slice(kv.value());
+            state.insert(Bytes::copy_from_slice(kv.key()), (value, kv.mod_revision()));
         }
     }
     for record in recovered.records {
@@ -142,7 +148,7 @@ impl Driver {
         // Often larger than a sector, and with zeros in it.
         value.resize(8 + self.random.below(3) * self.random.below(700), 0);
         let record = if class != Class::None && self.random.chance(5) {
-            Record::Txn { revision: self.revision, ops: vec![Op::Delete { key: key.into() }] }
+            delete(self.revision, &key)
         } else {
             put(self.revision, &key, &value)
         };
@@ -164,7 +170,7 @@ impl Driver {
         self.append(log)?;
         log.write()?;
         for (key, (value, revision)) in &state {
-            writer.key(key, value, 0, *revision, *revision, 1)?;
+            writer.key(&version(*revision, key, value))?;
         }
         if self.random.chance(4) {
             return Ok(()); // given up
@@ -305,7 +311,7 @@ fn a_new_log_starts_at_one_and_a_closed_one_goes_on() {
     let all = [
         put(2, b"a", b""),
         Record::LeaseGrant { id: 7, ttl: 30 },
-        Record::Txn { revision: 3, ops: vec![Op::Delete { key: Bytes::from_static(b"a") }] },
+        delete(3, b"a"),
         Record::LeaseRevoke { id: 7 },
         Record::Compact { revision: 2 },
     ];
@@ -543,8 +549,8 @@ fn every_flipped_byte_of_a_snapshot_is_refused() {
     let meta = SnapshotMeta { revision: 2, compact_revision: 1 };
     let mut writer = log.begin_snapshot(meta).unwrap();
     writer.lease(7, 30).unwrap();
-    writer.key(b"a", b"v", 7, 2, 2, 1).unwrap();
-    writer.key(b"none/a", b"v", 7, 2, 2, 1).unwrap();
+    writer.key(&version(2, b"a", b"v")).unwrap();
+    writer.key(&version(2, b"none/a", b"v")).unwrap();
     let done = writer.finish().unwrap();
     log.truncate_behind(&done).unwrap();
     log.append(Class::Fsync, &put(3, b"b", b"v")).unwrap();

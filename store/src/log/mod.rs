@@ -78,7 +78,7 @@ use std::{path::Path, sync::Arc};
 pub use self::{
     background::BackgroundSync,
     error::{LogError, OpenError},
-    record::{Op, Record},
+    record::Record,
     recovery::{RecordReader, Recovered},
     rules::{Class, DurabilityRule, DurabilityRules, RuleError},
     snapshot::{SnapshotDone, SnapshotItem, SnapshotMeta, SnapshotReader, SnapshotWriter},

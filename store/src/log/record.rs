@@ -1,6 +1,6 @@
 //! What the log holds.
 
-use bytes::Bytes;
+use crate::core::KeyValue;
 
 /// One change of the store, in the order in which it was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,8 +9,8 @@ pub enum Record {
     Txn {
         /// Its revision: the `mod_revision` of all it put.
         revision: i64,
-        /// What it did, in order.
-        ops: Vec<Op>,
+        /// The versions it made, in order, all of this revision: a tombstone deletes its key.
+        ops: Vec<KeyValue>,
     },
     /// A lease came to be. Its time to live starts anew at each start of the store.
     LeaseGrant {
@@ -28,28 +28,5 @@ pub enum Record {
     Compact {
         /// The compacted revision.
         revision: i64,
-    },
-}
-
-/// One operation of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// A key got a value.
-    Put {
-        /// The key.
-        key: Bytes,
-        /// The value; empty is a value like any other.
-        value: Bytes,
-        /// The lease the key is attached to, 0 for none.
-        lease: i64,
-        /// Revision of the put that made the key.
-        create_revision: i64,
-        /// Number of puts since the key was made, from 1.
-        version: i64,
-    },
-    /// A key that existed is gone.
-    Delete {
-        /// The key.
-        key: Bytes,
     },
 }

@@ -3,7 +3,7 @@
 
 use std::{io::Read, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::{
     LogConfig,
@@ -11,7 +11,7 @@ use super::{
     codec::{self, Entry},
     error::OpenError,
     names,
-    record::{Op, Record},
+    record::Record,
     rules::{Class, DurabilityRules},
     snapshot::SnapshotReader,
     storage::Storage,
@@ -210,7 +210,7 @@ impl Fold {
                 }
                 Err(what) => return Err(OpenError::corrupt(&name, offset as u64, what)),
             };
-            let mut payload = block.payload;
+            let mut payload = block.payload.as_ref();
             while !payload.is_empty() {
                 let entry = codec::decode(&mut payload);
                 entry
@@ -294,11 +294,14 @@ impl RecordReader {
     fn read(&mut self) -> Result<Option<Record>, OpenError> {
         loop {
             while !self.payload.is_empty() {
-                let Some(entry) = codec::decode(&mut self.payload) else {
+                let mut rest = self.payload.as_ref();
+                let Some(entry) = codec::decode(&mut rest) else {
                     return Err(self.changed());
                 };
+                let read = self.payload.len() - rest.len();
+                self.payload.advance(read);
                 if let Entry::Record(record) = entry {
-                    return Ok(Some(self.detach(record)));
+                    return Ok(Some(self.keep(record)));
                 }
             }
             if !self.next_block()? {
@@ -338,20 +341,12 @@ impl RecordReader {
         OpenError::corrupt(&names::segment(sequence), offset as u64, "changed while it was read")
     }
 
-    /// Copies the strings, so that a key doesn't keep a whole segment in memory.
-    fn detach(&self, record: Record) -> Record {
-        match record {
-            Record::Txn { revision, ops } => Record::Txn {
-                revision,
-                ops: ops.into_iter().filter(|op| self.keeps(op)).map(detach).collect(),
-            },
-            other => other,
+    /// Leaves out the keys that the last run did not keep.
+    fn keep(&self, mut record: Record) -> Record {
+        if let (Record::Txn { ops, .. }, Some(rules)) = (&mut record, &self.without) {
+            ops.retain(|kv| rules.class(kv.key()) != Class::None);
         }
-    }
-
-    fn keeps(&self, op: &Op) -> bool {
-        let (Op::Put { key, .. } | Op::Delete { key }) = op;
-        self.without.as_ref().is_none_or(|rules| rules.class(key) != Class::None)
+        record
     }
 }
 
@@ -365,19 +360,6 @@ impl Iterator for RecordReader {
         let record = self.read().transpose();
         self.failed = matches!(record, Some(Err(_)));
         record
-    }
-}
-
-fn detach(op: Op) -> Op {
-    match op {
-        Op::Put { key, value, lease, create_revision, version } => Op::Put {
-            key: Bytes::copy_from_slice(&key),
-            value: Bytes::copy_from_slice(&value),
-            lease,
-            create_revision,
-            version,
-        },
-        Op::Delete { key } => Op::Delete { key: Bytes::copy_from_slice(&key) },
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
     rules::{Class, DurabilityRules},
     storage::{Source, Storage, StorageFile},
 };
+use crate::core::{Fields, KeyValue};
 
 const MAGIC: [u8; 8] = *b"MCSTSNP\0";
 const HEADER: usize = 40;
@@ -50,20 +51,7 @@ pub enum SnapshotItem {
         ttl: i64,
     },
     /// A live key.
-    Key {
-        /// The key.
-        key: Bytes,
-        /// The value.
-        value: Bytes,
-        /// The lease it is attached to, 0 for none.
-        lease: i64,
-        /// Revision of the put that made the key.
-        create_revision: i64,
-        /// Revision of its last put.
-        mod_revision: i64,
-        /// Number of puts since the key was made.
-        version: i64,
-    },
+    Key(KeyValue),
 }
 
 /// Writes a snapshot. Dropped before [`SnapshotWriter::finish`], it leaves nothing.
@@ -140,24 +128,17 @@ impl SnapshotWriter {
     }
 
     /// Adds a live key; a lease goes before the keys attached to it.
-    pub fn key(
-        &mut self,
-        key: &[u8],
-        value: &[u8],
-        lease: i64,
-        create_revision: i64,
-        mod_revision: i64,
-        version: i64,
-    ) -> Result<(), LogError> {
+    pub fn key(&mut self, kv: &KeyValue) -> Result<(), LogError> {
         self.keys += 1;
+        let fields = kv.fields();
         self.item(|out| {
             out.push(KEY);
-            put_i64(out, lease);
-            put_i64(out, create_revision);
-            put_i64(out, mod_revision);
-            put_i64(out, version);
-            put_bytes(out, key);
-            put_bytes(out, value);
+            put_i64(out, fields.lease);
+            put_i64(out, fields.create_revision);
+            put_i64(out, fields.mod_revision);
+            put_i64(out, fields.version);
+            put_bytes(out, fields.key);
+            put_bytes(out, fields.value);
         })
     }
 
@@ -323,8 +304,7 @@ impl SnapshotReader {
             };
             let Some(item) = item else { return Err(self.corrupt("not an item")) };
             match (&item, &self.without) {
-                (SnapshotItem::Key { key, .. }, Some(rules)) if rules.class(key) == Class::None => {
-                }
+                (SnapshotItem::Key(kv), Some(rules)) if rules.class(kv.key()) == Class::None => {}
                 _ => return Ok(Some(item)),
             }
         }
@@ -341,15 +321,19 @@ impl SnapshotReader {
 
     fn decode_key(&mut self) -> Option<SnapshotItem> {
         self.keys += 1;
-        let block = &mut self.block;
-        let lease = block.try_get_i64_le().ok()?;
-        let create_revision = block.try_get_i64_le().ok()?;
-        let mod_revision = block.try_get_i64_le().ok()?;
-        let version = block.try_get_i64_le().ok()?;
-        // Copies: a slice would keep the whole block in memory as long as the key lives.
-        let key = Bytes::copy_from_slice(&get_bytes(block)?);
-        let value = Bytes::copy_from_slice(&get_bytes(block)?);
-        Some(SnapshotItem::Key { key, value, lease, create_revision, mod_revision, version })
+        let mut rest = self.block.as_ref();
+        let fields = Fields {
+            lease: rest.try_get_i64_le().ok()?,
+            create_revision: rest.try_get_i64_le().ok()?,
+            mod_revision: rest.try_get_i64_le().ok()?,
+            version: rest.try_get_i64_le().ok()?,
+            key: get_bytes(&mut rest)?,
+            value: get_bytes(&mut rest)?,
+        };
+        let item = SnapshotItem::Key(KeyValue::new(fields));
+        let read = self.block.len() - rest.len();
+        self.block.advance(read);
+        Some(item)
     }
 
     fn read_block(&mut self) -> Result<(), OpenError> {

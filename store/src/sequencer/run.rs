@@ -14,7 +14,7 @@ use tracing::{error, info};
 use super::commit::Committer;
 use super::snapshot::{Outcome, Snapshot};
 use super::{Ask, Handle, Health, Inbox, Message, QUEUE, Shared};
-use crate::core::{Batch, Command, Engine, EngineConfig, Error, Fields, Reply, State};
+use crate::core::{Batch, Command, Engine, EngineConfig, Error, Reply, State};
 use crate::log::{Log, LogConfig, OpenError, SnapshotItem};
 use crate::metrics::Metrics;
 
@@ -89,10 +89,7 @@ pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Running, OpenError
             SnapshotItem::Lease { id, ttl } => {
                 let _ = state.leases.grant(id, ttl, 0);
             }
-            SnapshotItem::Key { key, value, lease, create_revision, mod_revision, version } => {
-                let fields = Fields { key, create_revision, mod_revision, version, value, lease };
-                state.restore(fields);
-            }
+            SnapshotItem::Key(kv) => state.restore(kv),
         }
     }
     if let Some(revision) = snapshot_revision {
@@ -323,8 +320,9 @@ impl Sequencer {
         self.committer.sync_behind();
         let mut busy = self.snapshots();
         if self.snapshot.is_none() && self.release_at.is_some_and(|at| at <= now) {
-            self.release_at = None;
-            self.engine.mvcc_mut().release();
+            // A pinned read is short: look again when running watches had their time, too.
+            let released = self.engine.mvcc_mut().release();
+            self.release_at = (!released).then(|| now + RELEASE_AFTER);
         }
         busy |= self.engine.mvcc_mut().collect(COLLECT);
         let due = self.engine.next_deadline().is_some_and(|deadline| deadline <= self.now());

@@ -96,7 +96,7 @@ impl Snapshot {
                 let mut next = None;
                 engine.mvcc().each(&KeyRange::From(start.clone()), self.at, |kv| {
                     if slice.len() == SLICE {
-                        next = Some(kv.key.clone());
+                        next = Some(Bytes::copy_from_slice(kv.key()));
                         return ControlFlow::Break(());
                     }
                     slice.push(kv.clone());
@@ -152,14 +152,7 @@ fn write(
     while let Ok(part) = parts.recv() {
         let Part::Keys(slice) = part else { return writer.finish().map(Some) };
         for kv in slice {
-            writer.key(
-                &kv.key,
-                &kv.value,
-                kv.lease,
-                kv.create_revision,
-                kv.mod_revision,
-                kv.version,
-            )?;
+            writer.key(&kv)?;
         }
     }
     info!("snapshot given up: the store stops");

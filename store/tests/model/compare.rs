@@ -8,19 +8,19 @@ use crate::spec::{Change, Entry, Found};
 
 pub(crate) fn entry(kv: &KeyValue) -> (Bytes, Entry) {
     let entry = Entry {
-        value: kv.value.clone(),
-        create: kv.create_revision,
-        modified: kv.mod_revision,
-        version: kv.version,
-        lease: kv.lease,
+        value: Bytes::copy_from_slice(kv.value()),
+        create: kv.create_revision(),
+        modified: kv.mod_revision(),
+        version: kv.version(),
+        lease: kv.lease(),
     };
-    (kv.key.clone(), entry)
+    (Bytes::copy_from_slice(kv.key()), entry)
 }
 
 pub(crate) fn change(event: &Event) -> Change {
     let (key, now) = entry(&event.kv);
     Change {
-        revision: event.kv.mod_revision,
+        revision: event.kv.mod_revision(),
         key,
         now: (!event.kv.is_tombstone()).then_some(now),
         before: event.prev.as_ref().map(|kv| entry(kv).1),

@@ -1,6 +1,8 @@
 //! Single cases with a name.
 
-use megacluster_store::core::{Command, Engine, EngineConfig, Error, Reply, State};
+use megacluster_store::core::{
+    Command, Engine, EngineConfig, Error, KeyRange, KeyValue, Reply, State,
+};
 use megacluster_store::log::Record;
 use megacluster_store::pb::etcdserverpb::compare::{CompareTarget, TargetUnion};
 use megacluster_store::pb::etcdserverpb::request_op::Request;
@@ -118,4 +120,35 @@ fn the_quota_stops_puts_and_not_deletes() {
     assert_eq!(engine.apply(put(), 0).unwrap_err(), Error::NoSpace);
     engine.apply(Command::Disarm, 0).unwrap();
     engine.apply(put(), 0).unwrap();
+}
+
+#[test]
+fn a_pinned_revision_is_read_on_after_a_compaction() {
+    let mut engine = Engine::new(State::new(1), EngineConfig::default());
+    let put = |engine: &mut Engine, value: &'static str| {
+        for key in ["a", "b", "c"] {
+            let put = PutRequest { key: key.into(), value: value.into(), ..Default::default() };
+            engine.apply(Command::Put(put), 0).unwrap();
+        }
+        engine.publish();
+        engine.mvcc().show();
+    };
+    put(&mut engine, "old");
+    let range = KeyRange::new("a".into(), "d".into());
+    let pin = engine.mvcc().pin(4);
+    let first = engine.mvcc().page(&range, 4, None, 1);
+    put(&mut engine, "new");
+    let delete = DeleteRangeRequest { key: "c".into(), ..Default::default() };
+    engine.apply(Command::Delete(delete), 0).unwrap();
+    engine.publish();
+    engine.apply(Command::Compact(8), 0).unwrap();
+    assert!(!engine.mvcc_mut().release());
+    while engine.mvcc_mut().collect(10) {}
+    let rest = engine.mvcc().page(&range, pin.revision(), first.next.as_ref(), 1000);
+    let values: Vec<&[u8]> = first.kvs.iter().chain(&rest.kvs).map(KeyValue::value).collect();
+    assert_eq!((values, rest.next), (vec![b"old".as_slice(); 3], None));
+    drop(pin);
+    assert!(engine.mvcc_mut().release());
+    while engine.mvcc_mut().collect(10) {}
+    assert_eq!(engine.mvcc().page(&range, 8, None, 1000).kvs.len(), 2);
 }

@@ -151,6 +151,28 @@ impl Pair {
         }
     }
 
+    /// Everything at a revision, in parts of several sizes.
+    fn pages(&self, revision: i64) {
+        let map = self.spec.at(revision);
+        let wanted = within(map, &"\0".into(), &"\0".into());
+        for max_bytes in [1, 60, 100_000] {
+            let mut found = Vec::new();
+            let mut from = None;
+            loop {
+                let range = KeyRange::From("\0".into());
+                let mvcc = self.subject.engine.mvcc();
+                let page = mvcc.page(&range, revision, from.as_ref(), max_bytes);
+                assert!(!page.kvs.is_empty() || found.is_empty());
+                found.extend(page.kvs.iter().map(entry));
+                from = page.next;
+                if from.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found, wanted, "pages of {max_bytes} at {revision}");
+        }
+    }
+
     fn lease(&mut self, step: &Step) {
         let now = self.now;
         match *step {
@@ -359,6 +381,7 @@ impl Pair {
                 ..Default::default()
             };
             self.range(&request);
+            self.pages(revision);
             self.range(&RangeRequest { limit: 1, ..request });
         }
         for (key, end) in [("/1/", "/10"), ("/0/1", ""), ("\0", "\0"), ("/0/2", "/2/1")] {

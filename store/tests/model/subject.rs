@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use megacluster_store::core::watch::Mark;
 use megacluster_store::core::{
     Command, Engine, EngineConfig, Error, KeyRange, KeyValue, Reply, State,
 };
-use megacluster_store::core::{Fields, watch::Mark};
 use megacluster_store::log::{
     Class, DurabilityRules, Log, LogConfig, Recovered, SnapshotItem, SnapshotMeta, SnapshotWriter,
 };
@@ -52,9 +52,7 @@ fn rebuild(recovered: Recovered) -> (State, Started) {
             SnapshotItem::Lease { id, ttl } => {
                 state.leases.grant(id, ttl, 0).unwrap();
             }
-            SnapshotItem::Key { key, value, lease, create_revision, mod_revision, version } => {
-                state.restore(Fields { key, create_revision, mod_revision, version, value, lease });
-            }
+            SnapshotItem::Key(kv) => state.restore(kv),
         }
     }
     if let Some(revision) = snapshot_revision {
@@ -157,9 +155,7 @@ impl Subject {
             std::ops::ControlFlow::Continue(())
         });
         for kv in keys {
-            writer
-                .key(&kv.key, &kv.value, kv.lease, kv.create_revision, kv.mod_revision, kv.version)
-                .unwrap();
+            writer.key(&kv).unwrap();
         }
         let done = writer.finish().unwrap();
         self.log().truncate_behind(&done).unwrap();

@@ -384,6 +384,6 @@ fn filter(request: &WatchCreateRequest) -> Filter {
 fn wire(event: Event, prev_kv_above: Option<i64>) -> mvccpb::Event {
     let kind = if event.kv.is_tombstone() { EventType::Delete } else { EventType::Put };
     let prev_kv =
-        event.prev.filter(|_| prev_kv_above.is_some_and(|above| event.kv.mod_revision > above));
+        event.prev.filter(|_| prev_kv_above.is_some_and(|above| event.kv.mod_revision() > above));
     mvccpb::Event { r#type: kind.into(), kv: Some(event.kv), prev_kv }
 }

@@ -6,6 +6,7 @@
 //! Changes are made by the sequencer alone. A change is *applied* at once and becomes *visible* to
 //! other threads, through [`History`], by [`Mvcc::publish`], when it is durable.
 
+mod page;
 mod slot;
 mod tree;
 
@@ -17,6 +18,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
 
+use self::page::Pins;
+pub use self::page::{Page, Pin};
 use self::slot::Slot;
 use self::tree::{SlotId, Tree};
 use super::error::Error;
@@ -60,6 +63,9 @@ pub struct Mvcc {
     /// Revision of the newest change, also within a transaction that is not finished.
     head: i64,
     compacted: i64,
+    /// The compaction whose history was let go of last.
+    released: i64,
+    pins: Pins,
     /// Applied and not yet published, in order.
     fresh: Vec<Event>,
     history: Arc<History>,
@@ -67,6 +73,8 @@ pub struct Mvcc {
     garbage: VecDeque<Batch>,
     garbage_at: usize,
     bytes: usize,
+    /// Room to encode in.
+    scratch: Vec<u8>,
 }
 
 impl Mvcc {
@@ -82,11 +90,14 @@ impl Mvcc {
             revision,
             head: revision,
             compacted: -1,
+            released: -1,
+            pins: Pins::default(),
             fresh: Vec::new(),
             history: Arc::new(History::new(revision)),
             garbage: VecDeque::new(),
             garbage_at: 0,
             bytes: 0,
+            scratch: Vec::new(),
         }
     }
 
@@ -140,8 +151,8 @@ impl Mvcc {
 
     /// The key's version at a revision.
     #[must_use]
-    pub fn get(&self, key: &[u8], at: i64) -> Option<&KeyValue> {
-        self.slot(key)?.at(at)
+    pub fn get(&self, key: &[u8], at: i64) -> Option<KeyValue> {
+        self.slot(key)?.at(at).cloned()
     }
 
     /// What `range` holds at revision `at`, which must not be compacted.
@@ -150,7 +161,7 @@ impl Mvcc {
         if let KeyRange::One(key) = range {
             let kv = self.get(key, at);
             let count = usize::from(kv.is_some());
-            let take = if want == Want::Count { None } else { kv.cloned() };
+            let take = if want == Want::Count { None } else { kv };
             return Found { kvs: take.into_iter().collect(), count };
         }
         let limit = match want {
@@ -179,7 +190,7 @@ impl Mvcc {
     ) {
         if let KeyRange::One(key) = range {
             if let Some(kv) = self.get(key, at) {
-                let _ = visit(kv);
+                let _ = visit(&kv);
             }
             return;
         }
@@ -214,9 +225,9 @@ impl Mvcc {
         let mut seen = HashSet::new();
         let mut count = newest;
         let events = batches.iter().flat_map(|batch| batch.iter()).chain(&self.fresh);
-        for event in events.filter(|event| event.kv.mod_revision > at) {
-            let key = &event.kv.key;
-            if !range.contains(key) || !seen.insert(key.as_ref()) {
+        for event in events.filter(|event| event.kv.mod_revision() > at) {
+            let key = event.kv.key();
+            if !range.contains(key) || !seen.insert(key) {
                 continue;
             }
             let now = self.get(key, i64::MAX).is_some();
@@ -247,11 +258,12 @@ impl Mvcc {
         self.tree.walk::<()>(b"", None, |id, _| {
             if let Some(slot) = self.slots.get(id as usize).and_then(Option::as_ref) {
                 for kv in slot.reachable(self.compacted, at) {
-                    sum = crc32c::crc32c_append(sum, &kv.key);
+                    let kv = kv.fields();
+                    sum = crc32c::crc32c_append(sum, kv.key);
                     for n in [kv.create_revision, kv.mod_revision, kv.version, kv.lease] {
                         sum = crc32c::crc32c_append(sum, &n.to_le_bytes());
                     }
-                    sum = crc32c::crc32c_append(sum, &kv.value);
+                    sum = crc32c::crc32c_append(sum, kv.value);
                 }
             }
             ControlFlow::Continue(())
@@ -262,38 +274,32 @@ impl Mvcc {
     // ---- writing -------------------------------------------------------------------------------
 
     /// Puts a key at `revision`, which is that of the running transaction, and gives the version
-    /// before it. `key` and `value` are copied: a request's bytes share a larger receive buffer.
+    /// before it.
     pub fn put(&mut self, revision: i64, key: &[u8], value: &[u8], lease: i64) -> Option<KeyValue> {
-        let prev = self.slot(key).and_then(Slot::live);
-        let (create_revision, version) =
-            prev.map_or((revision, 1), |kv| (kv.create_revision, kv.version + 1));
-        let key = self.slot(key).map_or_else(|| Bytes::copy_from_slice(key), |s| s.key().clone());
-        let value = Bytes::copy_from_slice(value);
-        self.push(KeyValue::new(Fields {
-            key,
-            create_revision,
-            mod_revision: revision,
-            version,
-            value,
-            lease,
-        }))
+        let (create_revision, version) = self
+            .slot(key)
+            .and_then(Slot::live)
+            .map_or((revision, 1), |kv| (kv.create_revision(), kv.version() + 1));
+        let fields = Fields { key, create_revision, mod_revision: revision, version, value, lease };
+        let kv = KeyValue::with(fields, &mut self.scratch);
+        self.push(kv)
     }
 
     /// Deletes a key at `revision` and gives what it held; `None` if it was not there.
     pub fn delete(&mut self, revision: i64, key: &[u8]) -> Option<KeyValue> {
         let slot = self.slot(key)?;
         slot.live()?;
-        let tombstone = KeyValue::tombstone(slot.key().clone(), revision);
+        let tombstone = KeyValue::tombstone(slot.key(), revision);
         self.push(tombstone)
     }
 
     /// Adds a version as it is (recovery), and gives the live one before it.
     pub fn push(&mut self, kv: KeyValue) -> Option<KeyValue> {
-        self.head = self.head.max(kv.mod_revision);
+        self.head = self.head.max(kv.mod_revision());
         self.bytes += slot::size(&kv);
-        let hash = self.hasher.hash_one(kv.key.as_ref());
+        let hash = self.hasher.hash_one(kv.key());
         let slots = &mut self.slots;
-        let found = self.by_key.find(hash, |id| Slot::is(slots, *id, &kv.key)).copied();
+        let found = self.by_key.find(hash, |id| Slot::is(slots, *id, kv.key())).copied();
         let prev = if let Some(slot) =
             found.and_then(|id| slots.get_mut(id as usize)).and_then(Option::as_mut)
         {
@@ -301,7 +307,7 @@ impl Mvcc {
             if prev.is_none() == kv.is_tombstone() {
                 // Dead stays dead, or live stays live.
             } else {
-                self.tree.set_live(&kv.key, !kv.is_tombstone());
+                self.tree.set_live(kv.key(), !kv.is_tombstone());
             }
             slot.push(kv.clone());
             prev
@@ -321,7 +327,7 @@ impl Mvcc {
 
     fn insert(&mut self, hash: u64, kv: KeyValue) {
         let dead = kv.is_tombstone();
-        let key = kv.key.clone();
+        let key = Bytes::copy_from_slice(kv.key());
         let slot = Some(Slot::new(kv));
         let id = if let Some(id) = self.free.pop() {
             self.slots[id as usize] = slot;
@@ -333,7 +339,7 @@ impl Mvcc {
         };
         let (slots, hasher) = (&self.slots, &self.hasher);
         self.by_key.insert_unique(hash, id, |id| {
-            slots[*id as usize].as_ref().map_or(0, |slot| hasher.hash_one(slot.key().as_ref()))
+            slots[*id as usize].as_ref().map_or(0, |slot| hasher.hash_one(slot.key()))
         });
         self.tree.insert(key.clone(), id);
         if dead {
@@ -390,11 +396,17 @@ impl Mvcc {
 
     /// Lets go of the history below the compacted revision. A little later than the compaction, so
     /// that a watch that is a moment behind is not cancelled by a compaction at the current
-    /// revision. Memory comes back by [`Mvcc::collect`].
-    pub fn release(&mut self) {
+    /// revision. Memory comes back by [`Mvcc::collect`]. False if a [`Pin`] holds the history:
+    /// then nothing was done, and it is to be tried again.
+    pub fn release(&mut self) -> bool {
+        if self.pins.lowest().is_some_and(|pinned| pinned < self.compacted) {
+            return false;
+        }
         if self.compacted > 0 {
+            self.released = self.compacted;
             self.garbage.extend(self.history.trim(self.compacted));
         }
+        true
     }
 
     /// Frees versions that compaction made unreachable, looking at about `limit` events. True if
@@ -403,9 +415,9 @@ impl Mvcc {
         for _ in 0..limit {
             let Some(batch) = self.garbage.front() else { return false };
             if let Some(event) = batch.get(self.garbage_at) {
-                let key = event.kv.key.clone();
+                let kv = event.kv.clone();
                 self.garbage_at += 1;
-                self.trim(&key);
+                self.trim(kv.key());
             } else {
                 self.garbage.pop_front();
                 self.garbage_at = 0;
@@ -422,8 +434,8 @@ impl Mvcc {
         };
         let id = *entry.get();
         let Some(slot) = slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
-        self.bytes -= slot.trim(self.compacted);
-        if slot.is_gone(self.compacted) {
+        self.bytes -= slot.trim(self.released);
+        if slot.is_gone(self.released) {
             self.bytes -= slot.bytes();
             entry.remove();
             self.slots[id as usize] = None;

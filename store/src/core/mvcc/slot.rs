@@ -1,7 +1,5 @@
 //! The versions of one key.
 
-use bytes::Bytes;
-
 use super::super::kv::KeyValue;
 use super::tree::SlotId;
 
@@ -11,7 +9,7 @@ const VERSION_OVERHEAD: usize = 160;
 
 /// The bytes that a version accounts for.
 pub(super) fn size(kv: &KeyValue) -> usize {
-    kv.key.len() + kv.value.len() + VERSION_OVERHEAD
+    kv.encoded().len() + VERSION_OVERHEAD
 }
 
 /// One key with its versions since the compacted revision.
@@ -29,14 +27,11 @@ impl Slot {
 
     /// Whether slot `id` is that of `key`.
     pub(super) fn is(slots: &[Option<Self>], id: SlotId, key: &[u8]) -> bool {
-        slots
-            .get(id as usize)
-            .and_then(Option::as_ref)
-            .is_some_and(|s| s.latest.key.as_ref() == key)
+        slots.get(id as usize).and_then(Option::as_ref).is_some_and(|s| s.latest.key() == key)
     }
 
-    pub(super) fn key(&self) -> &Bytes {
-        &self.latest.key
+    pub(super) fn key(&self) -> &[u8] {
+        self.latest.key()
     }
 
     /// The newest version, unless it is a tombstone.
@@ -46,10 +41,10 @@ impl Slot {
 
     /// The version at a revision.
     pub(super) fn at(&self, revision: i64) -> Option<&KeyValue> {
-        if self.latest.mod_revision <= revision {
+        if self.latest.mod_revision() <= revision {
             return self.live();
         }
-        let above = self.older.partition_point(|kv| kv.mod_revision <= revision);
+        let above = self.older.partition_point(|kv| kv.mod_revision() <= revision);
         self.older.get(above.checked_sub(1)?).filter(|kv| !kv.is_tombstone())
     }
 
@@ -60,12 +55,12 @@ impl Slot {
     /// Versions that a reader between `compacted` and `at` can reach.
     pub(super) fn reachable(&self, compacted: i64, at: i64) -> impl Iterator<Item = &KeyValue> {
         let versions = || self.older.iter().chain(std::iter::once(&self.latest));
-        let newest_kept = versions().filter(|kv| kv.mod_revision <= compacted).count();
+        let newest_kept = versions().filter(|kv| kv.mod_revision() <= compacted).count();
         let skip = newest_kept.saturating_sub(1);
         versions()
             .skip(skip)
-            .filter(move |kv| kv.mod_revision > compacted || !kv.is_tombstone())
-            .take_while(move |kv| kv.mod_revision <= at)
+            .filter(move |kv| kv.mod_revision() > compacted || !kv.is_tombstone())
+            .take_while(move |kv| kv.mod_revision() <= at)
     }
 
     /// Drops versions that nobody can reach after a compaction, and gives their bytes.
@@ -73,8 +68,8 @@ impl Slot {
         if self.older.is_empty() {
             return 0;
         }
-        let below = self.older.partition_point(|kv| kv.mod_revision <= compacted);
-        let keep_one = self.latest.mod_revision > compacted
+        let below = self.older.partition_point(|kv| kv.mod_revision() <= compacted);
+        let keep_one = self.latest.mod_revision() > compacted
             && below.checked_sub(1).is_some_and(|at| !self.older[at].is_tombstone());
         let gone = below - usize::from(keep_one);
         let bytes = self.older.drain(..gone).map(|kv| size(&kv)).sum();
@@ -86,7 +81,9 @@ impl Slot {
 
     /// Whether nothing but a compacted tombstone is left.
     pub(super) fn is_gone(&self, compacted: i64) -> bool {
-        self.older.is_empty() && self.latest.is_tombstone() && self.latest.mod_revision <= compacted
+        self.older.is_empty()
+            && self.latest.is_tombstone()
+            && self.latest.mod_revision() <= compacted
     }
 
     /// The bytes of all versions.

@@ -80,8 +80,10 @@ impl Cursor {
         let (mut revisions, mut bytes, mut last) = (0, 0, 0);
         let start = self.next;
         for event in batches.iter().flat_map(|batch| batch.iter()) {
-            let revision = event.kv.mod_revision;
-            if revision < start || !self.range.contains(&event.kv.key) || !self.filter.passes(event)
+            let revision = event.kv.mod_revision();
+            if revision < start
+                || !self.range.contains(event.kv.key())
+                || !self.filter.passes(event)
             {
                 continue;
             }
@@ -93,8 +95,8 @@ impl Cursor {
                 revisions += 1;
                 last = revision;
             }
-            bytes += event.kv.key.len() + event.kv.value.len();
-            bytes += event.prev.as_ref().map_or(0, |prev| prev.value.len());
+            bytes += event.kv.encoded().len();
+            bytes += event.prev.as_ref().map_or(0, |prev| prev.encoded().len());
             events.push(event.clone());
         }
         self.next = self.next.max(reach + 1);
@@ -112,7 +114,7 @@ mod tests {
     fn revisions(chunk: &Chunk) -> (Vec<i64>, bool) {
         match chunk {
             Chunk::Events { events, more, .. } => {
-                (events.iter().map(|e| e.kv.mod_revision).collect(), *more)
+                (events.iter().map(|e| e.kv.mod_revision()).collect(), *more)
             }
             Chunk::Compacted(_) => panic!("compacted"),
         }

@@ -118,7 +118,7 @@ impl WatchIndex {
             return;
         }
         for event in events {
-            let key = event.kv.key.as_ref();
+            let key = event.kv.key();
             if let Some(list) = self.keys.get_mut(key) {
                 for watcher in list {
                     watcher.offer(event, batch, &mut give);
@@ -153,7 +153,7 @@ fn take(lists: &mut HashMap<Bytes, Vec<Watcher>>, at: &Bytes, key: WatchKey) -> 
 
 impl Watcher {
     fn offer(&mut self, event: &Event, batch: u64, give: &mut impl FnMut(Mark)) {
-        let revision = event.kv.mod_revision;
+        let revision = event.kv.mod_revision();
         if self.marked != batch && revision >= self.from && self.filter.passes(event) {
             self.marked = batch;
             give(Mark { watch: self.key, revision });
@@ -168,7 +168,7 @@ mod tests {
 
     fn event(key: &'static str, revision: i64) -> Event {
         let fields =
-            Fields { key: key.into(), mod_revision: revision, version: 1, ..Fields::default() };
+            Fields { key: key.as_bytes(), mod_revision: revision, version: 1, ..Fields::default() };
         Event { kv: KeyValue::new(fields), prev: None }
     }
 
