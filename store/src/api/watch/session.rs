@@ -58,6 +58,10 @@ pub(super) struct Session {
     next_id: i64,
     /// A progress request waits until all watches are told.
     progress_asked: bool,
+    /// Up to where some watch was told. It may be a batch ahead of the visible revision, for the
+    /// moment in which the sequencer marks that batch's watches; no progress may be told then, as it
+    /// would go back.
+    told_up_to: i64,
 }
 
 impl Session {
@@ -74,6 +78,7 @@ impl Session {
             pending: VecDeque::new(),
             next_id: 0,
             progress_asked: false,
+            told_up_to: 0,
         }
     }
 
@@ -100,6 +105,8 @@ impl Session {
                 _ = ticks.tick() => self.tick().await,
                 // Always ready while something is pending: one chunk, then look at the others.
                 () = std::future::ready(()), if !self.pending.is_empty() => self.advance().await,
+                // Only for the moment that `told_up_to` is about.
+                () = tokio::task::yield_now(), if self.progress_asked => Ok(()),
             };
             if step.is_err() || self.answer_progress().await.is_err() {
                 break;
@@ -283,6 +290,7 @@ impl Session {
                     return Ok(());
                 }
                 watch.told = true;
+                self.told_up_to = self.told_up_to.max(through);
                 self.api.inner.metrics.events.inc_by(events.len() as u64);
                 let (prev_kv_above, fragment) = (watch.prev_kv_above, watch.fragment);
                 let mut response = self.response(through, id);
@@ -331,7 +339,7 @@ impl Session {
         // The order is that of `tick`.
         let revision = self.now();
         self.collect();
-        if !self.pending.is_empty() {
+        if !self.pending.is_empty() || revision < self.told_up_to {
             return Ok(());
         }
         self.progress_asked = false;
@@ -347,6 +355,9 @@ impl Session {
         // marks are in knows everything up to this revision.
         let revision = self.now();
         self.collect();
+        if revision < self.told_up_to {
+            return Ok(());
+        }
         let mut idle = Vec::new();
         for (id, watch) in &mut self.watches {
             if watch.progress && !watch.told && !watch.queued && watch.start <= revision {
