@@ -1,0 +1,78 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/etcd/tests/v3/robustness/model"
+	"go.etcd.io/etcd/tests/v3/robustness/report"
+)
+
+// History is what clients saw, and what the store persisted.
+type History struct {
+	Clients   []report.ClientReport
+	Persisted []model.EtcdRequest
+}
+
+const persistedName = "persisted.json"
+
+// Save writes a history, the clients' part as etcd's report.LoadClientReports reads it.
+func (h History) Save(dir string) error {
+	for _, client := range h.Clients {
+		path := filepath.Join(dir, fmt.Sprintf("client-%d", client.ClientID))
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return err
+		}
+		if err := save(filepath.Join(path, "operations.json"), client.KeyValue); err != nil {
+			return err
+		}
+		if err := save(filepath.Join(path, "watch.json"), client.Watch); err != nil {
+			return err
+		}
+	}
+	return save(filepath.Join(dir, persistedName), h.Persisted)
+}
+
+func save[T any](path string, values []T) error {
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	encoder := json.NewEncoder(out)
+	for _, value := range values {
+		if err := encoder.Encode(value); err != nil {
+			return err
+		}
+	}
+	return out.Close()
+}
+
+// Load reads what Save wrote. With nothing persisted etcd's validator would pass over what it checks
+// against it: that is an error here.
+func Load(dir string) (History, error) {
+	clients, err := report.LoadClientReports(dir)
+	if err != nil {
+		return History{}, err
+	}
+	in, err := os.Open(filepath.Join(dir, persistedName))
+	if err != nil {
+		return History{}, err
+	}
+	defer in.Close()
+	history := History{Clients: clients}
+	for decoder := json.NewDecoder(in); decoder.More(); {
+		var request model.EtcdRequest
+		if err := decoder.Decode(&request); err != nil {
+			return History{}, err
+		}
+		history.Persisted = append(history.Persisted, request)
+	}
+	if len(history.Persisted) == 0 || len(clients) == 0 {
+		return History{}, errors.New("an empty history proves nothing")
+	}
+	return history, nil
+}
