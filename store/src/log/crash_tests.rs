@@ -383,6 +383,29 @@ fn keys_that_became_volatile_are_not_brought_back_old() {
 }
 
 #[test]
+fn keys_that_were_lost_do_not_come_back_later() {
+    let disk = Disk::new(1);
+    let (mut log, _) = open(&disk).unwrap();
+    let (volatile, durable) = (version(2, b"none/a", b"v"), version(2, b"b", b"v"));
+    let both = Record::Txn { revision: 2, ops: vec![volatile, durable.clone()] };
+    log.append(Class::Fsync, &both).unwrap();
+    log.close(2, true).unwrap();
+    for _ in 0..3 {
+        let (log, recovered) = open(&disk).unwrap();
+        assert_eq!(recovered.start_revision, 4);
+        let kept = Record::Txn { revision: 2, ops: vec![durable.clone()] };
+        assert_eq!(records(recovered), [kept]);
+        log.close(4, false).unwrap();
+    }
+    // What a run that lost nothing put is kept.
+    let (mut log, _) = open(&disk).unwrap();
+    log.append(Class::Fsync, &put(5, b"none/a", b"v")).unwrap();
+    log.close(5, false).unwrap();
+    let (_, recovered) = open(&disk).unwrap();
+    assert_eq!(records(recovered)[1], put(5, b"none/a", b"v"));
+}
+
+#[test]
 fn a_failed_sync_is_the_end() {
     let disk = Disk::new(1);
     let (mut log, _) = open(&disk).unwrap();

@@ -49,6 +49,8 @@ pub(super) struct Scan {
     clean: bool,
     /// The last stop lost keys of class none.
     volatile: bool,
+    /// A run before the last lost them at this revision.
+    lost: Option<i64>,
     bytes: u64,
     temporary: Vec<String>,
 }
@@ -97,6 +99,7 @@ pub(super) fn scan(storage: &dyn Storage) -> Result<Scan, OpenError> {
         compact_revision,
         clean: fold.clean,
         volatile: fold.volatile,
+        lost: fold.lost,
         bytes,
         temporary: files.into_iter().filter(|name| names::is_temporary(name)).collect(),
     })
@@ -145,14 +148,15 @@ impl Scan {
         config: &LogConfig,
     ) -> Result<Recovered, OpenError> {
         // Keys of class none are in the log only by chance (in a transaction with others, or from
-        // before a change of the rules), and then old: unless the last stop kept them all.
+        // before a change of the rules), and then old: unless the stops since kept them all.
         let kept = self.clean && !self.volatile;
-        let without = (!kept).then(|| config.rules.clone());
+        let lost = if kept { self.lost } else { Some(i64::MAX) };
+        let without = lost.map(|lost| (lost, config.rules.clone()));
         let mut snapshot = match self.snapshot {
             Some(sequence) => Some(SnapshotReader::open(storage.as_ref(), sequence)?),
             None => None,
         };
-        if let Some(rules) = &without {
+        if let Some((_, rules)) = &without {
             snapshot = snapshot.map(|reader| reader.without_volatile(rules.clone()));
         }
         Ok(Recovered {
@@ -182,12 +186,13 @@ struct Fold {
     reserved: i64,
     clean: bool,
     volatile: bool,
+    lost: Option<i64>,
 }
 
 impl Default for Fold {
     fn default() -> Self {
         // A new etcd is at revision 1, and nothing is compacted (etcd shows 0 or -1 by place).
-        Self { revision: 1, compact: 0, reserved: 0, clean: true, volatile: false }
+        Self { revision: 1, compact: 0, reserved: 0, clean: true, volatile: false, lost: None }
     }
 }
 
@@ -228,6 +233,10 @@ impl Fold {
             Entry::Start { revision, compact } => {
                 if *revision < self.revision {
                     return Err("a run starts below the revision before it");
+                }
+                // It went on above what may have been seen, because something was gone.
+                if *revision > self.revision {
+                    self.lost = Some(*revision);
                 }
                 (self.revision, self.compact) = (*revision, *compact);
                 (self.reserved, self.clean, self.volatile) = (0, false, false);
@@ -287,7 +296,8 @@ pub struct RecordReader {
     /// What is left of the current block.
     payload: Bytes,
     failed: bool,
-    without: Option<DurabilityRules>,
+    /// Up to this revision, keys that are of class none by these rules are left out.
+    without: Option<(i64, DurabilityRules)>,
 }
 
 impl RecordReader {
@@ -343,7 +353,9 @@ impl RecordReader {
 
     /// Leaves out the keys that the last run did not keep.
     fn keep(&self, mut record: Record) -> Record {
-        if let (Record::Txn { ops, .. }, Some(rules)) = (&mut record, &self.without) {
+        if let (Record::Txn { revision, ops }, Some((lost, rules))) = (&mut record, &self.without)
+            && *revision <= *lost
+        {
             ops.retain(|kv| rules.class(kv.key()) != Class::None);
         }
         record
