@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::cli::{AllFlags, CommonFlags, LeadFlags, RelayFlags, ReservationFlags, ShardFlags};
 use crate::config::{ConfigError, SchedulerConfig};
+use crate::core::directory::DefaultSpread;
 use crate::core::membership::Membership;
 use crate::core::queue::QueueConfig;
 use crate::metrics::Metrics;
@@ -27,7 +28,7 @@ use crate::relay::bind::BindLimits;
 use crate::relay::coordinator::{Coordinator, CoordinatorConfig};
 use crate::relay::driver::{self, Surroundings};
 use crate::relay::fanout::{Fanout, Shard};
-use crate::relay::{intake, report, tree};
+use crate::relay::{intake, lookup, report, tree};
 use crate::shard::local::LocalShard;
 use crate::shard::machine::{ShardConfig, ShardMachine};
 use crate::shard::watch as shard_watch;
@@ -277,6 +278,7 @@ async fn lead(
         &stop_reports,
     );
     let (sink, intake) = mpsc::channel(INTAKE);
+    lookup::spawn(&client, &sink, &metrics, &stop_watch);
     tokio::spawn(intake::run(
         client.clone(),
         scheduler_name.clone(),
@@ -299,6 +301,8 @@ async fn lead(
             max_binds: usize::from(flags.bind_concurrency) * BINDS_AHEAD,
             deadline: flags.exchange_deadline,
             queue,
+            default_spread: DefaultSpread::default(),
+            await_directory: true,
             seed: rand::random(),
         },
         metrics.clone(),

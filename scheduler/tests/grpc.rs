@@ -16,6 +16,7 @@ use std::time::Duration;
 use common::{Authority, apiserver, node, pod, status};
 use hashbrown::HashMap;
 use http::Method;
+use megacluster_scheduler::core::directory::DefaultSpread;
 use megacluster_scheduler::core::evaluate::Evaluation;
 use megacluster_scheduler::core::membership::Membership;
 use megacluster_scheduler::core::pod::PodRequest;
@@ -146,7 +147,7 @@ fn class(cpu: &str) -> Arc<PodRequest> {
 }
 
 fn evaluate(count: u32) -> Operation {
-    Operation::Evaluate { class: class("1"), seed: 5, count }
+    Operation::Evaluate { class: class("1"), seed: 5, count, survey: None }
 }
 
 fn evaluations(response: &Response) -> &[Evaluation] {
@@ -340,6 +341,8 @@ async fn pods_are_bound_through_relay_and_shards() {
             max_binds: 16,
             deadline: Duration::from_secs(5),
             queue: QueueConfig::default(),
+            default_spread: DefaultSpread::default(),
+            await_directory: false,
             seed: 1,
         },
         metrics.clone(),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{node, pod, uid};
+use megacluster_scheduler::core::directory::DefaultSpread;
 use megacluster_scheduler::core::membership::Membership;
 use megacluster_scheduler::core::pod::{PodRequest, PodUid};
 use megacluster_scheduler::core::queue::QueueConfig;
@@ -79,6 +80,8 @@ impl World {
             max_binds: 8,
             deadline: ms(1000),
             queue: QueueConfig::default(),
+            default_spread: DefaultSpread::default(),
+            await_directory: false,
             seed: 1,
         };
         let mut leader = Coordinator::new(config, Metrics::unregistered());

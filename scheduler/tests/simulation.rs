@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use megacluster_scheduler::core::directory::DefaultSpread;
 use megacluster_scheduler::core::membership::Membership;
 use megacluster_scheduler::core::queue::QueueConfig;
 use megacluster_scheduler::metrics::Metrics;
@@ -267,6 +268,8 @@ impl Simulation {
             max_binds: 8,
             deadline: Duration::from_secs(1),
             queue: QueueConfig::default(),
+            default_spread: DefaultSpread::default(),
+            await_directory: false,
             seed: self.random.random(),
         };
         let coordinator = Coordinator::new(config, Metrics::unregistered());

@@ -12,10 +12,12 @@ import (
 	"fmt"
 	"os"
 
+	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	k8scache "k8s.io/client-go/tools/cache"
 	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config/latest"
@@ -31,7 +33,8 @@ import (
 var supported = sets.New(
 	names.SchedulingGates, names.PrioritySort, names.NodeUnschedulable, names.NodeName,
 	names.TaintToleration, names.NodeAffinity, names.NodePorts, names.NodeResourcesFit,
-	names.NodeResourcesBalancedAllocation, names.DefaultPreemption, names.DefaultBinder,
+	names.NodeResourcesBalancedAllocation, names.PodTopologySpread, names.InterPodAffinity,
+	names.ImageLocality, names.DefaultPreemption, names.DefaultBinder,
 )
 
 // Case is a cluster and a pod to place in it.
@@ -41,6 +44,12 @@ type Case struct {
 	Pods []*v1.Pod `json:"pods"`
 	// Pod to place.
 	Pod *v1.Pod `json:"pod"`
+	// What the pods are looked up in.
+	Namespaces             []*v1.Namespace             `json:"namespaces"`
+	Services               []*v1.Service               `json:"services"`
+	ReplicationControllers []*v1.ReplicationController `json:"replicationControllers"`
+	ReplicaSets            []*appsv1.ReplicaSet        `json:"replicaSets"`
+	StatefulSets           []*appsv1.StatefulSet       `json:"statefulSets"`
 	// Preempt says whether the message shall tell what came of preemption. Only for a pod that
 	// has no victims: an oracle evicts nobody.
 	Preempt bool `json:"preempt"`
@@ -111,8 +120,18 @@ func newOracle(ctx context.Context) (*oracle, error) {
 
 func (o *oracle) answer(ctx context.Context, c *Case) (*Answer, error) {
 	o.lister.SharedLister = cache.NewSnapshot(c.Pods, c.Nodes)
-	if err := o.informers.Core().V1().Pods().Informer().GetIndexer().Replace([]any{c.Pod}, ""); err != nil {
-		return nil, err
+	core, apps := o.informers.Core().V1(), o.informers.Apps().V1()
+	for _, err := range []error{
+		replace(core.Pods().Informer(), []*v1.Pod{c.Pod}),
+		replace(core.Namespaces().Informer(), c.Namespaces),
+		replace(core.Services().Informer(), c.Services),
+		replace(core.ReplicationControllers().Informer(), c.ReplicationControllers),
+		replace(apps.ReplicaSets().Informer(), c.ReplicaSets),
+		replace(apps.StatefulSets().Informer(), c.StatefulSets),
+	} {
+		if err != nil {
+			return nil, err
+		}
 	}
 	answer := &Answer{Scores: map[string]map[string]int64{}, Rejected: map[string]Rejection{}}
 	if len(c.Nodes) == 0 {
@@ -140,6 +159,15 @@ func (o *oracle) answer(ctx context.Context, c *Case) (*Answer, error) {
 		Pod: c.Pod, NumAllNodes: len(c.Nodes), Diagnosis: diagnosis,
 	}).Error()
 	return answer, nil
+}
+
+// replace makes these objects all that an informer knows.
+func replace[T any](informer k8scache.SharedIndexInformer, objects []T) error {
+	all := make([]any, len(objects))
+	for i, object := range objects {
+		all[i] = object
+	}
+	return informer.GetIndexer().Replace(all, "")
 }
 
 // filter runs PreFilter and, on each node that it leaves, Filter, as the scheduler's

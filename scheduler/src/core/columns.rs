@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use super::event::{ClusterEvent, EventSet};
 use super::hash;
+use super::images::Images;
 use super::intern::Interner;
 use super::ports::HostPort;
 use super::resources::{self, CpuMemory, Resources};
@@ -23,6 +24,10 @@ impl Slot {
         self.0 as usize
     }
 
+    pub(super) fn row(self) -> u32 {
+        self.0
+    }
+
     pub(super) fn of(index: usize) -> Self {
         // 2^32 nodes are more than anyone's memory holds rows for.
         Self(u32::try_from(index).unwrap_or(u32::MAX))
@@ -34,7 +39,7 @@ impl Slot {
 pub(super) struct Profile(Vec<(Arc<str>, Arc<str>)>);
 
 impl Profile {
-    fn get(&self, key: &str) -> Option<&str> {
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
         let index = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
         Some(&self.0[index].1)
     }
@@ -51,6 +56,32 @@ impl NodeLabels for Anonymous<'_> {
     fn name(&self) -> &'static str {
         ""
     }
+}
+
+/// A node's hostname label against its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Hostname {
+    /// It has none.
+    Absent,
+    /// The label is the name: no other node has it, unless that one is [`Self::Odd`].
+    Own,
+    /// The label is something else, which other nodes may have too.
+    Odd,
+}
+
+/// What many nodes have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Kind {
+    pub(super) profile: u32,
+    pub(super) taints: u32,
+    pub(super) hostname: Hostname,
+}
+
+/// What became of a node.
+pub(super) struct NodeChange {
+    pub(super) events: EventSet,
+    /// The kind before and after.
+    pub(super) kinds: (Option<u32>, Option<u32>),
 }
 
 /// One node as a selector sees it.
@@ -78,6 +109,7 @@ pub(super) struct NodeFacts {
     hostname: Option<Arc<str>>,
     taints: Vec<Taint>,
     unschedulable: bool,
+    images: Vec<(Arc<str>, i64)>,
 }
 
 impl NodeFacts {
@@ -101,6 +133,7 @@ impl NodeFacts {
                 .map(Taint::of)
                 .collect(),
             unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or_default(),
+            images: Images::of_node(node),
         }
     }
 }
@@ -136,6 +169,10 @@ pub(super) struct Columns {
     nodes: usize,
     profiles: Interner<Profile>,
     taint_sets: Interner<Vec<Taint>>,
+    kinds: Interner<Kind>,
+    kind: Vec<u32>,
+    odd_hostnames: usize,
+    pub(super) images: Images,
 
     pub(super) present: Vec<bool>,
     pub(super) unschedulable: Vec<bool>,
@@ -192,6 +229,33 @@ impl Columns {
 
     pub(super) fn taint_sets(&self) -> &Interner<Vec<Taint>> {
         &self.taint_sets
+    }
+
+    pub(super) fn kinds(&self) -> &Interner<Kind> {
+        &self.kinds
+    }
+
+    /// The kind of a node that is known.
+    pub(super) fn kind(&self, slot: Slot) -> Option<u32> {
+        Some(self.kind[slot.index()]).filter(|kind| *kind != NO_ID)
+    }
+
+    /// Whether some node's hostname label isn't its name, so that two nodes may share one.
+    pub(super) fn has_odd_hostnames(&self) -> bool {
+        self.odd_hostnames > 0
+    }
+
+    /// A node's hostname label.
+    pub(super) fn hostname(&self, index: usize) -> Option<&Arc<str>> {
+        self.hostnames[index].as_ref()
+    }
+
+    /// A node's label.
+    pub(super) fn label(&self, index: usize, key: &str) -> Option<&str> {
+        if key == HOSTNAME_LABEL {
+            return self.hostnames[index].as_deref();
+        }
+        self.profiles.get(self.profile[index])?.get(key)
     }
 
     pub(super) fn named(&self, index: usize) -> Named<'_> {
@@ -264,6 +328,8 @@ impl Columns {
         self.unschedulable.push(false);
         self.profile.push(NO_ID);
         self.taint_set.push(NO_ID);
+        self.kind.push(NO_ID);
+        self.images.grow();
         for column in [
             &mut self.allocatable_cpu,
             &mut self.allocatable_memory,
@@ -287,7 +353,7 @@ impl Columns {
         slot
     }
 
-    pub(super) fn set_node(&mut self, slot: Slot, facts: NodeFacts, seen: u64) -> EventSet {
+    pub(super) fn set_node(&mut self, slot: Slot, facts: NodeFacts, seen: u64) -> NodeChange {
         let i = slot.index();
         let before = self.usage(slot).allocatable;
         let was_present = std::mem::replace(&mut self.present[i], true);
@@ -296,6 +362,7 @@ impl Columns {
         self.nodes += usize::from(!was_present);
         self.seen[i] = seen;
 
+        let old_kind = self.kind(slot);
         let profile = self.profiles.hold(facts.profile);
         let old_profile = std::mem::replace(&mut self.profile[i], profile);
         self.profiles.release(old_profile);
@@ -305,18 +372,42 @@ impl Columns {
         let taints = self.taint_sets.hold(facts.taints);
         let old_taints = std::mem::replace(&mut self.taint_set[i], taints);
         self.taint_sets.release(old_taints);
+        let kinds = (old_kind, Some(self.set_kind(slot, profile, taints)));
+        self.images.set(i, facts.images);
 
         let grew = more(&facts.allocatable, &before);
         self.set_allocatable(i, facts.allocatable);
         if !was_present {
-            return ClusterEvent::NodeAdded.into();
+            return NodeChange { events: ClusterEvent::NodeAdded.into(), kinds };
         }
         let changes = [
             (grew, ClusterEvent::NodeAllocatable),
             (relabelled, ClusterEvent::NodeLabels),
             (uncordoned || old_taints != taints, ClusterEvent::NodeTaints),
         ];
-        changes.into_iter().filter(|(changed, _)| *changed).map(|(_, event)| event).collect()
+        let events = changes.into_iter().filter(|(changed, _)| *changed);
+        NodeChange { events: events.map(|(_, event)| event).collect(), kinds }
+    }
+
+    /// Holds the new kind before the old one is let go, so that no id means both.
+    fn set_kind(&mut self, slot: Slot, profile: u32, taints: u32) -> u32 {
+        let i = slot.index();
+        let hostname = match &self.hostnames[i] {
+            None => Hostname::Absent,
+            Some(hostname) if *hostname == self.names[i] => Hostname::Own,
+            Some(_) => Hostname::Odd,
+        };
+        let kind = self.kinds.hold(Kind { profile, taints, hostname });
+        self.odd_hostnames += usize::from(hostname == Hostname::Odd);
+        let old = std::mem::replace(&mut self.kind[i], kind);
+        self.release_kind(old);
+        kind
+    }
+
+    fn release_kind(&mut self, kind: u32) {
+        let odd = self.kinds.get(kind).is_some_and(|kind| kind.hostname == Hostname::Odd);
+        self.odd_hostnames -= usize::from(odd);
+        self.kinds.release(kind);
     }
 
     fn set_allocatable(&mut self, i: usize, allocatable: Resources) {
@@ -350,6 +441,9 @@ impl Columns {
         }
         self.nodes -= 1;
         self.unschedulable[i] = false;
+        let kind = std::mem::replace(&mut self.kind[i], NO_ID);
+        self.release_kind(kind);
+        self.images.set(i, Vec::new());
         self.profiles.release(std::mem::replace(&mut self.profile[i], NO_ID));
         self.taint_sets.release(std::mem::replace(&mut self.taint_set[i], NO_ID));
         self.hostnames[i] = None;
@@ -357,16 +451,10 @@ impl Columns {
         self.recycle(slot);
     }
 
-    /// Clears the nodes that the list of this number didn't show.
-    pub(super) fn clear_unseen(&mut self, list: u64) -> usize {
-        let unseen: Vec<Slot> = (0..self.len())
-            .filter(|i| self.present[*i] && self.seen[*i] < list)
-            .map(Slot::of)
-            .collect();
-        for slot in &unseen {
-            self.clear_node(*slot);
-        }
-        unseen.len()
+    /// The nodes that the list of this number didn't show.
+    pub(super) fn unseen(&self, list: u64) -> Vec<Slot> {
+        let unseen = |i: &usize| self.present[*i] && self.seen[*i] < list;
+        (0..self.len()).filter(unseen).map(Slot::of).collect()
     }
 
     /// Gives the row of a node back that is neither known nor has pods.

@@ -25,13 +25,17 @@ pub enum Plugin {
     NodePorts,
     /// Requests against what is free.
     NodeResourcesFit,
+    /// Topology spread constraints.
+    PodTopologySpread,
+    /// Inter-pod affinity and anti-affinity.
+    InterPodAffinity,
     /// Ours: the pod asks for what this version doesn't do.
     Unsupported,
 }
 
 impl Plugin {
     /// Every plugin, in the order in which the default profile runs them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::SchedulingGates,
         Self::NodeUnschedulable,
         Self::NodeName,
@@ -39,6 +43,8 @@ impl Plugin {
         Self::NodeAffinity,
         Self::NodePorts,
         Self::NodeResourcesFit,
+        Self::PodTopologySpread,
+        Self::InterPodAffinity,
         Self::Unsupported,
     ];
 
@@ -53,6 +59,8 @@ impl Plugin {
             Self::NodeAffinity => "NodeAffinity",
             Self::NodePorts => "NodePorts",
             Self::NodeResourcesFit => "NodeResourcesFit",
+            Self::PodTopologySpread => "PodTopologySpread",
+            Self::InterPodAffinity => "InterPodAffinity",
             Self::Unsupported => "Unsupported",
         }
     }
@@ -131,6 +139,16 @@ pub enum Reason {
     HostPorts,
     /// The node takes no more pods.
     TooManyPods,
+    /// A node label that a spread constraint needs is missing.
+    SpreadLabel,
+    /// The node's domain would be too far ahead.
+    SpreadSkew,
+    /// Required affinity finds no pod in the node's domains.
+    PodAffinity,
+    /// Required anti-affinity finds a pod in the node's domains.
+    PodAntiAffinity,
+    /// A pod in the node's domains keeps this one away.
+    ExistingAntiAffinity,
     /// Too little of a resource is free.
     Insufficient(Arc<str>),
 }
@@ -154,6 +172,10 @@ impl Reason {
             Self::NodeAffinity | Self::NotPinned => Plugin::NodeAffinity,
             Self::HostPorts => Plugin::NodePorts,
             Self::TooManyPods | Self::Insufficient(_) => Plugin::NodeResourcesFit,
+            Self::SpreadLabel | Self::SpreadSkew => Plugin::PodTopologySpread,
+            Self::PodAffinity | Self::PodAntiAffinity | Self::ExistingAntiAffinity => {
+                Plugin::InterPodAffinity
+            }
         }
     }
 
@@ -166,6 +188,15 @@ impl Reason {
             Self::NotPinned => "node(s) didn't satisfy plugin(s) [NodeAffinity]",
             Self::HostPorts => "node(s) didn't have free ports for the requested pod ports",
             Self::TooManyPods => "Too many pods",
+            Self::SpreadLabel => {
+                "node(s) didn't match pod topology spread constraints (missing required label)"
+            }
+            Self::SpreadSkew => "node(s) didn't match pod topology spread constraints",
+            Self::PodAffinity => "node(s) didn't match pod affinity rules",
+            Self::PodAntiAffinity => "node(s) didn't match pod anti-affinity rules",
+            Self::ExistingAntiAffinity => {
+                "node(s) didn't satisfy existing pods anti-affinity rules"
+            }
             Self::Insufficient(_) => INSUFFICIENT,
         }
     }
@@ -195,6 +226,11 @@ impl FromStr for Reason {
             Self::NotPinned,
             Self::HostPorts,
             Self::TooManyPods,
+            Self::SpreadLabel,
+            Self::SpreadSkew,
+            Self::PodAffinity,
+            Self::PodAntiAffinity,
+            Self::ExistingAntiAffinity,
         ];
         let known = fixed.into_iter().find(|reason| reason.fixed() == text);
         let resource = text.strip_prefix(INSUFFICIENT).unwrap_or(text);
@@ -302,6 +338,11 @@ mod tests {
             Reason::NotPinned,
             Reason::HostPorts,
             Reason::TooManyPods,
+            Reason::SpreadLabel,
+            Reason::SpreadSkew,
+            Reason::PodAffinity,
+            Reason::PodAntiAffinity,
+            Reason::ExistingAntiAffinity,
             Reason::cpu(),
             Reason::Insufficient("example.com/gpu".into()),
         ];

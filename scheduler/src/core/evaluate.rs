@@ -1,6 +1,7 @@
 //! One pod against all nodes of one table: who passes, why the others don't, and the best score
 //! for each distinct raw tuple.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -10,13 +11,15 @@ use super::columns::Slot;
 use super::diagnosis::Rejections;
 use super::filter::{Filter, Tally, Verdict};
 use super::hash::mix;
+use super::others::{Counts, Others, SpreadId, Wishes};
 use super::pod::PodRequest;
 use super::score::Scorer;
+use super::survey::{self, Survey};
 use super::table::NodeTable;
 
 /// What a shard answers about one pod, small whatever the number of nodes: the normalised scores
 /// depend on maxima over the whole cluster, so a shard hands over its best local score for each
-/// distinct pair of raw scores and whoever gathers them normalises, exactly and in one round.
+/// distinct set of raw scores and whoever gathers them normalises, exactly and in one round.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Nodes looked at or known to be out.
@@ -29,9 +32,17 @@ pub struct Evaluation {
     pub unresolvable: u64,
     /// Whether any pod on these nodes has a lower priority than this one.
     pub lower_priority: bool,
-    /// One for each distinct pair of raw scores, sorted by that pair: few, and never more than
-    /// feasible nodes or than (taints of a node + 1) × (100 × preferred terms + 1).
+    /// One for each distinct set of raw scores, sorted by it: few, and never more than feasible
+    /// nodes.
     pub tuples: Vec<Tuple>,
+    /// For each soft spread constraint, the domains of the feasible nodes that are scored; empty
+    /// for one whose domains are single nodes.
+    pub domains: Vec<BTreeSet<Arc<str>>>,
+    /// Feasible nodes that lack a label of a soft constraint and get no score for spreading.
+    pub ignored: u64,
+    /// Nodes or pods here matter to this pod in a way that needs the survey, and there was none:
+    /// the rest of the answer is worthless.
+    pub wants_survey: bool,
     /// Shards that should have answered and didn't. Not zero: this is a part of the truth, by
     /// which a pod may be placed but never declared unschedulable.
     pub missing: u32,
@@ -44,6 +55,11 @@ pub struct Tuple {
     pub taints: i64,
     /// Sum of the weights of the preferred node affinity terms that match.
     pub affinity: i64,
+    /// Sum of the weights of the inter-pod preferences.
+    pub preferences: i64,
+    /// Pods that each soft spread constraint counts in the nodes' domains, -1 where a node lacks
+    /// the label; `None` for nodes that are ignored.
+    pub spread: Option<Vec<i64>>,
     /// Best weighted sum of the scores that need no normalisation.
     pub local: i64,
     /// Nodes that share the best sum.
@@ -55,38 +71,63 @@ pub struct Tuple {
     pub node: Arc<str>,
 }
 
-/// Runs the filters and scores of the default profile on every node of the table. The seed draws
-/// among equals; shards that work on one pod must be given the same.
+/// Surveys the table's nodes for a pod.
 #[must_use]
-pub fn evaluate(table: &NodeTable, request: &PodRequest, seed: u64) -> Evaluation {
+pub fn survey(table: &NodeTable, request: &PodRequest, full: bool) -> Survey {
+    survey::survey(table.columns(), table.population(), request, full)
+}
+
+/// Runs the filters and scores of the default profile on every node of the table. The seed draws
+/// among equals; shards that work on one pod must be given the same. The survey is the sum over all
+/// shards.
+#[must_use]
+pub fn evaluate(
+    table: &NodeTable,
+    request: &PodRequest,
+    seed: u64,
+    survey: Option<&Survey>,
+) -> Evaluation {
     let columns = table.columns();
+    let nodes = columns.node_count() as u64;
+    if survey.is_none() && wants_survey(table, request) {
+        return Evaluation { nodes, wants_survey: true, ..Evaluation::default() };
+    }
+    let others = survey.map(|survey| Others::new(columns, table.population(), request, survey));
+    let others = others.as_ref();
+    let images = survey.and_then(|survey| {
+        let (images, containers) = (&request.images, request.containers);
+        columns.images.scorer(images, containers, &survey.image_nodes, survey.nodes)
+    });
     let mut tally = Tally::new(request);
     let mut best = Best::default();
+    let mut counts = Counts::default();
     let scorer = Scorer::new(request);
-    let nodes = columns.node_count() as u64;
     let mut feasible = 0;
     let mut absent = 0;
     let mut visit = |filter: &Filter, index: usize| {
         let Verdict::Pass { taints, affinity } = filter.check(index, &mut tally) else { return };
         feasible += 1;
-        let local = scorer.local(columns, index);
-        best.offer((taints, affinity), local, index, || mix(seed ^ columns.name_hash[index]));
+        let image = images.as_ref().map_or(0, |images| columns.images.score(images, index));
+        let local = scorer.local(columns, index) + image;
+        let wishes = others.map(|others| counts.wishes(others, index)).unwrap_or_default();
+        let raw = Raw { taints, affinity, wishes };
+        best.offer(raw, local, index, || mix(seed ^ columns.name_hash[index]));
     };
     if let Some(pinned) = &request.pinned {
-        let filter = Filter::single(columns, request);
+        let filter = Filter::single(columns, request, others);
         let known: Vec<Slot> = pinned.iter().filter_map(|name| columns.find(name)).collect();
         absent = nodes - known.len() as u64;
         for slot in known {
             visit(&filter, slot.index());
         }
     } else {
-        let filter = Filter::memoised(columns, request);
+        let filter = Filter::memoised(columns, request, others);
         let present = columns.present.iter().enumerate().filter(|(_, present)| **present);
         for (index, _) in present {
             visit(&filter, index);
         }
     }
-    let tuples = best.tuples(|index| Arc::clone(columns.name(Slot::of(index))));
+    let tuples = best.tuples(&counts, |index| Arc::clone(columns.name(Slot::of(index))));
     let (rejections, unresolvable) = tally.finish(absent);
     Evaluation {
         nodes,
@@ -95,20 +136,53 @@ pub fn evaluate(table: &NodeTable, request: &PodRequest, seed: u64) -> Evaluatio
         unresolvable,
         lower_priority: table.has_pods_below(request.priority),
         tuples,
+        domains: counts.domains(columns, request),
+        ignored: counts.ignored,
+        wants_survey: false,
         missing: 0,
     }
 }
 
-/// Why one node doesn't take the pod; empty when it does.
-pub(super) fn reject(table: &NodeTable, slot: Slot, request: &PodRequest) -> Rejections {
+/// Whether the pod can't be weighed without a survey: because of its own rules, because a pod here
+/// has rules about it, or because a node here has one of its images.
+fn wants_survey(table: &NodeTable, request: &PodRequest) -> bool {
+    request.minds_others()
+        || table.columns().images.any(&request.images)
+        || !survey::relations(table.population(), request).is_empty()
+}
+
+/// Why one node doesn't take the pod; empty when it does. Without a survey the rules about other
+/// pods aren't looked at.
+pub(super) fn reject(
+    table: &NodeTable,
+    slot: Slot,
+    request: &PodRequest,
+    survey: Option<&Survey>,
+) -> Rejections {
+    let columns = table.columns();
+    let others = survey.map(|survey| Others::new(columns, table.population(), request, survey));
     let mut tally = Tally::new(request);
-    Filter::single(table.columns(), request).check(slot.index(), &mut tally);
+    Filter::single(columns, request, others.as_ref()).check(slot.index(), &mut tally);
     tally.finish(0).0
+}
+
+/// All raw scores of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Raw {
+    taints: i64,
+    affinity: i64,
+    wishes: Wishes,
+}
+
+impl Raw {
+    fn key(self) -> (i64, i64, i64, SpreadId) {
+        (self.taints, self.affinity, self.wishes.preferences, self.wishes.spread)
+    }
 }
 
 /// The best node so far among those that share their raw scores.
 struct Leader {
-    raw: (i64, i64),
+    raw: Raw,
     local: i64,
     ties: u64,
     lot: u64,
@@ -119,15 +193,15 @@ struct Leader {
 #[derive(Default)]
 struct Best {
     leaders: Vec<Leader>,
-    by_raw: HashMap<(i64, i64), usize>,
+    by_raw: HashMap<(i64, i64, i64, SpreadId), usize>,
     /// The group of the node before: mostly that of the next one too.
     last: usize,
 }
 
 impl Best {
-    fn offer(&mut self, raw: (i64, i64), local: i64, index: usize, lot: impl Fn() -> u64) {
+    fn offer(&mut self, raw: Raw, local: i64, index: usize, lot: impl Fn() -> u64) {
         if self.leaders.get(self.last).is_none_or(|leader| leader.raw != raw) {
-            self.last = *self.by_raw.entry(raw).or_insert_with(|| {
+            self.last = *self.by_raw.entry(raw.key()).or_insert_with(|| {
                 self.leaders.push(Leader { raw, local: i64::MIN, ties: 0, lot: 0, index });
                 self.leaders.len() - 1
             });
@@ -144,17 +218,27 @@ impl Best {
         }
     }
 
-    fn tuples(self, name: impl Fn(usize) -> Arc<str>) -> Vec<Tuple> {
-        let mut leaders = self.leaders;
-        leaders.sort_by_key(|leader| leader.raw);
+    fn tuples(self, counts: &Counts, name: impl Fn(usize) -> Arc<str>) -> Vec<Tuple> {
         let tuple = |leader: Leader| Tuple {
-            taints: leader.raw.0,
-            affinity: leader.raw.1,
+            taints: leader.raw.taints,
+            affinity: leader.raw.affinity,
+            preferences: leader.raw.wishes.preferences,
+            spread: counts.get(leader.raw.wishes.spread),
             local: leader.local,
             ties: leader.ties,
             lot: leader.lot,
             node: name(leader.index),
         };
-        leaders.into_iter().map(tuple).collect()
+        let mut tuples: Vec<Tuple> = self.leaders.into_iter().map(tuple).collect();
+        tuples.sort_by(|a, b| a.raw().cmp(&b.raw()));
+        tuples
+    }
+}
+
+impl Tuple {
+    /// What nodes of one tuple share.
+    #[must_use]
+    pub fn raw(&self) -> (i64, i64, i64, Option<&[i64]>) {
+        (self.taints, self.affinity, self.preferences, self.spread.as_deref())
     }
 }

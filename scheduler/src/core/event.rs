@@ -24,17 +24,26 @@ pub enum ClusterEvent {
     PortsFreed,
     /// A pod on a node asks for less than before.
     PodScaledDown,
+    /// A node is gone.
+    NodeRemoved,
+    /// A pod got a node.
+    PodAdded,
+    /// A pod on a node has other labels or terms than before, or is being deleted.
+    PodRelabelled,
 }
 
 /// A set of changes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct EventSet(u8);
+pub struct EventSet(u32);
+
+/// How many kinds a set can hold.
+pub const KINDS: usize = 32;
 
 impl EventSet {
     /// Nothing happened that could help anyone.
     pub const EMPTY: Self = Self(0);
     /// Anything may have happened: wakes every pod but gated ones.
-    pub const ALL: Self = Self(u8::MAX);
+    pub const ALL: Self = Self(u32::MAX);
 
     /// Whether nothing happened.
     #[must_use]
@@ -44,13 +53,13 @@ impl EventSet {
 
     /// The set as it travels between processes.
     #[must_use]
-    pub fn bits(self) -> u8 {
+    pub fn bits(self) -> u32 {
         self.0
     }
 
     /// The set from another process; bits of a newer version wake too many pods, never too few.
     #[must_use]
-    pub fn from_bits(bits: u8) -> Self {
+    pub fn from_bits(bits: u32) -> Self {
         Self(bits)
     }
 
@@ -102,6 +111,9 @@ impl fmt::Debug for EventSet {
             E::PodFreed,
             E::PortsFreed,
             E::PodScaledDown,
+            E::NodeRemoved,
+            E::PodAdded,
+            E::PodRelabelled,
         ];
         f.debug_set().entries(all.into_iter().filter(|event| self.contains(*event))).finish()
     }
@@ -112,7 +124,7 @@ impl fmt::Debug for EventSet {
 #[derive(Debug, Default)]
 pub(super) struct EventLog {
     count: u64,
-    last: [u64; 8],
+    last: [u64; KINDS],
 }
 
 impl EventLog {
@@ -149,6 +161,18 @@ fn interests(plugin: Plugin) -> EventSet {
         Plugin::NodePorts => &[E::NodeAdded, E::PortsFreed],
         Plugin::NodeResourcesFit => {
             &[E::NodeAdded, E::NodeAllocatable, E::PodFreed, E::PodScaledDown]
+        }
+        Plugin::PodTopologySpread => &[
+            E::NodeAdded,
+            E::NodeRemoved,
+            E::NodeLabels,
+            E::NodeTaints,
+            E::PodAdded,
+            E::PodFreed,
+            E::PodRelabelled,
+        ],
+        Plugin::InterPodAffinity => {
+            &[E::NodeAdded, E::NodeLabels, E::PodAdded, E::PodFreed, E::PodRelabelled]
         }
     };
     events.iter().copied().collect()

@@ -2,6 +2,7 @@
 
 use super::columns::{Anonymous, Columns};
 use super::diagnosis::{Reason, Rejections};
+use super::others::Others;
 use super::pod::PodRequest;
 use super::taint::{Effect, Taint, tolerated};
 
@@ -42,21 +43,31 @@ pub(super) struct Filter<'a> {
     columns: &'a Columns,
     request: &'a PodRequest,
     tolerates_cordon: bool,
+    others: Option<&'a Others<'a>>,
     taints: Option<Vec<Tainted>>,
     labels: Option<Vec<Affine>>,
 }
 
 impl<'a> Filter<'a> {
-    /// A view for one node or a few.
-    pub(super) fn single(columns: &'a Columns, request: &'a PodRequest) -> Self {
+    /// A view for one node or a few. Without the survey the rules about other pods aren't looked
+    /// at.
+    pub(super) fn single(
+        columns: &'a Columns,
+        request: &'a PodRequest,
+        others: Option<&'a Others<'a>>,
+    ) -> Self {
         let cordon =
             Taint { key: UNSCHEDULABLE.into(), value: "".into(), effect: Effect::NoSchedule };
         let tolerates_cordon = tolerated(&request.tolerations, &cordon);
-        Self { columns, request, tolerates_cordon, taints: None, labels: None }
+        Self { columns, request, tolerates_cordon, others, taints: None, labels: None }
     }
 
     /// A view for all nodes.
-    pub(super) fn memoised(columns: &'a Columns, request: &'a PodRequest) -> Self {
+    pub(super) fn memoised(
+        columns: &'a Columns,
+        request: &'a PodRequest,
+        others: Option<&'a Others<'a>>,
+    ) -> Self {
         let preferred = &request.preferred;
         let identity =
             request.required.reads_identity() || preferred.iter().any(|p| p.term.reads_identity());
@@ -73,7 +84,7 @@ impl<'a> Filter<'a> {
         Self {
             taints: Some(columns.taint_sets().map(|taints| tainted(request, taints))),
             labels: (!identity).then(affine),
-            ..Self::single(columns, request)
+            ..Self::single(columns, request, others)
         }
     }
 
@@ -102,6 +113,17 @@ impl<'a> Filter<'a> {
         }
         if !self.fits(index, tally) {
             return Verdict::Rejected;
+        }
+        if let Some(others) = self.others
+            && let Err(reason) = others.check(index)
+        {
+            return match reason {
+                Reason::SpreadLabel => tally.unresolvable(Slot::SpreadLabel),
+                Reason::SpreadSkew => tally.resolvable(Slot::SpreadSkew),
+                Reason::PodAffinity => tally.unresolvable(Slot::PodAffinity),
+                Reason::PodAntiAffinity => tally.resolvable(Slot::PodAntiAffinity),
+                _ => tally.resolvable(Slot::ExistingAntiAffinity),
+            };
         }
         Verdict::Pass { taints: tainted.preferred_away, affinity: affine.preferred }
     }
@@ -181,11 +203,16 @@ enum Slot {
     Cpu,
     Memory,
     Storage,
+    SpreadLabel,
+    SpreadSkew,
+    PodAffinity,
+    PodAntiAffinity,
+    ExistingAntiAffinity,
     /// The scalar resource of this number in the request.
     Scalar(usize),
 }
 
-const FIXED: usize = 9;
+const FIXED: usize = 14;
 
 impl Slot {
     fn index(self) -> usize {
@@ -199,6 +226,11 @@ impl Slot {
             Self::Cpu => 6,
             Self::Memory => 7,
             Self::Storage => 8,
+            Self::SpreadLabel => 9,
+            Self::SpreadSkew => 10,
+            Self::PodAffinity => 11,
+            Self::PodAntiAffinity => 12,
+            Self::ExistingAntiAffinity => 13,
             Self::Scalar(number) => FIXED + number,
         }
     }
@@ -247,6 +279,11 @@ impl<'a> Tally<'a> {
             Reason::cpu(),
             Reason::Insufficient("memory".into()),
             Reason::Insufficient("ephemeral-storage".into()),
+            Reason::SpreadLabel,
+            Reason::SpreadSkew,
+            Reason::PodAffinity,
+            Reason::PodAntiAffinity,
+            Reason::ExistingAntiAffinity,
         ];
         let reasons =
             reasons.into_iter().chain(scalars.map(|(name, _)| Reason::Insufficient(name.clone())));

@@ -1,17 +1,23 @@
 //! From the answers of all shards to one decision.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::diagnosis::{Diagnosis, Plugin, PluginSet, Preemption, Reason};
 use super::evaluate::{Evaluation, Tuple};
+use super::others::NO_LABEL;
 use super::pod::PodRequest;
+use super::spread::{Constraint, natural_logarithm};
 
 /// Weight of the taint score in the default profile.
 pub const TAINT_TOLERATION_WEIGHT: i64 = 3;
 /// Weight of the node affinity score in the default profile.
 pub const NODE_AFFINITY_WEIGHT: i64 = 2;
+/// Weight of the topology spread score in the default profile.
+pub const POD_TOPOLOGY_SPREAD_WEIGHT: i64 = 2;
+/// Weight of the inter-pod affinity score in the default profile.
+pub const INTER_POD_AFFINITY_WEIGHT: i64 = 2;
 /// The highest score of a plugin.
 pub const MAX_SCORE: i64 = 100;
 
@@ -46,12 +52,15 @@ pub struct Placement {
     pub exact: bool,
 }
 
+/// All raw scores of a tuple.
+type Raw = (i64, i64, i64, Option<Vec<i64>>);
+
 /// Merges the answers about one pod. Associative and commutative, so relays of a tree may merge
 /// what they have and pass it on.
 #[must_use]
 pub fn merge(parts: impl IntoIterator<Item = Evaluation>) -> Evaluation {
     let mut merged = Evaluation::default();
-    let mut tuples: BTreeMap<(i64, i64), Tuple> = BTreeMap::new();
+    let mut tuples: BTreeMap<Raw, Tuple> = BTreeMap::new();
     for part in parts {
         // Saturating throughout: the numbers come from other processes.
         merged.nodes = merged.nodes.saturating_add(part.nodes);
@@ -63,8 +72,17 @@ pub fn merge(parts: impl IntoIterator<Item = Evaluation>) -> Evaluation {
             let count = merged.rejections.entry(reason).or_default();
             *count = count.saturating_add(nodes);
         }
+        merged.ignored = merged.ignored.saturating_add(part.ignored);
+        merged.wants_survey |= part.wants_survey;
+        if merged.domains.len() < part.domains.len() {
+            merged.domains.resize_with(part.domains.len(), BTreeSet::new);
+        }
+        for (ours, theirs) in merged.domains.iter_mut().zip(part.domains) {
+            ours.extend(theirs);
+        }
         for tuple in part.tuples {
-            match tuples.entry((tuple.taints, tuple.affinity)) {
+            let raw = (tuple.taints, tuple.affinity, tuple.preferences, tuple.spread.clone());
+            match tuples.entry(raw) {
                 Entry::Vacant(entry) => {
                     entry.insert(tuple);
                 }
@@ -94,7 +112,7 @@ impl Tuple {
 /// Decides from the merged answers: normalises, weighs, adds and breaks ties by lot.
 #[must_use]
 pub fn decide(evaluation: &Evaluation, request: &PodRequest) -> Decision {
-    let totals = totals(&evaluation.tuples);
+    let totals = totals(evaluation, request);
     let best = totals.iter().zip(&evaluation.tuples).max_by_key(|(t, u)| (*t, u.lot, &u.node));
     if let Some((score, tuple)) = best {
         let tied = totals.iter().zip(&evaluation.tuples).filter(|(total, _)| *total == score);
@@ -112,24 +130,126 @@ pub fn decide(evaluation: &Evaluation, request: &PodRequest) -> Decision {
     Decision::Unschedulable(diagnose(evaluation, request))
 }
 
-/// The weighted total of each tuple's best node (`helper.DefaultNormalizeScore`, then the sum in
+/// The weighted scores of one tuple, plugin by plugin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scores {
+    /// `TaintToleration`
+    pub taints: i64,
+    /// `NodeAffinity`
+    pub affinity: i64,
+    /// `PodTopologySpread`
+    pub spread: i64,
+    /// `InterPodAffinity`
+    pub preferences: i64,
+    /// `NodeResourcesFit`, `NodeResourcesBalancedAllocation` and `ImageLocality` together.
+    pub local: i64,
+}
+
+impl Scores {
+    fn total(self) -> i64 {
+        let Self { taints, affinity, spread, preferences, local } = self;
+        [affinity, spread, preferences, local].into_iter().fold(taints, i64::saturating_add)
+    }
+}
+
+fn totals(evaluation: &Evaluation, request: &PodRequest) -> Vec<i64> {
+    scores(evaluation, request).into_iter().map(Scores::total).collect()
+}
+
+/// The scores of each tuple's best node (`NormalizeScore` of each plugin, then the weights of
 /// `RunScorePlugins`).
-fn totals(tuples: &[Tuple]) -> Vec<i64> {
+#[must_use]
+pub fn scores(evaluation: &Evaluation, request: &PodRequest) -> Vec<Scores> {
+    let tuples = &evaluation.tuples;
     let most = |raw: fn(&Tuple) -> i64| tuples.iter().map(raw).max().unwrap_or_default().max(0);
     let (taints, affinity) = (most(|tuple| tuple.taints), most(|tuple| tuple.affinity));
     let share =
         |raw: i64, most: i64| if most == 0 { 0 } else { MAX_SCORE.saturating_mul(raw) / most };
+    let spreads = spreads(evaluation, request);
+    let preferences = tuples.iter().map(|tuple| tuple.preferences);
+    let preferred =
+        (preferences.clone().min().unwrap_or_default(), preferences.max().unwrap_or_default());
     tuples
         .iter()
-        .map(|tuple| {
+        .zip(spreads)
+        .map(|(tuple, spread)| {
             let tolerant = MAX_SCORE.saturating_sub(share(tuple.taints, taints));
             let affine = share(tuple.affinity, affinity);
-            TAINT_TOLERATION_WEIGHT
-                .saturating_mul(tolerant)
-                .saturating_add(NODE_AFFINITY_WEIGHT.saturating_mul(affine))
-                .saturating_add(tuple.local)
+            let preferred = preference(tuple.preferences, preferred);
+            Scores {
+                taints: TAINT_TOLERATION_WEIGHT.saturating_mul(tolerant),
+                affinity: NODE_AFFINITY_WEIGHT.saturating_mul(affine),
+                spread: POD_TOPOLOGY_SPREAD_WEIGHT.saturating_mul(spread),
+                preferences: INTER_POD_AFFINITY_WEIGHT.saturating_mul(preferred),
+                local: tuple.local,
+            }
         })
         .collect()
+}
+
+/// `NormalizeScore` of `plugins/interpodaffinity/scoring.go`.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "the score is defined by these very conversions"
+)]
+fn preference(raw: i64, (least, most): (i64, i64)) -> i64 {
+    let range = most.saturating_sub(least);
+    if range <= 0 {
+        return 0;
+    }
+    (MAX_SCORE as f64 * (raw.saturating_sub(least) as f64 / range as f64)) as i64
+}
+
+/// `Score` and `NormalizeScore` of `plugins/podtopologyspread/scoring.go`.
+fn spreads(evaluation: &Evaluation, request: &PodRequest) -> Vec<i64> {
+    let soft = &request.spread.soft;
+    if soft.is_empty() {
+        return vec![0; evaluation.tuples.len()];
+    }
+    let scored = evaluation.feasible.saturating_sub(evaluation.ignored);
+    let weights: Vec<f64> = soft
+        .iter()
+        .enumerate()
+        .map(|(number, constraint)| {
+            let domains = evaluation.domains.get(number).map_or(0, BTreeSet::len) as u64;
+            weight(if constraint.is_by_node() { scored } else { domains })
+        })
+        .collect();
+    let raw: Vec<Option<i64>> = evaluation
+        .tuples
+        .iter()
+        .map(|tuple| Some(ahead(tuple.spread.as_deref()?, soft, &weights)))
+        .collect();
+    let least = raw.iter().flatten().min().copied().unwrap_or_default();
+    let most = raw.iter().flatten().max().copied().unwrap_or_default().max(0);
+    raw.into_iter()
+        .map(|raw| match raw {
+            None => 0,
+            Some(_) if most == 0 => MAX_SCORE,
+            Some(raw) => MAX_SCORE * (most + least - raw) / most,
+        })
+        .collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the weight is defined so")]
+fn weight(domains: u64) -> f64 {
+    natural_logarithm((domains + 2) as f64)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "the score is defined by these very conversions"
+)]
+fn ahead(counts: &[i64], soft: &[Constraint], weights: &[f64]) -> i64 {
+    let mut score = 0.0;
+    for ((count, constraint), weight) in counts.iter().zip(soft).zip(weights) {
+        if *count != NO_LABEL {
+            score += *count as f64 * weight + f64::from(constraint.max_skew - 1);
+        }
+    }
+    score.round() as i64
 }
 
 fn diagnose(evaluation: &Evaluation, request: &PodRequest) -> Diagnosis {

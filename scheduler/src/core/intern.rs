@@ -66,6 +66,26 @@ impl<T: Eq + Hash> Interner<T> {
         Some(&self.entries.get(id as usize)?.as_ref()?.value)
     }
 
+    /// The value of an id that is held, shared.
+    pub(super) fn shared(&self, id: u32) -> Option<Arc<T>> {
+        self.entries.get(id as usize)?.as_ref().map(|entry| Arc::clone(&entry.value))
+    }
+
+    /// How many hold the value.
+    pub(super) fn holders(&self, id: u32) -> u32 {
+        let entry = self.entries.get(id as usize).and_then(Option::as_ref);
+        entry.map_or(0, |entry| entry.holders)
+    }
+
+    /// The values that are held, with how many hold each.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T, u32)> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter_map(|(id, entry)| {
+            let entry = entry.as_ref()?;
+            Some((u32::try_from(id).ok()?, &*entry.value, entry.holders))
+        })
+    }
+
     /// Something for each id; the default for ids that nobody holds.
     pub(super) fn map<R: Default>(&self, f: impl Fn(&T) -> R) -> Vec<R> {
         let entry = |entry: &Option<Entry<T>>| entry.as_ref().map(|e| f(&e.value));

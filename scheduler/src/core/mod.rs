@@ -7,23 +7,31 @@
 //! place by [`table::NodeTable::assume`]. Answers equal those of kube-scheduler 1.36.3 with
 //! `percentageOfNodesToScore: 100` for the plugins that [`diagnosis::Plugin`] names.
 
+pub mod affinity;
 pub mod class;
 mod columns;
 pub mod diagnosis;
+pub mod directory;
 pub mod evaluate;
 pub mod event;
 mod filter;
 pub mod gather;
 mod hash;
+mod images;
 mod intern;
+pub mod labels;
 pub mod membership;
+mod others;
 pub mod pod;
+mod population;
 pub mod ports;
 pub mod quantity;
 pub mod queue;
 pub mod resources;
 mod score;
 pub mod selector;
+pub mod spread;
+pub mod survey;
 pub mod table;
 pub mod taint;
 mod tombstones;

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume};
 use serde::{Deserialize, Serialize};
 
+use super::affinity::{Identity, Reach};
+use super::images;
+use super::labels::Labels;
 use super::ports::{HostPort, host_ports};
 use super::resources::{self, PodResources};
 use super::selector::{Preference, RequiredNodes, pinned_names};
+use super::spread::Spread;
 use super::taint::Toleration;
 
 /// A pod's `metadata.uid` in 128 bits: the UUID itself, or a hash of any other text.
@@ -53,12 +57,6 @@ fn fnv(bytes: &[u8]) -> u128 {
 /// Pending and its condition says which: a wrong bind can't be taken back.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Unsupported {
-    /// A topology spread constraint with `whenUnsatisfiable: DoNotSchedule`, by topology key.
-    TopologySpread(String),
-    /// Required inter-pod affinity.
-    PodAffinity,
-    /// Required inter-pod anti-affinity.
-    PodAntiAffinity,
     /// A volume whose place or limits bind the pod to nodes, by volume name.
     Volume(String),
     /// Dynamic resource claims.
@@ -70,21 +68,19 @@ pub enum Unsupported {
     /// A preferred node affinity term that the API's parser refuses; kube-scheduler can't score
     /// such a pod either.
     InvalidPreference,
+    /// A label selector that the API's parser refuses, among affinity terms or spread constraints.
+    InvalidSelector,
 }
 
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TopologySpread(key) => {
-                write!(f, "topology spread constraint DoNotSchedule over {key}")
-            }
-            Self::PodAffinity => f.write_str("required pod affinity"),
-            Self::PodAntiAffinity => f.write_str("required pod anti-affinity"),
             Self::Volume(name) => write!(f, "volume {name} that has to be placed with the pod"),
             Self::ResourceClaims => f.write_str("dynamic resource claims"),
             Self::SchedulingGroup => f.write_str("scheduling group"),
             Self::NodeFeature(name) => write!(f, "node feature {name}"),
             Self::InvalidPreference => f.write_str("preferred node affinity that doesn't parse"),
+            Self::InvalidSelector => f.write_str("label selector that doesn't parse"),
         }
     }
 }
@@ -92,13 +88,8 @@ impl fmt::Display for Unsupported {
 /// All that filters and scores read of a pod that is to be placed. Pods of one template compile
 /// to equal requests, so that what is computed for one holds for all ([`super::class`]).
 ///
-/// Not read yet, and so neither filtered nor scored: images (`ImageLocality`), soft topology spread
-/// constraints and the cluster's default ones, preferred inter-pod affinity. They are wishes: a
-/// pod that has them is placed without them. What can't be left out is in `unsupported`.
-///
-/// One hard rule of others isn't seen either: a running pod's required anti-affinity against this
-/// one. This scheduler places no pod with such a rule; one that was placed by another scheduler, or
-/// by hand, doesn't keep pods of this one away.
+/// What hangs on other objects, namespaces and owners among them, is worked out by
+/// [`super::directory::Directory::resolve`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PodRequest {
     /// `spec.priority`, 0 when absent.
@@ -120,6 +111,20 @@ pub struct PodRequest {
     pub preferred: Vec<Preference>,
     /// Host ports.
     pub ports: Vec<HostPort>,
+    /// The pod as other pods see it, its own affinity terms among it.
+    pub identity: Arc<Identity>,
+    /// The labels of its namespace.
+    pub namespace_labels: Labels,
+    /// Where each of the identity's terms looks, in their order.
+    pub reaches: Vec<Reach>,
+    /// Topology spread constraints.
+    pub spread: Spread,
+    /// Who made the pod: gives default spread constraints their selector.
+    pub owner: Option<Owner>,
+    /// Images by normalised name, one for each use.
+    pub images: Vec<Arc<str>>,
+    /// Containers, initial ones among them.
+    pub containers: i64,
     /// What keeps this pod from being placed by this version at all.
     pub unsupported: Vec<Unsupported>,
 }
@@ -138,6 +143,15 @@ impl PodRequest {
             .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref())
             .unwrap_or_default();
         let mut unsupported = unsupported(spec);
+        let (identity, invalid) = Identity::of(pod);
+        let constraints = spec.topology_spread_constraints.as_deref().unwrap_or_default();
+        let spread = Spread::compile(constraints, &identity.labels);
+        if invalid || spread.is_err() {
+            unsupported.push(Unsupported::InvalidSelector);
+        }
+        let nowhere: [(&Arc<str>, &Labels); 0] = [];
+        let reaches = identity.terms().map(|term| Reach::of(term, nowhere)).collect();
+        let init = spec.init_containers.as_ref().map_or(0, Vec::len);
         let preferred: Result<Vec<_>, _> = preferences
             .iter()
             .filter_map(|p| Preference::compile(p.weight, &p.preference).transpose())
@@ -156,33 +170,71 @@ impl PodRequest {
             pinned: terms.and_then(pinned_names),
             preferred,
             ports: host_ports(pod),
+            identity: Arc::new(identity),
+            namespace_labels: Labels::default(),
+            reaches,
+            spread: spread.unwrap_or_default(),
+            owner: Owner::of(pod),
+            images: images::of_pod(spec),
+            containers: i64::try_from(spec.containers.len() + init).unwrap_or(i64::MAX),
             unsupported,
         }
+    }
+
+    /// Whether the pod's own rules hang on where other pods are, so that nodes can't be weighed
+    /// without a survey of all of them.
+    #[must_use]
+    pub fn minds_others(&self) -> bool {
+        !self.spread.is_empty() || self.identity.has_terms()
+    }
+
+    /// Whether it does so by rules that must hold.
+    #[must_use]
+    pub fn insists_on_others(&self) -> bool {
+        let identity = &self.identity;
+        !self.spread.hard.is_empty()
+            || !identity.affinity.is_empty()
+            || !identity.anti_affinity.is_empty()
+    }
+}
+
+/// The kinds of owners whose selectors say which pods belong together
+/// (`plugins/helper/spread.go`, `DefaultSelector`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum OwnerKind {
+    /// `v1`
+    ReplicationController,
+    /// `apps/v1`
+    ReplicaSet,
+    /// `apps/v1`
+    StatefulSet,
+}
+
+/// The controller that made a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its kind.
+    pub kind: OwnerKind,
+    /// Its name, in the pod's namespace.
+    pub name: Arc<str>,
+}
+
+impl Owner {
+    fn of(pod: &Pod) -> Option<Self> {
+        let owners = pod.metadata.owner_references.iter().flatten();
+        let owner = owners.into_iter().find(|owner| owner.controller == Some(true))?;
+        let kind = match (&*owner.api_version, &*owner.kind) {
+            ("v1", "ReplicationController") => OwnerKind::ReplicationController,
+            ("apps/v1", "ReplicaSet") => OwnerKind::ReplicaSet,
+            ("apps/v1", "StatefulSet") => OwnerKind::StatefulSet,
+            _ => return None,
+        };
+        Some(Self { kind, name: owner.name.as_str().into() })
     }
 }
 
 fn unsupported(spec: &PodSpec) -> Vec<Unsupported> {
     let mut found = Vec::new();
-    for constraint in spec.topology_spread_constraints.iter().flatten() {
-        if constraint.when_unsatisfiable != "ScheduleAnyway" {
-            found.push(Unsupported::TopologySpread(constraint.topology_key.clone()));
-        }
-    }
-    if let Some(affinity) = &spec.affinity {
-        let required = |terms: Option<&Vec<_>>| terms.is_some_and(|terms| !terms.is_empty());
-        let pods = affinity.pod_affinity.as_ref();
-        let terms =
-            pods.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-        if required(terms) {
-            found.push(Unsupported::PodAffinity);
-        }
-        let pods = affinity.pod_anti_affinity.as_ref();
-        let terms =
-            pods.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-        if required(terms) {
-            found.push(Unsupported::PodAntiAffinity);
-        }
-    }
     let volumes = spec.volumes.iter().flatten().filter(|volume| binds_to_nodes(volume));
     found.extend(volumes.map(|volume| Unsupported::Volume(volume.name.clone())));
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {

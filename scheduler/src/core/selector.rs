@@ -39,14 +39,21 @@ pub struct Requirement {
 }
 
 impl Requirement {
-    fn equals(key: &str, value: &str) -> Self {
+    /// The label has this value.
+    #[must_use]
+    pub fn equals(key: &str, value: &str) -> Self {
         Self { key: key.into(), operator: Operator::In(vec![value.into()]) }
     }
 
-    /// `None` where `labels.NewRequirement` gives an error.
     fn compile(requirement: &NodeSelectorRequirement) -> Option<Self> {
         let values = requirement.values.as_deref().unwrap_or_default();
-        if !is_qualified_name(&requirement.key) || !values.iter().all(|v| is_label_value(v)) {
+        Self::label(&requirement.key, &requirement.operator, values)
+    }
+
+    /// `None` where `labels.NewRequirement` gives an error.
+    #[must_use]
+    pub fn label(key: &str, operator: &str, values: &[String]) -> Option<Self> {
+        if !is_qualified_name(key) || !values.iter().all(|v| is_label_value(v)) {
             return None;
         }
         let list = || values.iter().map(|value| Arc::from(value.as_str())).collect();
@@ -54,7 +61,7 @@ impl Requirement {
             [value] => value.parse().ok(),
             _ => None,
         };
-        let operator = match (requirement.operator.as_str(), values.is_empty()) {
+        let operator = match (operator, values.is_empty()) {
             ("In", false) => Operator::In(list()),
             ("NotIn", false) => Operator::NotIn(list()),
             ("Exists", true) => Operator::Exists,
@@ -63,10 +70,12 @@ impl Requirement {
             ("Lt", false) => Operator::Less(number()?),
             _ => return None,
         };
-        Some(Self { key: requirement.key.as_str().into(), operator })
+        Some(Self { key: key.into(), operator })
     }
 
-    fn matches(&self, node: &impl NodeLabels) -> bool {
+    /// Whether the labels meet the condition.
+    #[must_use]
+    pub fn matches(&self, node: &impl NodeLabels) -> bool {
         let value = node.label(&self.key);
         let among = |values: &[Arc<str>], value: &str| values.iter().any(|v| **v == *value);
         let number = || value.and_then(|value| value.parse::<i64>().ok());

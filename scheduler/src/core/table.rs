@@ -11,13 +11,16 @@ use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use thiserror::Error;
 
-use super::columns::{Columns, NodeFacts, NodeUsage, Slot};
+use super::affinity::Identity;
+use super::columns::{Columns, NodeChange, NodeFacts, NodeUsage, Slot};
 use super::diagnosis::Rejections;
 use super::evaluate;
 use super::event::{ClusterEvent, EventSet};
 use super::pod::{PodRequest, PodUid};
+use super::population::Population;
 use super::ports::{HostPort, host_ports};
 use super::resources::{self, PodResources};
+use super::survey::Survey;
 use super::tombstones::Tombstones;
 
 /// Pods whose end is remembered, so that a late event or reservation doesn't bring them back.
@@ -46,8 +49,9 @@ pub(super) struct Share {
 struct Record {
     slot: Slot,
     stage: Stage,
-    /// Pods of one template share this.
     share: Arc<Share>,
+    /// In the population.
+    identity: u32,
     /// The list that showed the pod last.
     seen: u64,
 }
@@ -79,6 +83,9 @@ fn texts(rejections: &Rejections) -> String {
 pub struct NodeTable {
     columns: Columns,
     pods: HashMap<PodUid, Record>,
+    /// Pods by row.
+    rows: Vec<Vec<PodUid>>,
+    population: Population,
     gone: Tombstones,
     /// Pods by priority, to tell whether preemption could find a victim.
     priorities: BTreeMap<i32, u64>,
@@ -101,6 +108,8 @@ impl NodeTable {
         Self {
             columns: Columns::default(),
             pods: HashMap::new(),
+            rows: Vec::new(),
+            population: Population::default(),
             gone: Tombstones::new(TOMBSTONES),
             priorities: BTreeMap::new(),
             pod_list: 0,
@@ -148,6 +157,17 @@ impl NodeTable {
         &self.columns
     }
 
+    pub(super) fn population(&self) -> &Population {
+        &self.population
+    }
+
+    /// Whether some pod keeps others away from more than its own node: then nothing is certain
+    /// about other shards' nodes without this table's word.
+    #[must_use]
+    pub fn keeps_domains_free(&self) -> bool {
+        self.population.keeps_domains_free()
+    }
+
     pub(super) fn has_pods_below(&self, priority: i32) -> bool {
         self.priorities.range(..priority).next().is_some()
     }
@@ -156,14 +176,34 @@ impl NodeTable {
     pub fn upsert_node(&mut self, node: &Node) -> EventSet {
         let Some(name) = node.metadata.name.as_deref() else { return EventSet::EMPTY };
         let slot = self.columns.slot(name);
-        self.columns.set_node(slot, NodeFacts::of(node), self.node_list)
+        let NodeChange { events, kinds } =
+            self.columns.set_node(slot, NodeFacts::of(node), self.node_list);
+        self.move_pods(slot, kinds);
+        events
     }
 
-    /// Forgets a node. Its pods still count should it come back. Whether it was known.
-    pub fn remove_node(&mut self, name: &str) -> bool {
-        let Some(slot) = self.columns.find(name) else { return false };
+    /// Forgets a node. Its pods still count should it come back. Says what of it may help a
+    /// waiting pod: one that spreads has a domain less to fill.
+    pub fn remove_node(&mut self, name: &str) -> EventSet {
+        let Some(slot) = self.columns.find(name) else { return EventSet::EMPTY };
+        self.clear(slot);
+        ClusterEvent::NodeRemoved.into()
+    }
+
+    fn clear(&mut self, slot: Slot) {
+        self.move_pods(slot, (self.columns.kind(slot), None));
         self.columns.clear_node(slot);
-        true
+    }
+
+    fn move_pods(&mut self, slot: Slot, (from, to): (Option<u32>, Option<u32>)) {
+        if from == to {
+            return;
+        }
+        for uid in self.rows.get(slot.index()).into_iter().flatten() {
+            if let Some(record) = self.pods.get(uid) {
+                self.population.move_kind(record.identity, from, to);
+            }
+        }
     }
 
     /// Starts a list of all nodes: those that [`Self::upsert_node`] doesn't show until
@@ -174,7 +214,11 @@ impl NodeTable {
 
     /// Ends a list of all nodes; returns how many were gone.
     pub fn end_node_list(&mut self) -> usize {
-        self.columns.clear_unseen(self.node_list)
+        let unseen = self.columns.unseen(self.node_list);
+        for slot in &unseen {
+            self.clear(*slot);
+        }
+        unseen.len()
     }
 
     /// Takes over the newest version of a pod. It counts if it has a node and hasn't ended; a
@@ -195,20 +239,29 @@ impl NodeTable {
             ports: host_ports(pod),
             priority: spec.and_then(|spec| spec.priority).unwrap_or_default(),
         };
+        let (identity, _) = Identity::of(pod);
+        let mut events = EventSet::from(ClusterEvent::PodAdded);
         if let Some(record) = self.pods.get_mut(&uid)
             && **self.columns.name(record.slot) == *node
         {
-            record.stage = Stage::Assigned;
+            if std::mem::replace(&mut record.stage, Stage::Assigned) == Stage::Assigned {
+                events = EventSet::EMPTY;
+            }
             record.seen = self.pod_list;
-            if same_share(&record.share, &share) {
-                return EventSet::EMPTY;
+            let same_identity = self.population.identity(record.identity) == Some(&identity);
+            if same_identity && same_share(&record.share, &share) {
+                return events;
+            }
+            if !same_identity {
+                events |= ClusterEvent::PodRelabelled.into();
             }
         }
-        let before = self.take_out(uid);
-        let events = before.map_or(EventSet::EMPTY, |before| freed_by_change(&before, &share));
+        if let Some(before) = self.take_out(uid) {
+            events |= freed_by_change(&before, &share);
+        }
         // Looked up now: taking the pod out may have given the row of an unknown node back.
         let slot = self.columns.slot(node);
-        self.put_in(uid, slot, Stage::Assigned, Arc::new(share));
+        self.put_in(uid, slot, Stage::Assigned, Arc::new(share), identity);
         events
     }
 
@@ -245,12 +298,23 @@ impl NodeTable {
         }
         let known = self.columns.find(node);
         let slot = known.ok_or_else(|| Unfit::NodeUnknown(node.to_owned()))?;
-        let rejections = evaluate::reject(self, slot, request);
+        let rejections = evaluate::reject(self, slot, request, None);
         if !rejections.is_empty() {
             return Err(Unfit::Rejected(rejections));
         }
         self.reserve(uid, slot, request);
         Ok(())
+    }
+
+    /// Why a node doesn't take a pod; empty when it does, `None` when the node isn't known.
+    #[must_use]
+    pub fn reject(
+        &self,
+        node: &str,
+        request: &PodRequest,
+        survey: Option<&Survey>,
+    ) -> Option<Rejections> {
+        Some(evaluate::reject(self, self.columns.find(node)?, request, survey))
     }
 
     /// Reserves a place for a pod whose binding is under way already: it may be there by now,
@@ -281,7 +345,8 @@ impl NodeTable {
             ports: request.ports.clone(),
             priority: request.priority,
         };
-        self.put_in(uid, slot, Stage::Assumed, Arc::new(share));
+        let identity = Identity::clone(&request.identity);
+        self.put_in(uid, slot, Stage::Assumed, Arc::new(share), identity);
     }
 
     /// Gives a reservation back; what is bound stays.
@@ -306,14 +371,35 @@ impl NodeTable {
         true
     }
 
-    fn put_in(&mut self, uid: PodUid, slot: Slot, stage: Stage, share: Arc<Share>) {
+    fn put_in(
+        &mut self,
+        uid: PodUid,
+        slot: Slot,
+        stage: Stage,
+        share: Arc<Share>,
+        identity: Identity,
+    ) {
         self.columns.add(slot, &share);
         *self.priorities.entry(share.priority).or_default() += 1;
-        self.pods.insert(uid, Record { slot, stage, share, seen: self.pod_list });
+        let identity = self.population.add(identity, slot.row(), self.columns.kind(slot));
+        if self.rows.len() <= slot.index() {
+            self.rows.resize_with(slot.index() + 1, Vec::new);
+        }
+        self.rows[slot.index()].push(uid);
+        self.pods.insert(uid, Record { slot, stage, share, identity, seen: self.pod_list });
     }
 
     fn take_out(&mut self, uid: PodUid) -> Option<Arc<Share>> {
         let record = self.pods.remove(&uid)?;
+        self.population.remove(record.identity, record.slot.row(), self.columns.kind(record.slot));
+        if let Some(pods) = self.rows.get_mut(record.slot.index()) {
+            if let Some(place) = pods.iter().position(|other| *other == uid) {
+                pods.swap_remove(place);
+            }
+            if pods.is_empty() {
+                *pods = Vec::new();
+            }
+        }
         self.columns.subtract(record.slot, &record.share);
         let priority = record.share.priority;
         if let Some(pods) = self.priorities.get_mut(&priority) {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::core::evaluate::Evaluation;
 use crate::core::event::EventSet;
 use crate::core::pod::PodRequest;
+use crate::core::survey::Survey;
 
 /// One pod, for good: a namesake made later has another UID.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,6 +80,13 @@ pub struct Settlement {
 /// One operation.
 #[derive(Clone, Debug)]
 pub enum Operation {
+    /// Before phase 1, for all targets: what the pod's rules about other pods need to know.
+    Survey {
+        /// For which pods.
+        class: Arc<PodRequest>,
+        /// Whether domains of single nodes are listed too.
+        full: bool,
+    },
     /// Phase 1, for all targets.
     Evaluate {
         /// For which pods.
@@ -87,6 +95,8 @@ pub enum Operation {
         seed: u64,
         /// How many pods of the class wait: the answer may look as many ahead.
         count: u32,
+        /// The surveys of all shards added up.
+        survey: Option<Arc<Survey>>,
     },
     /// Phase 2, for the node's owner, which checks again that the pod fits.
     Reserve(Reservation),
@@ -103,7 +113,7 @@ impl Operation {
     #[must_use]
     pub fn node(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Evaluate { .. } => None,
+            Self::Survey { .. } | Self::Evaluate { .. } => None,
             Self::Reserve(reservation) | Self::Restore(reservation) => Some(&reservation.node),
             Self::Confirm(settlement) | Self::Release(settlement) => Some(&settlement.node),
         }
@@ -182,6 +192,8 @@ pub struct ShardReport {
     pub changes: u64,
     /// What kinds of changes there were since the count in the target.
     pub events: EventSet,
+    /// Whether some pod on its nodes keeps others away from more than its own node.
+    pub keeps_domains_free: bool,
     /// Why it did nothing; `None`: it did all.
     pub refusal: Option<Refusal>,
 }
@@ -193,6 +205,8 @@ pub enum Answer {
     /// node of the evaluation before. Goes on while that node is the best whatever other shards
     /// say, which is so while all nodes share their raw scores ([`Evaluation::tuples`]).
     Evaluations(Vec<Evaluation>),
+    /// To a survey.
+    Survey(Box<Survey>),
     /// To all else: done, or why not.
     Outcome(Result<(), String>),
     /// No shard that carried the request out was concerned.
@@ -217,6 +231,7 @@ impl Response {
             incarnation: 0,
             changes: 0,
             events: EventSet::EMPTY,
+            keeps_domains_free: false,
             refusal: Some(refusal.clone()),
         };
         Self { shards: targets.iter().map(report).collect(), answers: Vec::new() }

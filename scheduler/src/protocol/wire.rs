@@ -1,6 +1,7 @@
 //! Between the protocol's own types and protobuf. What comes in is checked here once; a message
 //! that makes no sense is refused whole.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::core::diagnosis::Reason;
 use crate::core::evaluate::{Evaluation, Tuple};
 use crate::core::event::EventSet;
 use crate::core::pod::PodRequest;
+use crate::core::survey::Survey;
 
 /// Classes kept by their bytes; the cache starts anew when it is full.
 const CLASSES: usize = 4096;
@@ -115,10 +117,17 @@ pub fn decode_request(
 fn encode_operation(operation: &Operation) -> Result<pb::Operation, WireError> {
     use pb::operation::Kind;
     let kind = match operation {
-        Operation::Evaluate { class, seed, count } => Kind::Evaluate(pb::Evaluate {
+        Operation::Survey { class, full } => {
+            Kind::Survey(pb::Survey { class: Some(encode_class(class)?), full: *full })
+        }
+        Operation::Evaluate { class, seed, count, survey } => Kind::Evaluate(pb::Evaluate {
             class: Some(encode_class(class)?),
             seed: *seed,
             count: *count,
+            survey: match survey {
+                Some(survey) => encode_survey(survey)?,
+                None => Bytes::new(),
+            },
         }),
         Operation::Reserve(reservation) => Kind::Reserve(encode_reservation(reservation)?),
         Operation::Restore(reservation) => Kind::Restore(encode_reservation(reservation)?),
@@ -149,10 +158,18 @@ fn decode_operation(
         })
     };
     Ok(match operation.kind.ok_or(WireError::Missing("operation"))? {
+        Kind::Survey(wire) => {
+            Operation::Survey { class: classes.get(wire.class)?, full: wire.full }
+        }
         Kind::Evaluate(wire) => Operation::Evaluate {
             class: classes.get(wire.class)?,
             seed: wire.seed,
             count: wire.count,
+            survey: if wire.survey.is_empty() {
+                None
+            } else {
+                Some(Arc::new(decode_survey(&wire.survey)?))
+            },
         },
         Kind::Reserve(wire) => Operation::Reserve(reservation(wire)?),
         Kind::Restore(wire) => Operation::Restore(reservation(wire)?),
@@ -166,6 +183,15 @@ fn encode_class(class: &PodRequest) -> Result<pb::PodClass, WireError> {
         .map_err(|source| WireError::Json { what: "class", source })?
         .into();
     Ok(pb::PodClass { request })
+}
+
+fn encode_survey(survey: &Survey) -> Result<Bytes, WireError> {
+    let json = serde_json::to_vec(survey);
+    Ok(json.map_err(|source| WireError::Json { what: "survey", source })?.into())
+}
+
+fn decode_survey(survey: &[u8]) -> Result<Survey, WireError> {
+    serde_json::from_slice(survey).map_err(|source| WireError::Json { what: "survey", source })
 }
 
 fn encode_pod(pod: &PodId) -> pb::PodId {
@@ -208,7 +234,8 @@ pub fn encode_response(response: &Response) -> pb::ExchangeResponse {
         shard: report.shard.to_string(),
         incarnation: report.incarnation,
         changes: report.changes,
-        events: report.events.bits().into(),
+        events: report.events.bits(),
+        keeps_domains_free: report.keeps_domains_free,
         refusal: report.refusal.as_ref().map(encode_refusal),
     };
     pb::ExchangeResponse {
@@ -224,7 +251,8 @@ pub fn decode_response(response: pb::ExchangeResponse) -> Response {
         shard: report.shard.into(),
         incarnation: report.incarnation,
         changes: report.changes,
-        events: u8::try_from(report.events).map_or(EventSet::ALL, EventSet::from_bits),
+        events: EventSet::from_bits(report.events),
+        keeps_domains_free: report.keeps_domains_free,
         refusal: report.refusal.map(decode_refusal),
     };
     Response {
@@ -267,6 +295,8 @@ fn encode_answer(answer: &Answer) -> pb::Answer {
             let evaluations = evaluations.iter().map(encode_evaluation).collect();
             Some(Kind::Evaluations(pb::Evaluations { evaluations }))
         }
+        // What can't be written is left out, and a survey that is left out is no survey.
+        Answer::Survey(survey) => encode_survey(survey).ok().map(Kind::Survey),
         Answer::Outcome(Ok(())) => {
             Some(Kind::Outcome(pb::Outcome { done: true, message: String::new() }))
         }
@@ -284,6 +314,9 @@ fn decode_answer(answer: pb::Answer) -> Answer {
         None => Answer::Nobody,
         Some(Kind::Evaluations(wire)) => {
             Answer::Evaluations(wire.evaluations.into_iter().map(decode_evaluation).collect())
+        }
+        Some(Kind::Survey(survey)) => {
+            decode_survey(&survey).map_or(Answer::Nobody, |survey| Answer::Survey(survey.into()))
         }
         Some(Kind::Outcome(outcome)) => {
             Answer::Outcome(if outcome.done { Ok(()) } else { Err(outcome.message) })
@@ -303,6 +336,12 @@ fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
         ties: tuple.ties,
         lot: tuple.lot,
         node: tuple.node.to_string(),
+        preferences: tuple.preferences,
+        spread: tuple.spread.clone().unwrap_or_default(),
+        ignored: tuple.spread.is_none(),
+    };
+    let domains = |domains: &BTreeSet<Arc<str>>| pb::Domains {
+        values: domains.iter().map(ToString::to_string).collect(),
     };
     pb::Evaluation {
         nodes: evaluation.nodes,
@@ -312,6 +351,9 @@ fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
         lower_priority: evaluation.lower_priority,
         tuples: evaluation.tuples.iter().map(tuple).collect(),
         missing: evaluation.missing,
+        domains: evaluation.domains.iter().map(domains).collect(),
+        ignored: evaluation.ignored,
+        wants_survey: evaluation.wants_survey,
     }
 }
 
@@ -326,7 +368,10 @@ fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
         ties: tuple.ties,
         lot: tuple.lot,
         node: tuple.node.into(),
+        preferences: tuple.preferences,
+        spread: (!tuple.ignored).then_some(tuple.spread),
     };
+    let domains = |domains: pb::Domains| domains.values.into_iter().map(Arc::from).collect();
     Evaluation {
         nodes: evaluation.nodes,
         feasible: evaluation.feasible,
@@ -335,6 +380,9 @@ fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
         lower_priority: evaluation.lower_priority,
         tuples: evaluation.tuples.into_iter().map(tuple).collect(),
         missing: evaluation.missing,
+        domains: evaluation.domains.into_iter().map(domains).collect(),
+        ignored: evaluation.ignored,
+        wants_survey: evaluation.wants_survey,
     }
 }
 
@@ -343,6 +391,22 @@ mod tests {
     use k8s_openapi::api::core::v1::Pod;
 
     use super::*;
+    use crate::core::survey::Spreading;
+
+    fn survey() -> Survey {
+        let domains = [("a".into(), 3), ("b".into(), 0)];
+        let state = Spreading { domains: domains.clone().into(), nodes: 4, fewest: Some(1) };
+        Survey {
+            full: true,
+            nodes: 9,
+            image_nodes: vec![2],
+            hard: vec![state],
+            soft: vec![domains.clone().into()],
+            affinity_met: true,
+            kept_free: [("zone".into(), domains.into())].into(),
+            ..Survey::default()
+        }
+    }
 
     fn request() -> Request {
         let pod: Pod = serde_json::from_value(serde_json::json!({
@@ -381,7 +445,8 @@ mod tests {
                 Operation::Confirm(reservation.settlement()),
                 Operation::Restore(reservation.clone()),
                 Operation::Reserve(reservation),
-                Operation::Evaluate { class, seed: 4, count: 8 },
+                Operation::Survey { class: class.clone(), full: true },
+                Operation::Evaluate { class, seed: 4, count: 8, survey: Some(Arc::new(survey())) },
             ],
         }
     }
@@ -394,7 +459,7 @@ mod tests {
         assert_eq!(format!("{back:?}"), format!("{:?}", request()));
         // Equal classes are one.
         let (Operation::Reserve(a), Operation::Evaluate { class: b, .. }) =
-            (&back.operations[3], &back.operations[4])
+            (&back.operations[3], &back.operations[5])
         else {
             panic!("the operations' order")
         };
@@ -406,15 +471,26 @@ mod tests {
     #[test]
     fn responses_come_back_as_they_went() {
         let rejections = [(Reason::cpu(), 3), (Reason::HostPorts, 1)].into();
-        let tuple =
-            Tuple { taints: 1, affinity: -2, local: 3, ties: 4, lot: u64::MAX, node: "n".into() };
+        let tuple = |spread| Tuple {
+            taints: 1,
+            affinity: -2,
+            preferences: -7,
+            spread,
+            local: 3,
+            ties: 4,
+            lot: u64::MAX,
+            node: "n".into(),
+        };
         let evaluation = Evaluation {
             nodes: 9,
             feasible: 5,
             rejections,
             unresolvable: 1,
             lower_priority: true,
-            tuples: vec![tuple],
+            tuples: vec![tuple(None), tuple(Some(vec![-1, 5])), tuple(Some(Vec::new()))],
+            domains: vec![["a".into(), "".into()].into(), BTreeSet::new()],
+            ignored: 1,
+            wants_survey: true,
             missing: 2,
         };
         let refusals = [
@@ -431,12 +507,14 @@ mod tests {
             incarnation: 8,
             changes: 6,
             events: EventSet::from_bits(5),
+            keeps_domains_free: true,
             refusal,
         };
         let response = Response {
             shards: refusals.into_iter().map(report).collect(),
             answers: vec![
                 Answer::Evaluations(vec![evaluation.clone(), evaluation]),
+                Answer::Survey(survey().into()),
                 Answer::Outcome(Ok(())),
                 Answer::Outcome(Err("full".to_owned())),
                 Answer::Nobody,
@@ -459,7 +537,8 @@ mod tests {
         let class = |bytes: &'static [u8]| pb::PodClass { request: Bytes::from_static(bytes) };
         for bytes in [&b""[..], b"{", b"[]", b"null"] {
             let mut wire = encode_request(&request()).expect("encode");
-            let evaluate = pb::Evaluate { class: Some(class(bytes)), seed: 0, count: 0 };
+            let class = Some(class(bytes));
+            let evaluate = pb::Evaluate { class, seed: 0, count: 0, survey: Bytes::new() };
             wire.operations[0].kind = Some(pb::operation::Kind::Evaluate(evaluate));
             assert!(decode_request(wire, &classes).is_err());
         }

@@ -22,9 +22,11 @@ use hashbrown::HashMap;
 use super::pods::{Intake, Pods};
 use super::report::Report;
 use super::shards::Shards;
+use crate::core::directory::{DefaultSpread, Directory};
 use crate::core::membership::Membership;
-use crate::core::pod::PodUid;
+use crate::core::pod::{PodRequest, PodUid};
 use crate::core::queue::{Attempt, Depths, Moment, Queue, QueueConfig};
+use crate::core::survey::Survey;
 use crate::metrics::Metrics;
 use crate::protocol::{Operation, PodId, Request, Reservation, Target};
 
@@ -42,6 +44,9 @@ const RECENT: Duration = Duration::from_mins(1);
 /// Binds remembered for it.
 const MAX_RECENT: usize = 100_000;
 
+/// Classes remembered to need a survey; the memory starts anew when it is full.
+const MAX_MINDED: usize = 4096;
+
 /// What a relay needs to lead.
 #[derive(Clone, Debug)]
 pub struct CoordinatorConfig {
@@ -57,6 +62,11 @@ pub struct CoordinatorConfig {
     pub deadline: Duration,
     /// The queue's times.
     pub queue: QueueConfig,
+    /// What pods without spread constraints of their own are spread over.
+    pub default_spread: DefaultSpread,
+    /// Whether the surroundings hand in namespaces, Services and owners: then nothing is decided
+    /// before all of them are known.
+    pub await_directory: bool,
     /// Where ties' lots come from.
     pub seed: u64,
 }
@@ -88,6 +98,8 @@ struct Chosen {
     attempt: Attempt,
     id: PodId,
     node: Arc<str>,
+    /// What was evaluated.
+    class: Arc<PodRequest>,
     begun: Moment,
     refusals: u32,
 }
@@ -95,6 +107,8 @@ struct Chosen {
 #[derive(Debug)]
 struct Evaluated {
     attempt: Attempt,
+    /// The pod's request with all that hangs on other objects.
+    class: Arc<PodRequest>,
     begun: Moment,
     refusals: u32,
 }
@@ -107,6 +121,17 @@ struct Round {
     reserve: Vec<(Chosen, Reservation)>,
     /// Pods of one class.
     evaluate: Vec<Evaluated>,
+    /// Whether they are surveyed for first.
+    surveying: bool,
+}
+
+/// Pods of one class for which all shards have been surveyed.
+#[derive(Debug)]
+struct Surveyed {
+    pods: Vec<Evaluated>,
+    survey: Arc<Survey>,
+    /// The shards that are in it.
+    targets: Vec<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -136,6 +161,12 @@ pub struct Coordinator {
     next_id: u64,
     greeting: Option<(u64, Vec<Target>)>,
     round: Option<Round>,
+    surveyed: Option<Surveyed>,
+    directory: Directory,
+    /// Classes without rules of their own that needed a survey all the same, by address.
+    minded: HashMap<usize, Arc<PodRequest>>,
+    /// Whether some node's hostname isn't its name.
+    odd_hostnames: bool,
     again: VecDeque<Evaluated>,
     chosen: Vec<Chosen>,
     binds: HashMap<PodUid, Binding>,
@@ -158,6 +189,10 @@ impl Coordinator {
             next_id: 0,
             greeting: None,
             round: None,
+            surveyed: None,
+            directory: Directory::new(config.default_spread.clone()),
+            minded: HashMap::new(),
+            odd_hostnames: false,
             again: VecDeque::new(),
             chosen: Vec::new(),
             binds: HashMap::new(),
@@ -178,6 +213,9 @@ impl Coordinator {
     /// We lead no more. Binds under way end as they may.
     pub fn step_down(&mut self, now: Moment) {
         self.term = None;
+        if let Some(surveyed) = self.surveyed.take() {
+            self.again.extend(surveyed.pods);
+        }
         for again in std::mem::take(&mut self.again) {
             self.queue.retry(again.attempt.pod.uid, now);
         }
@@ -194,7 +232,8 @@ impl Coordinator {
     /// Whether nothing is under way any more.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.binds.is_empty() && self.round.is_none() && self.chosen.is_empty()
+        let deciding = self.round.is_some() || self.surveyed.is_some();
+        self.binds.is_empty() && !deciding && self.chosen.is_empty()
     }
 
     /// How many pods are where.
@@ -217,7 +256,10 @@ impl Coordinator {
 
     /// Takes over what the watch of waiting pods shows.
     pub fn intake(&mut self, now: Moment, intake: Intake) {
-        self.pods.take(&mut self.queue, now, intake);
+        match intake {
+            Intake::Directory(change) => self.directory.apply(change),
+            other => self.pods.take(&mut self.queue, now, other),
+        }
     }
 
     /// What is to be done now.
@@ -246,6 +288,9 @@ impl Coordinator {
             return idle;
         }
         let greeting = if self.greeting.is_none() { self.shards.next_greeting() } else { None };
+        if self.round.is_none() && self.surveyed.is_some() {
+            return now;
+        }
         let ready = self.round.is_none() && self.may_evaluate(now, 0);
         let queue = if ready { self.queue.next_wake() } else { None };
         let gathered = (now < self.gather_until).then_some(self.gather_until);
@@ -270,7 +315,7 @@ impl Coordinator {
 
     fn next_round(&mut self, now: Moment, term: u64) -> Option<Action> {
         let reserve = self.takeable_choices(now);
-        let evaluate = self.next_pods(now, reserve.len());
+        let (evaluate, survey) = self.next_to_evaluate(now, reserve.len());
         let told = self.shards.take_outbox();
         let idle = now >= self.last_round + IDLE && self.shards.up() > 0;
         if reserve.is_empty() && evaluate.is_empty() && told.is_empty() && !idle {
@@ -286,10 +331,16 @@ impl Coordinator {
         let reserve: Vec<_> = reserve.into_iter().map(with_reservation).collect();
         let mut operations: Vec<Operation> = told.iter().map(|(_, o)| o.clone()).collect();
         operations.extend(reserve.iter().map(|(_, r)| Operation::Reserve(r.clone())));
+        let mut surveying = false;
         if let Some(first) = evaluate.first() {
-            let class = first.attempt.pod.request.clone();
-            let count = u32::try_from(evaluate.len()).unwrap_or(u32::MAX);
-            operations.push(Operation::Evaluate { class, seed: self.lot(), count });
+            let class = first.class.clone();
+            surveying = survey.is_none() && self.needs_survey(&class);
+            operations.push(if surveying {
+                Operation::Survey { class, full: self.odd_hostnames }
+            } else {
+                let count = u32::try_from(evaluate.len()).unwrap_or(u32::MAX);
+                Operation::Evaluate { class, seed: self.lot(), count, survey }
+            });
         }
         let mut targets = self.shards.up_targets();
         if evaluate.is_empty() && !idle {
@@ -301,7 +352,7 @@ impl Coordinator {
         }
         let request = self.request(term, targets.clone(), operations);
         self.last_round = now;
-        self.round = Some(Round { id, targets, told, reserve, evaluate });
+        self.round = Some(Round { id, targets, told, reserve, evaluate, surveying });
         Some(Action::Exchange { id, request })
     }
 
@@ -319,7 +370,33 @@ impl Coordinator {
         takeable
     }
 
+    /// The pods whose survey is there, or the next ones.
+    fn next_to_evaluate(
+        &mut self,
+        now: Moment,
+        reserving: usize,
+    ) -> (Vec<Evaluated>, Option<Arc<Survey>>) {
+        if let Some(Surveyed { pods, survey, targets }) = self.surveyed.take() {
+            let up = self.shards.up_targets();
+            if up.iter().all(|target| targets.contains(&target.shard)) {
+                return (pods, Some(survey));
+            }
+            // A shard has come since, and its pods aren't in the survey.
+            for pod in pods.into_iter().rev() {
+                self.again.push_front(pod);
+            }
+        }
+        (self.next_pods(now, reserving), None)
+    }
+
+    fn needs_survey(&self, class: &Arc<PodRequest>) -> bool {
+        class.minds_others() || self.minded.contains_key(&Arc::as_ptr(class).addr())
+    }
+
     fn may_evaluate(&self, now: Moment, reserving: usize) -> bool {
+        if self.config.await_directory && !self.directory.is_complete() {
+            return false;
+        }
         let up = self.shards.up();
         let gathering = up < self.shards.len() && now < self.gather_until;
         let full = self.binds.len() + reserving >= self.config.max_binds;
@@ -331,8 +408,10 @@ impl Coordinator {
         let mut pods: Vec<Evaluated> = Vec::new();
         while pods.len() < BATCH && self.may_evaluate(now, reserving + pods.len()) {
             let Some(next) = self.next_pod(now) else { break };
-            let class = |pod: &Evaluated| pod.attempt.pod.request.clone();
-            if pods.first().is_some_and(|first| class(first) != class(&next)) {
+            let same = |first: &Evaluated| {
+                Arc::ptr_eq(&first.class, &next.class) || first.class == next.class
+            };
+            if !pods.first().is_none_or(same) {
                 self.again.push_front(next);
                 break;
             }
@@ -343,10 +422,14 @@ impl Coordinator {
 
     fn next_pod(&mut self, now: Moment) -> Option<Evaluated> {
         loop {
-            let next = match self.again.pop_front() {
-                Some(again) => again,
-                None => Evaluated { attempt: self.queue.pop(now)?, begun: now, refusals: 0 },
+            let mut next = if let Some(again) = self.again.pop_front() {
+                again
+            } else {
+                let attempt = self.queue.pop(now)?;
+                let class = attempt.pod.request.clone();
+                Evaluated { attempt, class, begun: now, refusals: 0 }
             };
+            next.class = self.directory.resolve(&next.attempt.pod.request);
             let uid = next.attempt.pod.uid;
             if self.pods.is_waiting(uid) && !self.binds.contains_key(&uid) {
                 return Some(next);
@@ -371,7 +454,7 @@ impl Chosen {
             token,
             pod: self.id.clone(),
             node: self.node.clone(),
-            class: self.attempt.pod.request.clone(),
+            class: self.class.clone(),
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod coordinator;
 pub mod driver;
 pub mod fanout;
 pub mod intake;
+pub mod lookup;
 pub mod pods;
 pub mod report;
 pub mod shards;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use super::report::Report;
+use crate::core::directory::Change;
 use crate::core::pod::PodUid;
 use crate::core::queue::{Moment, PendingPod, Queue};
 use crate::protocol::PodId;
@@ -40,6 +41,8 @@ pub enum Intake {
     Gone(PodUid),
     /// The list is complete.
     End,
+    /// News of what pods are looked up in.
+    Directory(Change),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +79,8 @@ impl Pods {
             Intake::Begin => self.list += 1,
             Intake::Applied(pod) => self.applied(queue, now, *pod),
             Intake::Gone(uid) => self.gone(queue, uid),
+            // The coordinator's.
+            Intake::Directory(_) => {}
             Intake::End => {
                 let list = self.list;
                 let stale = self.known.iter().filter(|(_, known)| known.list < list);

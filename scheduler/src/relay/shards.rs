@@ -43,6 +43,8 @@ struct Shard {
     phase: Phase,
     incarnation: Incarnation,
     changes: u64,
+    /// Whether its pods keep others away from more than their own nodes, as last heard.
+    keeps_domains_free: bool,
     pause: Duration,
     outbox: VecDeque<Operation>,
 }
@@ -74,6 +76,7 @@ impl Shards {
             phase: Phase::Down(Moment::ZERO),
             incarnation: 0,
             changes: 0,
+            keeps_domains_free: false,
             pause: FIRST,
             outbox: VecDeque::new(),
         };
@@ -108,6 +111,14 @@ impl Shards {
     #[must_use]
     pub fn up(&self) -> usize {
         self.shards.iter().filter(|shard| matches!(shard.phase, Phase::Up)).count()
+    }
+
+    /// Whether a shard that isn't asked is known to have pods whose rules hold on other shards'
+    /// nodes.
+    #[must_use]
+    pub fn silent_rules(&self) -> bool {
+        let silent = |shard: &Shard| !matches!(shard.phase, Phase::Up);
+        self.shards.iter().any(|shard| silent(shard) && shard.keeps_domains_free)
     }
 
     /// Whether this one is asked.
@@ -188,6 +199,7 @@ impl Shards {
         let shard = self.find_mut(&report.shard)?;
         shard.incarnation = report.incarnation;
         shard.changes = report.changes;
+        shard.keeps_domains_free = report.keeps_domains_free;
         shard.pause = FIRST;
         if let Phase::Joining(restore) = &mut shard.phase {
             restore.drain(..restore.len().min(CHUNK));
@@ -204,6 +216,7 @@ impl Shards {
         let Some(shard) = self.find_mut(&report.shard) else { return (EventSet::EMPTY, None) };
         let Some(refusal) = &report.refusal else {
             shard.changes = report.changes;
+            shard.keeps_domains_free = report.keeps_domains_free;
             return (report.events, None);
         };
         let pause = match refusal {

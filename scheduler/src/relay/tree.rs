@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use crate::core::evaluate::Evaluation;
 use crate::core::gather;
 use crate::core::membership::Membership;
+use crate::core::survey::Survey;
 use crate::protocol::{Answer, Operation, Request, Response, Target};
 
 /// Who gets a part of a message.
@@ -127,14 +128,22 @@ fn one(operation: &Operation, answers: Option<Vec<Answer>>) -> Answer {
     };
     let mut parts = Vec::new();
     let mut outcome = None;
+    let mut surveys: Option<Box<Survey>> = None;
     for answer in answers.into_iter().flatten() {
         match answer {
             Answer::Evaluations(evaluations) if evaluations.is_empty() => {}
             Answer::Evaluations(evaluations) => parts.push(evaluations),
+            Answer::Survey(survey) => match &mut surveys {
+                Some(sum) => sum.absorb(*survey),
+                None => surveys = Some(survey),
+            },
             // Only the node's owner answers.
             Answer::Outcome(result) => outcome = Some(result),
             Answer::Nobody => {}
         }
+    }
+    if let Some(survey) = surveys {
+        return Answer::Survey(survey);
     }
     match outcome {
         Some(result) => Answer::Outcome(result),
@@ -233,6 +242,8 @@ mod tests {
         let tuple = |local: &i64| Tuple {
             taints: 0,
             affinity: 0,
+            preferences: 0,
+            spread: Some(Vec::new()),
             local: *local,
             ties: 1,
             lot: 0,

@@ -10,8 +10,8 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use crate::core::evaluate::{Evaluation, evaluate};
-use crate::core::event::EventSet;
+use crate::core::evaluate::{Evaluation, evaluate, survey};
+use crate::core::event::{EventSet, KINDS};
 use crate::core::membership::Membership;
 use crate::core::pod::{PodRequest, PodUid};
 use crate::core::queue::Moment;
@@ -78,7 +78,7 @@ pub struct ShardMachine {
     held: HashMap<PodUid, Held>,
     /// Counts changes that may help a waiting pod, and when each kind came last.
     changes: u64,
-    last_change: [u64; 8],
+    last_change: [u64; KINDS],
 }
 
 impl ShardMachine {
@@ -94,7 +94,7 @@ impl ShardMachine {
             term_at: Time::ZERO,
             held: HashMap::new(),
             changes: 0,
-            last_change: [0; 8],
+            last_change: [0; KINDS],
         }
     }
 
@@ -145,7 +145,8 @@ impl ShardMachine {
     /// A node is gone.
     pub fn node_deleted(&mut self, name: &str) {
         if self.owns(name) {
-            self.table.remove_node(name);
+            let events = self.table.remove_node(name);
+            self.changed(events);
         }
     }
 
@@ -208,6 +209,7 @@ impl ShardMachine {
             incarnation: self.config.incarnation,
             changes: self.changes,
             events: self.events_since(target.changes),
+            keeps_domains_free: self.table.keeps_domains_free(),
             refusal,
         };
         Response { shards: vec![report], answers }
@@ -294,7 +296,14 @@ impl ShardMachine {
 
     fn carry_out(&mut self, now: Time, operation: &Operation) -> Answer {
         match operation {
-            Operation::Evaluate { class, seed, count } => {
+            Operation::Survey { class, full } => {
+                Answer::Survey(Box::new(survey(&self.table, class, *full)))
+            }
+            // The survey tells how things are now, not how they are once more pods are placed.
+            Operation::Evaluate { class, seed, survey: Some(survey), .. } => {
+                Answer::Evaluations(vec![evaluate(&self.table, class, *seed, Some(survey))])
+            }
+            Operation::Evaluate { class, seed, count, survey: None } => {
                 Answer::Evaluations(self.look_ahead(class, *seed, *count))
             }
             Operation::Reserve(reservation) => Answer::Outcome(self.reserve(now, reservation)),
@@ -332,7 +341,7 @@ impl ShardMachine {
         let mut evaluations = Vec::new();
         let mut placed = Vec::new();
         for ahead in 0..count.clamp(1, MAX_AHEAD) {
-            let evaluation = evaluate(&self.table, class, seed);
+            let evaluation = evaluate(&self.table, class, seed, None);
             let best = match evaluation.tuples.as_slice() {
                 [only] => Some(only.node.clone()),
                 _ => None,

@@ -55,7 +55,7 @@ pub(crate) fn table(nodes: impl IntoIterator<Item = Node>) -> NodeTable {
 /// The decision of a single shard.
 pub(crate) fn place(table: &NodeTable, pod: &Pod) -> Decision {
     let request = PodRequest::compile(pod);
-    decide(&merge([evaluate(table, &request, 1)]), &request)
+    decide(&merge([evaluate(table, &request, 1, None)]), &request)
 }
 
 /// The node chosen.

@@ -246,7 +246,8 @@ fn ties_are_broken_evenly_by_the_seed() {
     let request = PodRequest::compile(&pod("p", json!({})));
     let mut counts = [0_u32; 4];
     for seed in 0..4000 {
-        let Decision::Place(placement) = decide(&evaluate(&table, &request, seed), &request) else {
+        let Decision::Place(placement) = decide(&evaluate(&table, &request, seed, None), &request)
+        else {
             panic!("fits everywhere")
         };
         assert_eq!(placement.ties, 4);
@@ -258,14 +259,14 @@ fn ties_are_broken_evenly_by_the_seed() {
 #[test]
 fn a_partial_answer_never_refuses() {
     let request = PodRequest::compile(&asking("p", "100", "1Gi"));
-    let answer = evaluate(&table([plain("n")]), &request, 1);
+    let answer = evaluate(&table([plain("n")]), &request, 1, None);
     let silent = Evaluation { missing: 1, ..Evaluation::default() };
     let merged = merge([answer.clone(), silent.clone()]);
     assert_eq!(decide(&merged, &request), Decision::Incomplete { missing: 1 });
     assert!(matches!(decide(&answer, &request), Decision::Unschedulable(_)));
 
     let request = PodRequest::compile(&asking("p", "1", "1Gi"));
-    let merged = merge([silent, evaluate(&table([plain("n")]), &request, 1)]);
+    let merged = merge([silent, evaluate(&table([plain("n")]), &request, 1, None)]);
     let Decision::Place(placement) = decide(&merged, &request) else { panic!("it fits") };
     assert!(!placement.exact);
 }

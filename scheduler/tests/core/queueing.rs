@@ -287,7 +287,7 @@ impl Model {
                     self.come_back(number);
                 }
             }
-            Step::Notify { events } => _ = queue.notify(EventSet::from_bits(events), *now),
+            Step::Notify { events } => _ = queue.notify(EventSet::from_bits(events.into()), *now),
             Step::Wait { millis } => *now += Duration::from_millis(millis),
         }
         Ok(())

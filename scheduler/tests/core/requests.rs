@@ -136,32 +136,21 @@ fn a_pod_level_resize_counts_too() {
 }
 
 #[test]
-fn hard_wishes_that_are_not_supported_are_named_and_soft_ones_let_pass() {
+fn hard_wishes_that_are_not_supported_are_named() {
     let unsupported =
         |spec: Value| PodRequest::compile(&pod("p", json!({"spec": spec}))).unsupported;
-    let spread = |when: &str| {
-        json!({"topologySpreadConstraints": [
-            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": when},
-        ]})
+    let operator = |operator: &str| {
+        json!({"topologyKey": "zone", "labelSelector": {"matchExpressions": [
+            {"key": "app", "operator": operator},
+        ]}})
     };
-    let term = json!({"topologyKey": "zone"});
-    let hard = |terms: Value| json!({"requiredDuringSchedulingIgnoredDuringExecution": terms});
-    let soft = json!({"preferredDuringSchedulingIgnoredDuringExecution": [
-        {"weight": 1, "podAffinityTerm": term},
-    ]});
-    assert_eq!(unsupported(spread("DoNotSchedule")), [Unsupported::TopologySpread("zone".into())]);
-    assert_eq!(unsupported(spread("ScheduleAnyway")), []);
-    assert_eq!(
-        unsupported(json!({"affinity": {"podAffinity": soft, "podAntiAffinity": soft}})),
-        []
-    );
-    assert_eq!(unsupported(json!({"affinity": {"podAffinity": hard(json!([]))}})), []);
-    assert_eq!(
-        unsupported(json!({"affinity": {
-            "podAffinity": hard(json!([term])), "podAntiAffinity": hard(json!([term])),
-        }})),
-        [Unsupported::PodAffinity, Unsupported::PodAntiAffinity]
-    );
+    let hard = |term: Value| {
+        json!({"affinity": {"podAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [term],
+        }}})
+    };
+    assert_eq!(unsupported(hard(operator("Exists"))), []);
+    assert_eq!(unsupported(hard(operator("Like"))), [Unsupported::InvalidSelector]);
     assert_eq!(
         unsupported(json!({"volumes": [
             {"name": "a", "emptyDir": {}},

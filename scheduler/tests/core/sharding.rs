@@ -133,7 +133,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let request = PodRequest::compile(&incoming);
-        let whole = evaluate(&populate(&nodes, &running, |_| true), &request, seed);
+        let whole = evaluate(&populate(&nodes, &running, |_| true), &request, seed, None);
         let expected = decide(&merge([whole.clone()]), &request);
         for shards in [1, 2, 7, 32] {
             let names = (0..shards).map(|shard| format!("shard-{shard}"));
@@ -141,7 +141,7 @@ proptest! {
             let mut parts: Vec<Evaluation> = membership
                 .names()
                 .map(|shard| populate(&nodes, &running, |node| membership.owns(shard, node)))
-                .map(|table| evaluate(&table, &request, seed))
+                .map(|table| evaluate(&table, &request, seed, None))
                 .collect();
             prop_assert_eq!(&merge(parts.clone()), &whole);
             parts.reverse();

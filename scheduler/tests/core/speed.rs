@@ -64,7 +64,7 @@ fn speed() {
             let request = PodRequest::compile(&pod);
             let start = Instant::now();
             for seed in 0..u64::from(ROUNDS) {
-                black_box(evaluate(&table, &request, seed));
+                black_box(evaluate(&table, &request, seed, None));
             }
             println!("{nodes} nodes, {what}: {:?} for each evaluation", start.elapsed() / ROUNDS);
         }
@@ -73,7 +73,7 @@ fn speed() {
             let pod = asking(&format!("p{i}"), "100m", "128Mi");
             let request = PodRequest::compile(&pod);
             let Decision::Place(placement) =
-                decide(&evaluate(&table, &request, i.into()), &request)
+                decide(&evaluate(&table, &request, i.into(), None), &request)
             else {
                 panic!("it fits")
             };

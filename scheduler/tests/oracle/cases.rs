@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::others;
+
 /// A seeded source of choices (`SplitMix64`), the same on every machine.
 pub(crate) struct Dice(u64);
 
@@ -18,45 +20,95 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).unwrap()
     }
 
-    fn percent(&mut self, percent: usize) -> bool {
+    pub(crate) fn percent(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    fn pick<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
+    pub(crate) fn pick<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
         choices[self.below(choices.len())]
     }
 
-    fn list(&mut self, bound: usize, mut one: impl FnMut(&mut Self, usize) -> Value) -> Vec<Value> {
+    pub(crate) fn list(
+        &mut self,
+        bound: usize,
+        mut one: impl FnMut(&mut Self, usize) -> Value,
+    ) -> Vec<Value> {
         (0..self.below(bound)).map(|i| one(self, i)).collect()
     }
 }
 
+/// What a case is about. In the others of a case there is little to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Theme {
+    /// Taints, node affinity, ports, requests.
+    Nodes,
+    /// Topology spread constraints, the default ones among them.
+    Spread,
+    /// Inter-pod affinity.
+    Affinity,
+    /// Images on nodes.
+    Images,
+    /// All of these.
+    All,
+}
+
+impl Theme {
+    pub(crate) const EACH: [Self; 5] =
+        [Self::Nodes, Self::Spread, Self::Affinity, Self::Images, Self::All];
+
+    fn has(self, other: Self) -> bool {
+        self == other || self == Self::All
+    }
+}
+
 /// One case in the oracle's own form.
-pub(crate) fn case(seed: u64) -> Value {
+pub(crate) fn case(theme: Theme, seed: u64) -> Value {
     let dice = &mut Dice::new(seed);
     let count = if dice.percent(2) { 0 } else { 1 + dice.below(12) };
-    let nodes: Vec<Value> = (0..count).map(|i| node(dice, i)).collect();
+    let mut nodes: Vec<Value> = (0..count).map(|i| node(dice, theme, i)).collect();
+    if theme.has(Theme::Images) {
+        for node in &mut nodes {
+            others::images_on(dice, node);
+        }
+    }
     let mut pods = Vec::new();
     for i in 0..count {
         for j in 0..dice.below(4) {
-            pods.push(running(dice, &format!("node-{i}"), &format!("there-{i}-{j}")));
+            let mut pod = running(dice, &format!("node-{i}"), &format!("there-{i}-{j}"));
+            others::identify(dice, theme, &mut pod);
+            pods.push(pod);
         }
     }
-    let pod = incoming(dice);
+    let mut pod = incoming(dice, theme);
+    others::identify(dice, theme, &mut pod);
+    pod["metadata"].as_object_mut().unwrap().remove("deletionTimestamp");
+    if theme.has(Theme::Images) {
+        others::images_of(dice, &mut pod);
+    }
     let priority = |pod: &Value| pod["spec"]["priority"].as_i64().unwrap_or_default();
     let never = pod["spec"]["preemptionPolicy"] == "Never";
     let preempt = never || pods.iter().all(|other| priority(other) >= priority(&pod));
-    json!({"nodes": nodes, "pods": pods, "pod": pod, "preempt": preempt})
+    let mut case = json!({"nodes": nodes, "pods": pods, "pod": pod, "preempt": preempt});
+    others::surroundings(dice, &mut case);
+    case
 }
 
-fn node(dice: &mut Dice, number: usize) -> Value {
+fn node(dice: &mut Dice, theme: Theme, number: usize) -> Value {
     let name = format!("node-{number}");
     let mut labels = Map::new();
-    labels.insert("kubernetes.io/hostname".into(), json!(name));
+    if theme == Theme::Nodes || dice.percent(96) {
+        // Sometimes two nodes share a hostname, or it is another node's name.
+        let odd = theme != Theme::Nodes && dice.percent(3);
+        let hostname = if odd { format!("node-{}", dice.below(12)) } else { name.clone() };
+        labels.insert("kubernetes.io/hostname".into(), json!(hostname));
+    }
+    if theme != Theme::Nodes {
+        others::domains(dice, &mut labels);
+    }
     if dice.percent(80) {
         labels.insert("zone".into(), json!(dice.pick(&["a", "b", "c"])));
     }
@@ -84,7 +136,9 @@ fn node(dice: &mut Dice, number: usize) -> Value {
             allocatable.insert(name.into(), json!(dice.pick(&["0", "2", "8", "10Gi"])));
         }
     }
-    let taints = if dice.percent(50) { dice.list(3, |dice, _| taint(dice)) } else { Vec::new() };
+    let tainted = if theme.has(Theme::Nodes) { 50 } else { 15 };
+    let taints =
+        if dice.percent(tainted) { dice.list(3, |dice, _| taint(dice)) } else { Vec::new() };
     json!({
         "metadata": {"name": name, "labels": labels},
         "spec": {"unschedulable": dice.percent(8), "taints": taints},
@@ -217,11 +271,17 @@ fn running(dice: &mut Dice, node: &str, name: &str) -> Value {
     json!({"metadata": {"name": name, "namespace": "default", "uid": name}, "spec": spec, "status": status})
 }
 
-fn incoming(dice: &mut Dice) -> Value {
+fn incoming(dice: &mut Dice, theme: Theme) -> Value {
     let mut spec = spec(dice);
+    if !theme.has(Theme::Nodes) {
+        // Small and tolerant, so that the theme decides.
+        let requests = json!({"requests": {"cpu": dice.pick(&["0", "100m", "250m"])}});
+        let container = json!({"name": "c0", "image": "i", "resources": requests});
+        spec = json!({"containers": [container], "priority": 5 * dice.below(3)});
+    }
     spec["tolerations"] =
         if dice.percent(60) { json!(dice.list(4, |dice, _| toleration(dice))) } else { json!([]) };
-    if dice.percent(15) {
+    if theme.has(Theme::Nodes) && dice.percent(15) {
         spec["nodeSelector"] = match dice.below(3) {
             0 => json!({"zone": dice.pick(&["a", "b", "z"])}),
             1 => json!({"zone": "a", "example.com/disk": "ssd"}),
@@ -229,7 +289,7 @@ fn incoming(dice: &mut Dice) -> Value {
         };
     }
     let mut affinity = json!({});
-    if dice.percent(25) {
+    if dice.percent(if theme.has(Theme::Nodes) { 25 } else { 8 }) {
         let terms = dice.list(4, |dice, _| term(dice, true));
         affinity["requiredDuringSchedulingIgnoredDuringExecution"] =
             json!({"nodeSelectorTerms": terms});

@@ -1,8 +1,9 @@
 //! Random cases against kube-scheduler's own framework: the same feasible nodes, the same
-//! rejecting plugin and reasons, the same scores and the same message.
+//! rejecting plugin and reasons, the same scores and the same message, however many shards divide
+//! the nodes.
 //!
 //! `tests/oracle/run` builds the oracle and runs this; `ORACLE` names the program, `ORACLE_CASES`
-//! the number of cases, `ORACLE_SEED` the first seed.
+//! the number of cases of each theme, `ORACLE_SEED` the first seed.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,18 +13,26 @@
 )]
 
 mod cases;
+mod others;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use megacluster_scheduler::core::evaluate::{Tuple, evaluate};
-use megacluster_scheduler::core::gather::{Decision, decide, merge};
-use megacluster_scheduler::core::pod::{PodRequest, PodUid};
-use megacluster_scheduler::core::table::{NodeTable, Unfit};
+use cases::Theme;
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ReplicationController, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use megacluster_scheduler::core::directory::{Change, DefaultSpread, Directory, Key, Kind, Value};
+use megacluster_scheduler::core::evaluate::{Evaluation, Tuple, evaluate, survey};
+use megacluster_scheduler::core::gather::{Decision, decide, merge, scores};
+use megacluster_scheduler::core::labels::{Labels, Selector};
+use megacluster_scheduler::core::membership::Membership;
+use megacluster_scheduler::core::pod::{OwnerKind, PodRequest, PodUid};
+use megacluster_scheduler::core::survey::Survey;
+use megacluster_scheduler::core::table::NodeTable;
 use serde::Deserialize;
-use serde_json::Value;
 
 #[derive(Deserialize)]
 struct Case {
@@ -31,6 +40,14 @@ struct Case {
     pods: Vec<Pod>,
     pod: Pod,
     preempt: bool,
+    namespaces: Vec<Namespace>,
+    services: Vec<Service>,
+    #[serde(rename = "replicationControllers")]
+    controllers: Vec<ReplicationController>,
+    #[serde(rename = "replicaSets")]
+    replica_sets: Vec<ReplicaSet>,
+    #[serde(rename = "statefulSets")]
+    stateful_sets: Vec<StatefulSet>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,26 +81,110 @@ fn name(node: &Node) -> &str {
     node.metadata.name.as_deref().unwrap()
 }
 
-/// The raw scores of one node and the sum of its local ones.
-fn alone(case: &Case, node: &Node, request: &PodRequest) -> Option<Tuple> {
-    let table = table(std::slice::from_ref(node), &case.pods);
-    evaluate(&table, request, 1).tuples.into_iter().next()
+fn key(meta: &ObjectMeta) -> Key {
+    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+    (text(&meta.namespace), text(&meta.name))
 }
 
-fn check(case: &Case, answer: &Answer) {
+/// The pod's request with all that hangs on other objects.
+fn request(case: &Case) -> Arc<PodRequest> {
+    let mut directory = Directory::new(DefaultSpread::default());
+    let selector =
+        |selector: &LabelSelector| Value::Selector(Selector::of(Some(selector)).unwrap());
+    let mut tell = |kind, meta: &ObjectMeta, value| {
+        directory.apply(Change::One(kind, key(meta), value));
+    };
+    for namespace in &case.namespaces {
+        let labels = Labels::of(namespace.metadata.labels.as_ref());
+        tell(Kind::Namespace, &namespace.metadata, Some(Value::Labels(labels)));
+    }
+    for service in &case.services {
+        let selector = service.spec.as_ref().unwrap().selector.as_ref();
+        let value = selector.map(|selector| Value::Labels(Labels::of(Some(selector))));
+        tell(Kind::Service, &service.metadata, value);
+    }
+    for owner in &case.controllers {
+        let labels = Labels::of(owner.spec.as_ref().unwrap().selector.as_ref());
+        let kind = Kind::Owner(OwnerKind::ReplicationController);
+        tell(kind, &owner.metadata, Some(Value::Labels(labels)));
+    }
+    for owner in &case.replica_sets {
+        let selector = selector(&owner.spec.as_ref().unwrap().selector);
+        tell(Kind::Owner(OwnerKind::ReplicaSet), &owner.metadata, Some(selector));
+    }
+    for owner in &case.stateful_sets {
+        let selector = selector(&owner.spec.as_ref().unwrap().selector);
+        tell(Kind::Owner(OwnerKind::StatefulSet), &owner.metadata, Some(selector));
+    }
+    directory.resolve(&Arc::new(PodRequest::compile(&case.pod)))
+}
+
+fn sum(tables: &[NodeTable], request: &PodRequest, full: bool) -> Survey {
+    let mut surveys = tables.iter().map(|table| survey(table, request, full));
+    let mut sum = surveys.next().unwrap_or_default();
+    surveys.for_each(|survey| sum.absorb(survey));
+    sum
+}
+
+/// What shards that divide the nodes say together.
+fn gathered(tables: &[NodeTable], request: &PodRequest) -> (Survey, Evaluation) {
+    let mut survey = sum(tables, request, false);
+    if survey.odd_hostnames {
+        survey = sum(tables, request, true);
+    }
+    let evaluation = merge(tables.iter().map(|table| evaluate(table, request, 7, Some(&survey))));
+    (survey, evaluation)
+}
+
+/// The nodes divided among shards.
+fn divided(case: &Case, shards: usize) -> Vec<NodeTable> {
+    let membership = Membership::new(0, (0..shards).map(|shard| format!("shard-{shard}")));
+    let owned = |shard: &Arc<str>| {
+        let nodes: Vec<Node> =
+            case.nodes.iter().filter(|node| membership.owns(shard, name(node))).cloned().collect();
+        let on = |pod: &&Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap();
+        let pods: Vec<Pod> =
+            case.pods.iter().filter(|pod| membership.owns(shard, &on(pod))).cloned().collect();
+        table(&nodes, &pods)
+    };
+    membership.names().map(owned).collect()
+}
+
+/// The raw scores of one node and the sum of its local ones.
+fn alone(case: &Case, node: &Node, request: &PodRequest, survey: &Survey) -> Tuple {
+    let here = |pod: &&Pod| {
+        pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(name(node))
+    };
+    let pods: Vec<Pod> = case.pods.iter().filter(here).cloned().collect();
+    let table = table(std::slice::from_ref(node), &pods);
+    evaluate(&table, request, 1, Some(survey)).tuples.into_iter().next().unwrap()
+}
+
+fn check(case: &Case, answer: &Answer, shards: usize) {
     assert_eq!(answer.error, "");
-    let request = PodRequest::compile(&case.pod);
+    let request = request(case);
     assert!(request.unsupported.is_empty(), "{:?}", request.unsupported);
     let mut table = table(&case.nodes, &case.pods);
-    let evaluation = merge([evaluate(&table, &request, 7)]);
+    let (survey, evaluation) = gathered(std::slice::from_ref(&table), &request);
+    if !survey.full {
+        // Listing domains of one node changes nothing.
+        let full = sum(std::slice::from_ref(&table), &request, true);
+        assert_eq!(merge([evaluate(&table, &request, 7, Some(&full))]), evaluation);
+    }
+    let (_, parts) = gathered(&divided(case, shards), &request);
+    assert_eq!(parts, evaluation, "{shards} shards");
+    let unsurveyed = merge([evaluate(&table, &request, 7, None)]);
+    if !unsurveyed.wants_survey {
+        assert_eq!(unsurveyed, evaluation, "a survey that wasn't needed tells more");
+    }
     assert_eq!(evaluation.nodes, case.nodes.len() as u64);
     assert_eq!(evaluation.feasible, answer.scores.len() as u64);
     if request.pinned.is_none() {
         let unresolvable = answer.rejected.values().filter(|r| r.unresolvable).count();
         assert_eq!(evaluation.unresolvable, unresolvable as u64);
     }
-    check_filters(case, answer, &request, &mut table);
-    check_scores(case, answer, &request);
+    check_filters(case, answer, &request, &mut table, &survey);
+    check_scores(case, answer, &request, &survey, &evaluation);
     match decide(&evaluation, &request) {
         Decision::Place(placement) => {
             let total = |node: &str| answer.scores[node].values().sum::<i64>();
@@ -106,50 +207,58 @@ fn check(case: &Case, answer: &Answer) {
     }
 }
 
-/// Each node's own verdict, by reserving a place on it.
-fn check_filters(case: &Case, answer: &Answer, request: &PodRequest, table: &mut NodeTable) {
+/// Each node's own verdict.
+fn check_filters(
+    case: &Case,
+    answer: &Answer,
+    request: &PodRequest,
+    table: &mut NodeTable,
+    survey: &Survey,
+) {
     let uid = PodUid::of(&case.pod);
     for node in case.nodes.iter().map(name) {
         // A pinned pod isn't looked at elsewhere, and the oracle says nothing of such nodes.
         let elsewhere =
             request.pinned.as_ref().is_some_and(|names| !names.iter().any(|n| **n == *node));
-        match table.assume(uid, node, request) {
-            Ok(()) => {
-                assert!(answer.scores.contains_key(node), "{node} isn't feasible");
-                table.forget(uid);
-            }
-            Err(Unfit::Rejected(_)) if elsewhere => {
-                assert!(!answer.rejected.contains_key(node) && !answer.scores.contains_key(node));
-            }
-            Err(Unfit::Rejected(rejections)) => {
-                let expected = &answer.rejected[node];
-                let reasons: BTreeSet<String> =
-                    rejections.keys().map(ToString::to_string).collect();
-                assert_eq!(reasons, expected.reasons.iter().cloned().collect(), "{node}");
-                let plugins: BTreeSet<_> = rejections.keys().map(|r| r.plugin().name()).collect();
-                assert_eq!(plugins, BTreeSet::from([expected.plugin.as_str()]), "{node}");
-            }
-            Err(unfit) => panic!("{node}: {unfit}"),
+        let rejections = table.reject(node, request, Some(survey)).unwrap();
+        if elsewhere {
+            assert!(!answer.rejected.contains_key(node) && !answer.scores.contains_key(node));
+        } else if rejections.is_empty() {
+            assert!(answer.scores.contains_key(node), "{node} isn't feasible");
+            table.assume(uid, node, request).unwrap();
+            table.forget(uid);
+        } else {
+            let expected = &answer.rejected[node];
+            let reasons: BTreeSet<String> = rejections.keys().map(ToString::to_string).collect();
+            assert_eq!(reasons, expected.reasons.iter().cloned().collect(), "{node}");
+            let plugins: BTreeSet<_> = rejections.keys().map(|r| r.plugin().name()).collect();
+            assert_eq!(plugins, BTreeSet::from([expected.plugin.as_str()]), "{node}");
         }
     }
 }
 
 /// Each feasible node's scores, plugin by plugin where they can be told apart.
-fn check_scores(case: &Case, answer: &Answer, request: &PodRequest) {
-    let feasible = case.nodes.iter().filter(|node| answer.scores.contains_key(name(node)));
-    let tuples: Vec<(&str, Tuple)> =
-        feasible.map(|node| (name(node), alone(case, node, request).unwrap())).collect();
-    let most_taints = tuples.iter().map(|(_, tuple)| tuple.taints).max().unwrap_or_default();
-    let most_affinity = tuples.iter().map(|(_, tuple)| tuple.affinity).max().unwrap_or_default();
-    for (node, tuple) in &tuples {
-        let score = |plugin: &str| answer.scores[*node].get(plugin).copied().unwrap_or_default();
-        let share = |raw: i64, most: i64| if most == 0 { 0 } else { 100 * raw / most };
-        let taints = 3 * (100 - share(tuple.taints, most_taints));
-        assert_eq!(taints, score("TaintToleration"), "{node}");
-        let affinity = 2 * share(tuple.affinity, most_affinity);
-        assert_eq!(affinity, score("NodeAffinity"), "{node}");
-        let local = score("NodeResourcesFit") + score("NodeResourcesBalancedAllocation");
-        assert_eq!(tuple.local, local, "{node}: {:?}", answer.scores[*node]);
+fn check_scores(
+    case: &Case,
+    answer: &Answer,
+    request: &PodRequest,
+    survey: &Survey,
+    evaluation: &Evaluation,
+) {
+    let feasible: Vec<&Node> =
+        case.nodes.iter().filter(|node| answer.scores.contains_key(name(node))).collect();
+    let tuples = feasible.iter().map(|node| alone(case, node, request, survey)).collect();
+    let each = Evaluation { tuples, ..evaluation.clone() };
+    for (node, ours) in feasible.into_iter().map(name).zip(scores(&each, request)) {
+        let theirs = &answer.scores[node];
+        let score = |plugin: &str| theirs.get(plugin).copied().unwrap_or_default();
+        assert_eq!(ours.taints, score("TaintToleration"), "{node}");
+        assert_eq!(ours.affinity, score("NodeAffinity"), "{node}");
+        assert_eq!(ours.spread, score("PodTopologySpread"), "{node}: {theirs:?}");
+        assert_eq!(ours.preferences, score("InterPodAffinity"), "{node}: {theirs:?}");
+        let local = ["NodeResourcesFit", "NodeResourcesBalancedAllocation", "ImageLocality"];
+        let local: i64 = local.into_iter().map(score).sum();
+        assert_eq!(ours.local, local, "{node}: {theirs:?}");
     }
 }
 
@@ -167,37 +276,39 @@ fn answers_equal_those_of_kube_scheduler() {
         Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = oracle.stdin.take().unwrap();
     let mut answers = BufReader::new(oracle.stdout.take().unwrap()).lines();
-    let mut placed = 0;
-    for seed in seeds.clone() {
-        let case = cases::case(seed);
-        writeln!(stdin, "{case}").unwrap();
-        let line = answers.next().expect("the oracle ended early").unwrap();
-        let answer: Answer = serde_json::from_str(&line).unwrap();
-        placed += u64::from(!answer.scores.is_empty());
-        let _report = Report { seed, case: &case, answer: &line };
-        check(&serde_json::from_value(case.clone()).unwrap(), &answer);
+    for theme in Theme::EACH {
+        let mut placed = 0;
+        for seed in seeds.clone() {
+            let case = cases::case(theme, seed);
+            writeln!(stdin, "{case}").unwrap();
+            let line = answers.next().expect("the oracle ended early").unwrap();
+            let answer: Answer = serde_json::from_str(&line).unwrap();
+            placed += u64::from(!answer.scores.is_empty());
+            let _report = Report { theme, seed, case: &case, answer: &line };
+            let shards = [1, 2, 7, 32][usize::try_from(seed % 4).unwrap()];
+            check(&serde_json::from_value(case.clone()).unwrap(), &answer, shards);
+        }
+        let count = seeds.end - seeds.start;
+        println!("{theme:?}: {count} cases from seed {first}, {placed} placed, the rest refused");
+        // Both outcomes must be common, or the cases say little.
+        assert!(placed > count / 4 && placed < count * 99 / 100, "{placed} of {count} placed");
     }
     drop(stdin);
     assert!(oracle.wait().unwrap().success());
-    let count = seeds.end - seeds.start;
-    println!(
-        "{count} cases from seed {first}: {placed} placed, the rest refused, all as kube-scheduler"
-    );
-    // Both outcomes must be common, or the cases say little.
-    assert!(placed > count / 4 && placed < count * 9 / 10, "{placed} of {count} placed");
 }
 
 /// Tells which case failed, when a check panics.
 struct Report<'a> {
+    theme: Theme,
     seed: u64,
-    case: &'a Value,
+    case: &'a serde_json::Value,
     answer: &'a str,
 }
 
 impl Drop for Report<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("seed {}\ncase {}\nanswer {}", self.seed, self.case, self.answer);
+            eprintln!("{:?} {}\ncase {}\nanswer {}", self.theme, self.seed, self.case, self.answer);
         }
     }
 }

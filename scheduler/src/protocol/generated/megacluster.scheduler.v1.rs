@@ -34,7 +34,7 @@ pub struct Target {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Operation {
-    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<operation::Kind>,
 }
 /// Nested message and enum types in `Operation`.
@@ -56,6 +56,9 @@ pub mod operation {
         /// The pod was not bound and won't be; the share is free. For the node's owner.
         #[prost(message, tag = "5")]
         Release(super::Settlement),
+        /// What the pod's rules about other pods need to know of the whole cluster. For all targets.
+        #[prost(message, tag = "6")]
+        Survey(super::Survey),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -68,6 +71,17 @@ pub struct Evaluate {
     /// How many pods of the class wait: the answer may look as many ahead.
     #[prost(uint32, tag = "3")]
     pub count: u32,
+    /// The surveys of all shards added up, as JSON; empty where there was none.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub survey: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Survey {
+    #[prost(message, optional, tag = "1")]
+    pub class: ::core::option::Option<PodClass>,
+    /// List domains of single nodes too: some node's hostname is not its name.
+    #[prost(bool, tag = "2")]
+    pub full: bool,
 }
 /// What filters and scores read of a pod; equal for pods made from one template.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -132,6 +146,9 @@ pub struct ShardReport {
     /// What kinds of changes there were since the count in the target: a bit set.
     #[prost(uint32, tag = "5")]
     pub events: u32,
+    /// Whether some pod on the shard's nodes keeps others away from more than its own node.
+    #[prost(bool, tag = "6")]
+    pub keeps_domains_free: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {
@@ -204,7 +221,7 @@ pub mod refusal {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Answer {
-    #[prost(oneof = "answer::Kind", tags = "1, 2")]
+    #[prost(oneof = "answer::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<answer::Kind>,
 }
 /// Nested message and enum types in `Answer`.
@@ -217,6 +234,9 @@ pub mod answer {
         /// To reserve, restore, confirm and release.
         #[prost(message, tag = "2")]
         Outcome(super::Outcome),
+        /// To survey: the targets' surveys added up, as JSON.
+        #[prost(bytes, tag = "3")]
+        Survey(::prost::bytes::Bytes),
     }
 }
 /// The targets' evaluations merged. The first is how things are; each further one is how they are
@@ -244,12 +264,26 @@ pub struct Evaluation {
     /// Whether a pod on these nodes has a lower priority.
     #[prost(bool, tag = "5")]
     pub lower_priority: bool,
-    /// The best node for each distinct pair of raw scores.
+    /// The best node for each distinct set of raw scores.
     #[prost(message, repeated, tag = "6")]
     pub tuples: ::prost::alloc::vec::Vec<Tuple>,
     /// Shards that should have answered and didn't.
     #[prost(uint32, tag = "7")]
     pub missing: u32,
+    /// For each soft spread constraint, the domains of the feasible nodes that are scored.
+    #[prost(message, repeated, tag = "8")]
+    pub domains: ::prost::alloc::vec::Vec<Domains>,
+    /// Feasible nodes that lack a label of a soft constraint.
+    #[prost(uint64, tag = "9")]
+    pub ignored: u64,
+    /// The pod can't be weighed without a survey, and there was none.
+    #[prost(bool, tag = "10")]
+    pub wants_survey: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Domains {
+    #[prost(string, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rejection {
@@ -278,6 +312,15 @@ pub struct Tuple {
     pub lot: u64,
     #[prost(string, tag = "6")]
     pub node: ::prost::alloc::string::String,
+    /// Sum of the weights of inter-pod preferences.
+    #[prost(int64, tag = "7")]
+    pub preferences: i64,
+    /// Pods that each soft spread constraint counts in the nodes' domains.
+    #[prost(sint64, repeated, tag = "8")]
+    pub spread: ::prost::alloc::vec::Vec<i64>,
+    /// The node lacks a label of a soft spread constraint and gets no score for it.
+    #[prost(bool, tag = "9")]
+    pub ignored: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Outcome {

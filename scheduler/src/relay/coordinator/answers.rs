@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use tracing::{info, warn};
 
-use super::{AGAIN, Action, Binding, Chosen, Coordinator, Evaluated, Round};
+use super::{AGAIN, Action, Binding, Chosen, Coordinator, Evaluated, MAX_MINDED, Round, Surveyed};
 use crate::core::diagnosis::Plugin;
 use crate::core::evaluate::Evaluation;
 use crate::core::event::EventSet;
@@ -77,6 +77,13 @@ impl Coordinator {
         }
         if !round.evaluate.is_empty() {
             let missing = self.shards.len() - (round.targets.len() - silent.len());
+            if round.surveying {
+                let spoke = |target: &&Target| !silent.contains_key(&target.shard);
+                let spoke = round.targets.iter().filter(spoke).map(|target| target.shard.clone());
+                let answer = answers.next();
+                self.was_surveyed(now, round.evaluate, answer, spoke.collect(), missing);
+                return actions;
+            }
             let evaluations = match answers.next() {
                 Some(Answer::Evaluations(evaluations)) => evaluations,
                 _ => Vec::new(),
@@ -110,8 +117,9 @@ impl Coordinator {
                 self.metrics.reserve_refused.inc();
                 info!(pod = %chosen.id, node = %chosen.node, %message, "reservation refused");
                 if chosen.refusals < AGAIN && self.term.is_some() {
-                    let Chosen { attempt, begun, refusals, .. } = chosen;
-                    self.again.push_back(Evaluated { attempt, begun, refusals: refusals + 1 });
+                    let Chosen { attempt, class, begun, refusals, .. } = chosen;
+                    let refusals = refusals + 1;
+                    self.again.push_back(Evaluated { attempt, class, begun, refusals });
                 } else {
                     self.queue.retry(uid, now);
                 }
@@ -126,6 +134,53 @@ impl Coordinator {
         }
     }
 
+    /// The survey for some pods is there, or isn't.
+    fn was_surveyed(
+        &mut self,
+        now: Moment,
+        pods: Vec<Evaluated>,
+        answer: Option<Answer>,
+        targets: Vec<Arc<str>>,
+        missing: usize,
+    ) {
+        let Some(Answer::Survey(survey)) = answer.filter(|_| self.term.is_some()) else {
+            return self.retry_all(now, pods);
+        };
+        // What a silent shard's pods forbid nobody knows.
+        let insists = pods.first().is_some_and(|pod| pod.class.insists_on_others());
+        if missing > 0 && (insists || self.shards.silent_rules()) {
+            self.metrics.partial.inc();
+            return self.retry_all(now, pods);
+        }
+        let odd = survey.odd_hostnames;
+        if odd && !survey.full {
+            self.odd_hostnames = true;
+            for pod in pods.into_iter().rev() {
+                self.again.push_front(pod);
+            }
+            return;
+        }
+        self.odd_hostnames = odd;
+        self.surveyed = Some(Surveyed { pods, survey: Arc::from(survey), targets });
+    }
+
+    fn retry_all(&mut self, now: Moment, pods: Vec<Evaluated>) {
+        for pod in pods {
+            self.queue.retry(pod.attempt.pod.uid, now);
+        }
+    }
+
+    /// The pods can't be decided without a survey after all.
+    fn survey_first(&mut self, pods: Vec<Evaluated>) {
+        for pod in pods.into_iter().rev() {
+            if self.minded.len() >= MAX_MINDED {
+                self.minded.clear();
+            }
+            self.minded.insert(Arc::as_ptr(&pod.class).addr(), pod.class.clone());
+            self.again.push_front(pod);
+        }
+    }
+
     fn all_evaluated(
         &mut self,
         now: Moment,
@@ -135,6 +190,19 @@ impl Coordinator {
     ) -> Vec<Action> {
         let missing = u32::try_from(missing).unwrap_or(u32::MAX);
         let mut actions = Vec::new();
+        if missing > 0 && self.shards.silent_rules() {
+            self.metrics.partial.inc();
+            self.retry_all(now, pods);
+            return actions;
+        }
+        if evaluations.iter().any(|evaluation| evaluation.wants_survey) {
+            if self.term.is_some() {
+                self.survey_first(pods);
+            } else {
+                self.retry_all(now, pods);
+            }
+            return actions;
+        }
         let mut unseen = Vec::new();
         for (place, pod) in pods.into_iter().enumerate() {
             // What fits nowhere doesn't change things for the next of its kind.
@@ -162,12 +230,12 @@ impl Coordinator {
         evaluated: Evaluated,
         evaluation: &Evaluation,
     ) -> Option<Action> {
-        let Evaluated { attempt, begun, refusals } = evaluated;
+        let Evaluated { attempt, class, begun, refusals } = evaluated;
         let uid = attempt.pod.uid;
         if evaluation.missing > 0 {
             self.metrics.partial.inc();
         }
-        let request = &attempt.pod.request;
+        let request = &class;
         let decision = match refuse(evaluation.nodes, request) {
             Some(diagnosis) => Decision::Unschedulable(diagnosis),
             None => decide(evaluation, request),
@@ -176,7 +244,7 @@ impl Coordinator {
             Decision::Place(placement) => {
                 if let Some(id) = self.pods.id(uid) {
                     let node = placement.node;
-                    self.chosen.push(Chosen { attempt, id, node, begun, refusals });
+                    self.chosen.push(Chosen { attempt, id, node, class, begun, refusals });
                 } else {
                     self.queue.done(uid);
                 }
@@ -214,6 +282,7 @@ fn complete(targets: &[Target], response: &Response) -> Vec<ShardReport> {
             incarnation: 0,
             changes: 0,
             events: EventSet::EMPTY,
+            keeps_domains_free: false,
             refusal: Some(Refusal::Unreachable("nobody reported".to_owned())),
         })
     };

@@ -1,0 +1,115 @@
+//! The watches of what pods are looked up in: namespaces, Services and owners with selectors. Only
+//! labels and selectors are kept.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Namespace, ReplicationController, Service};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::pods::Intake;
+use crate::core::directory::{Change, Key, Kind, Value};
+use crate::core::labels::{Labels, Selector};
+use crate::core::pod::OwnerKind;
+use crate::metrics::{Metrics, labels};
+
+/// Objects in one page of a list.
+const PAGE: u32 = 1000;
+
+/// Follows the watches into `sink` until `token` is cancelled. A full sink holds them back.
+pub fn spawn(
+    client: &Client,
+    sink: &mpsc::Sender<Intake>,
+    metrics: &Metrics,
+    token: &CancellationToken,
+) {
+    let follower = || Follower {
+        client: client.clone(),
+        sink: sink.clone(),
+        metrics: metrics.clone(),
+        token: token.clone(),
+    };
+    tokio::spawn(follower().run(Kind::Namespace, "namespaces", |namespace: &Namespace| {
+        Some(Value::Labels(Labels::of(namespace.metadata.labels.as_ref())))
+    }));
+    tokio::spawn(follower().run(Kind::Service, "services", |service: &Service| {
+        let selector = service.spec.as_ref()?.selector.as_ref()?;
+        Some(Value::Labels(Labels::of(Some(selector))))
+    }));
+    let kind = Kind::Owner(OwnerKind::ReplicationController);
+    tokio::spawn(follower().run(kind, "replicationcontrollers", |rc: &ReplicationController| {
+        Some(Value::Labels(Labels::of(rc.spec.as_ref()?.selector.as_ref())))
+    }));
+    let kind = Kind::Owner(OwnerKind::ReplicaSet);
+    tokio::spawn(follower().run(kind, "replicasets", |set: &ReplicaSet| {
+        Some(Value::Selector(Selector::of(Some(&set.spec.as_ref()?.selector)).ok()?))
+    }));
+    let kind = Kind::Owner(OwnerKind::StatefulSet);
+    tokio::spawn(follower().run(kind, "statefulsets", |set: &StatefulSet| {
+        Some(Value::Selector(Selector::of(Some(&set.spec.as_ref()?.selector)).ok()?))
+    }));
+}
+
+struct Follower {
+    client: Client,
+    sink: mpsc::Sender<Intake>,
+    metrics: Metrics,
+    token: CancellationToken,
+}
+
+impl Follower {
+    async fn run<K>(self, kind: Kind, resource: &'static str, read: fn(&K) -> Option<Value>)
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let config = watcher::Config::default().page_size(PAGE);
+        let events = watcher(Api::<K>::all(self.client), config).default_backoff();
+        let mut events = std::pin::pin!(events);
+        let mut listed: Vec<(Key, Value)> = Vec::new();
+        loop {
+            let event = tokio::select! {
+                () = self.token.cancelled() => return,
+                event = events.next() => event,
+            };
+            let change = match event {
+                Some(Ok(Event::Init)) => {
+                    listed.clear();
+                    continue;
+                }
+                Some(Ok(Event::InitApply(object))) => {
+                    listed.extend(read(&object).map(|value| (key(&object), value)));
+                    continue;
+                }
+                Some(Ok(Event::InitDone)) => {
+                    info!(resource, "list complete");
+                    Change::Replace(kind, std::mem::take(&mut listed))
+                }
+                Some(Ok(Event::Apply(object))) => Change::One(kind, key(&object), read(&object)),
+                Some(Ok(Event::Delete(object))) => Change::One(kind, key(&object), None),
+                Some(Err(error)) => {
+                    let labels = labels([("resource", resource)]);
+                    self.metrics.watch_failures.get_or_create(&labels).inc();
+                    warn!(resource, %error, "watch");
+                    continue;
+                }
+                None => return,
+            };
+            if self.sink.send(Intake::Directory(change)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn key<K: Resource<DynamicType = ()>>(object: &K) -> Key {
+    let namespace: Arc<str> = object.namespace().unwrap_or_default().into();
+    (namespace, object.name_any().into())
+}
