@@ -5,12 +5,14 @@
 //! its reply goes back the way it came; events go from the sequencer to the watch streams.
 
 pub mod api;
+pub mod bolt;
 pub mod core;
 pub mod dump;
 pub mod edge;
 pub mod flags;
 pub mod log;
 pub mod metrics;
+pub mod migrate;
 pub mod pb;
 pub mod sequencer;
 pub mod server;

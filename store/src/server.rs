@@ -16,6 +16,7 @@ use crate::edge::{Listeners, Security, ServeConfig, ServeError, health_pages};
 use crate::flags::{self, FlagError, Flags};
 use crate::log::{Class, DurabilityRules, LogConfig, OpenError, RuleError};
 use crate::metrics::Metrics;
+use crate::migrate::{self, MigrateError};
 use crate::sequencer::{self, Health, Running, Shared};
 
 /// How long connections may finish what they began once the drain starts.
@@ -47,6 +48,9 @@ pub enum StartError {
     /// The client listeners.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// An import that is not done.
+    #[error(transparent)]
+    Import(#[from] MigrateError),
     /// A thread ended.
     #[error("recovery was interrupted")]
     Interrupted,
@@ -69,6 +73,7 @@ impl Server {
     /// completes it.
     pub async fn start(flags: &Flags, drain: CancellationToken) -> Result<Self, StartError> {
         flags.check()?;
+        migrate::check_served(&flags.directory())?;
         let rules = DurabilityRules::new(flags.default_class(), flags.durability_rules.clone())?;
         let tls = server_tls(flags)?;
         let quota = usize::try_from(flags.quota_backend_bytes).unwrap_or(0);
@@ -102,6 +107,7 @@ impl Server {
         let running = tokio::task::spawn_blocking(move || sequencer::start(config, recovering))
             .await
             .map_err(|_| StartError::Interrupted)??;
+        migrate::mark_served(&flags.directory())?;
         let identity = Identity::new(
             &flags.name,
             &flags.initial_cluster_token,
@@ -115,7 +121,9 @@ impl Server {
             quota,
         };
         let handle = running.handle.clone();
-        let api = Api::new(handle.clone(), identity, limits, metrics.clone(), drain.clone());
+        let data_dir = flags.directory();
+        let api =
+            Api::new(handle.clone(), identity, limits, data_dir, metrics.clone(), drain.clone());
         if let Some(tls) = &tls {
             tls.watch(drain.clone());
         }

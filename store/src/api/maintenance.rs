@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use futures::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Answer, Api, ETCD_VERSION, TERM, mismatch};
@@ -41,7 +42,7 @@ impl Api {
         }
     }
 
-    async fn status_now(&self) -> Result<core::Status, Status> {
+    pub(super) async fn status_now(&self) -> Result<core::Status, Status> {
         match self.ask(Command::Status, 0).await? {
             Reply::Status(status) => Ok(status),
             _ => Err(mismatch()),
@@ -128,10 +129,7 @@ impl Maintenance for Api {
     type SnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
 
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Answer<Self::SnapshotStream> {
-        Err(Status::unimplemented(
-            "megacluster-store: an etcd snapshot is a bbolt database, which this store does not \
-             have; copy the data directory of a stopped store, or read a range at one revision",
-        ))
+        Ok(Response::new(Box::pin(ReceiverStream::new(self.begin_snapshot()?))))
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Answer<MoveLeaderResponse> {

@@ -6,13 +6,17 @@ mod cluster;
 mod kv;
 mod lease;
 mod maintenance;
+mod paged;
+mod snapshot;
 mod status;
 mod watch;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Response, Status};
@@ -97,6 +101,9 @@ struct Inner {
     handle: Handle,
     identity: Identity,
     limits: Limits,
+    /// Where a snapshot's file is written before it is sent.
+    data_dir: PathBuf,
+    snapshots: Arc<Semaphore>,
     metrics: Arc<Metrics>,
     drain: CancellationToken,
     streams: AtomicU64,
@@ -104,12 +111,14 @@ struct Inner {
 }
 
 impl Api {
-    /// The services on a sequencer. Streams end when `drain` is cancelled.
+    /// The services on a sequencer. Streams end when `drain` is cancelled. A snapshot's file is
+    /// written into `data_dir` before it is sent.
     #[must_use]
     pub fn new(
         handle: Handle,
         identity: Identity,
         limits: Limits,
+        data_dir: PathBuf,
         metrics: Arc<Metrics>,
         drain: CancellationToken,
     ) -> Self {
@@ -118,6 +127,8 @@ impl Api {
                 handle,
                 identity,
                 limits,
+                data_dir,
+                snapshots: Arc::new(Semaphore::new(1)),
                 metrics,
                 drain,
                 streams: AtomicU64::new(0),

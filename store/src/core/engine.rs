@@ -14,7 +14,7 @@ use super::range::KeyRange;
 use super::txn::{State, has_put, is_read_only};
 use super::watch::{Filter, WatchIndex, WatchKey};
 use super::{mvcc::Mvcc, read};
-use crate::log::{Class, DurabilityRules, Record};
+use crate::log::{Class, DurabilityRules, OpenError, Record, Recovered, SnapshotItem};
 use crate::pb::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
     TxnRequest, TxnResponse,
@@ -383,6 +383,29 @@ impl Engine {
 }
 
 impl State {
+    /// The state that a log holds.
+    pub fn recover(recovered: Recovered) -> Result<Self, OpenError> {
+        let mut state = Self::new(1);
+        let snapshot_revision =
+            recovered.snapshot.as_ref().map(|snapshot| snapshot.meta().revision);
+        for item in recovered.snapshot.into_iter().flatten() {
+            match item? {
+                SnapshotItem::Lease { id, ttl } => {
+                    let _ = state.leases.grant(id, ttl, 0);
+                }
+                SnapshotItem::Key(kv) => state.restore(kv),
+            }
+        }
+        if let Some(revision) = snapshot_revision {
+            state.restored(revision);
+        }
+        for record in recovered.records {
+            state.replay(record?, 0);
+        }
+        state.recover_at(recovered.start_revision, recovered.compact_revision);
+        Ok(state)
+    }
+
     /// Applies a record of the log, in the log's order.
     pub fn replay(&mut self, record: Record, now: Millis) {
         match record {

@@ -19,5 +19,5 @@ pub use history::{Batch, Event, History, Read};
 pub use kv::{Fields, KeyValue};
 pub use mvcc::{Found, Mvcc, Page, Pin, Want};
 pub use range::{KeyRange, prefix_end};
-pub use read::range;
+pub use read::{arrange, needs_all, range};
 pub use txn::{State, has_put, is_read_only};

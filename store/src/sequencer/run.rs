@@ -15,7 +15,7 @@ use super::commit::Committer;
 use super::snapshot::{Outcome, Snapshot};
 use super::{Ask, Handle, Health, Inbox, Message, QUEUE, Shared};
 use crate::core::{Batch, Command, Engine, EngineConfig, Error, Reply, State};
-use crate::log::{Log, LogConfig, OpenError, SnapshotItem};
+use crate::log::{Log, LogConfig, OpenError};
 use crate::metrics::Metrics;
 
 /// Requests of one batch.
@@ -82,23 +82,7 @@ struct Sequencer {
 pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Running, OpenError> {
     let began = Instant::now();
     let (log, recovered) = Log::open(&config.data_dir, config.log)?;
-    let mut state = State::new(1);
-    let snapshot_revision = recovered.snapshot.as_ref().map(|snapshot| snapshot.meta().revision);
-    for item in recovered.snapshot.into_iter().flatten() {
-        match item? {
-            SnapshotItem::Lease { id, ttl } => {
-                let _ = state.leases.grant(id, ttl, 0);
-            }
-            SnapshotItem::Key(kv) => state.restore(kv),
-        }
-    }
-    if let Some(revision) = snapshot_revision {
-        state.restored(revision);
-    }
-    for record in recovered.records {
-        state.replay(record?, 0);
-    }
-    state.recover_at(recovered.start_revision, recovered.compact_revision);
+    let state = State::recover(recovered)?;
     info!(
         revision = state.mvcc.revision(),
         compacted = state.mvcc.compacted(),

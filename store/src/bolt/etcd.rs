@@ -1,0 +1,192 @@
+//! etcd 3.6's buckets (etcd `server/storage/schema`), filled from this store.
+//!
+//! Bucket `key` holds every version since the compacted revision, by revision and its number within
+//! the revision. Those at or below the compacted revision are the live ones; which number they had
+//! within their revision is not known here any more, and no client can tell.
+
+use std::collections::HashSet;
+use std::io::{self, Seek, Write};
+
+use prost::encoding::int64;
+use serde::Serialize;
+
+use super::writer::{Bucket, Database};
+use crate::core::{Fields, History, KeyValue, Read};
+
+/// Events that are taken from the history at a time.
+const EVENTS: usize = 4096;
+/// Storage version and cluster version: what is written here is etcd 3.6's.
+const VERSION: &str = "3.6.0";
+/// A lease that only a key knows of (it was granted and revoked while leases were listed) is
+/// written with this time to live, so that it ends.
+const UNKNOWN_TTL: i64 = 60;
+
+/// Why no file came to be.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The file can't be written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A compaction took the history that was being read.
+    #[error("history was compacted meanwhile")]
+    Compacted,
+}
+
+/// The member that the file is of; `etcdutl snapshot restore` puts others in its place.
+#[derive(Clone, Debug, Serialize)]
+pub struct Member {
+    /// Its id.
+    pub id: u64,
+    /// Where it would be reached by others.
+    #[serde(rename = "peerURLs")]
+    pub peer_urls: Vec<String>,
+    /// Its name.
+    pub name: String,
+    /// Where clients reach it.
+    #[serde(rename = "clientURLs")]
+    pub client_urls: Vec<String>,
+}
+
+/// Content of a file.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The newest revision in it.
+    pub revision: i64,
+    /// The compacted revision; 0 or below if there was no compaction.
+    pub compacted: i64,
+    /// What lived at the compacted revision.
+    pub base: Vec<KeyValue>,
+    /// Ids and times to live.
+    pub leases: Vec<(i64, i64)>,
+    /// Who wrote it.
+    pub member: Member,
+    /// Raft's index and term, which must not be 0.
+    pub index: u64,
+    /// The term.
+    pub term: u64,
+}
+
+impl Snapshot {
+    /// Writes the file, taking from the history what came after the compaction. Gives the file and
+    /// its size.
+    pub fn write<W: Write + Seek>(
+        mut self,
+        out: W,
+        history: &History,
+    ) -> Result<(W, u64), BuildError> {
+        let mut database = Database::create(out)?;
+        self.write_keys(&mut database, history)?;
+        self.write_leases(&mut database)?;
+        self.write_meta(&mut database)?;
+        let mut cluster = database.bucket(b"cluster");
+        cluster.put(b"clusterVersion", VERSION.as_bytes())?;
+        cluster.finish()?;
+        let mut members = database.bucket(b"members");
+        let json = serde_json::to_vec(&self.member).map_err(io::Error::other)?;
+        members.put(format!("{:x}", self.member.id).as_bytes(), &json)?;
+        members.finish()?;
+        for empty in ["alarm", "auth", "authRoles", "authUsers", "members_removed"] {
+            database.bucket(empty.as_bytes()).finish()?;
+        }
+        Ok(database.finish()?)
+    }
+
+    fn write_keys<W: Write + Seek>(
+        &mut self,
+        database: &mut Database<W>,
+        history: &History,
+    ) -> Result<(), BuildError> {
+        let mut known: HashSet<i64> = self.leases.iter().map(|(id, _)| *id).chain([0]).collect();
+        let mut unknown = Vec::new();
+        let mut keys = Keys { bucket: database.bucket(b"key"), last: (0, 0), buffer: Vec::new() };
+        // Keys come in key order; a stable sort leaves those of one revision so.
+        self.base.sort_by_key(KeyValue::mod_revision);
+        let mut put = |keys: &mut Keys<'_, W>, kv: &KeyValue| {
+            if known.insert(kv.lease()) {
+                unknown.push((kv.lease(), UNKNOWN_TTL));
+            }
+            keys.put(kv)
+        };
+        for kv in std::mem::take(&mut self.base) {
+            put(&mut keys, &kv)?;
+        }
+        let mut next = self.compacted.max(0) + 1;
+        while next <= self.revision {
+            let (batches, through) = match history.read(next, EVENTS) {
+                Read::Events(batches, through) => (batches, through),
+                Read::Compacted(_) => return Err(BuildError::Compacted),
+            };
+            for event in batches.iter().flat_map(|batch| batch.iter()) {
+                if (next..=self.revision).contains(&event.kv.mod_revision()) {
+                    put(&mut keys, &event.kv)?;
+                }
+            }
+            if through < next {
+                break;
+            }
+            next = through + 1;
+        }
+        keys.bucket.finish()?;
+        self.leases.extend(unknown);
+        Ok(())
+    }
+
+    fn write_leases<W: Write + Seek>(&mut self, database: &mut Database<W>) -> io::Result<()> {
+        // As the bytes sort: negative ids, which nobody makes, come last.
+        self.leases.sort_by_key(|(id, _)| id.cast_unsigned());
+        self.leases.dedup_by_key(|(id, _)| *id);
+        let mut bucket = database.bucket(b"lease");
+        for (id, ttl) in &self.leases {
+            // leasepb.Lease: ID, TTL and the time that remains, of which there is no checkpoint.
+            let mut lease = Vec::new();
+            int64::encode(1, id, &mut lease);
+            int64::encode(2, ttl, &mut lease);
+            bucket.put(&id.to_be_bytes(), &lease)?;
+        }
+        bucket.finish()
+    }
+
+    fn write_meta<W: Write + Seek>(&self, database: &mut Database<W>) -> io::Result<()> {
+        let mut meta = database.bucket(b"meta");
+        meta.put(b"consistent_index", &self.index.to_be_bytes())?;
+        if self.compacted > 0 {
+            meta.put(b"finishedCompactRev", &revision_key(self.compacted, 0))?;
+            meta.put(b"scheduledCompactRev", &revision_key(self.compacted, 0))?;
+        }
+        meta.put(b"storageVersion", VERSION.as_bytes())?;
+        meta.put(b"term", &self.term.to_be_bytes())?;
+        meta.finish()
+    }
+}
+
+/// Bucket `key` in the making.
+struct Keys<'a, W: Write + Seek> {
+    bucket: Bucket<'a, W>,
+    /// The last revision and number in it.
+    last: (i64, i64),
+    buffer: Vec<u8>,
+}
+
+impl<W: Write + Seek> Keys<'_, W> {
+    fn put(&mut self, kv: &KeyValue) -> io::Result<()> {
+        let number = if self.last.0 == kv.mod_revision() { self.last.1 + 1 } else { 0 };
+        self.last = (kv.mod_revision(), number);
+        let mut key = revision_key(kv.mod_revision(), number).to_vec();
+        self.buffer.clear();
+        if kv.is_tombstone() {
+            key.push(b't');
+            // Of a deleted key etcd keeps the name alone.
+            Fields { key: kv.key(), ..Fields::default() }.encode(&mut self.buffer);
+            return self.bucket.put(&key, &self.buffer);
+        }
+        self.bucket.put(&key, kv.encoded())
+    }
+}
+
+/// etcd's `RevToBytes`: both numbers big-endian, with an underscore between.
+fn revision_key(main: i64, sub: i64) -> [u8; 17] {
+    let mut key = [b'_'; 17];
+    key[..8].copy_from_slice(&main.to_be_bytes());
+    key[9..].copy_from_slice(&sub.to_be_bytes());
+    key
+}
