@@ -27,7 +27,6 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
 	"google.golang.org/grpc"
-	storagetesting "k8s.io/apiserver/pkg/storage/testing"
 )
 
 const (
@@ -70,8 +69,7 @@ func RunEtcd(t testing.TB, cfg *embed.Config) *kubernetes.Client {
 	for attempt := 1; ; attempt++ {
 		client, err := run(t, cfg)
 		if err == nil {
-			client.KV = storagetesting.NewKVRecorder(client.KV)
-			client.Kubernetes = storagetesting.NewKubernetesRecorder(client.Kubernetes)
+			record(client)
 			return client
 		}
 		if !ownPort || !errors.Is(err, errExited) || attempt == starts {

@@ -1,0 +1,1 @@
+../../testserver/test_server.go
