@@ -1,7 +1,7 @@
 //! The KV service.
 
 use prost::Message;
-use tonic::{Request, Response};
+use tonic::{Request, Response, Status};
 
 use super::paged::Parts;
 use super::{Answer, Api, mismatch};
@@ -10,6 +10,35 @@ use crate::pb::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
     PutResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse, kv_server::Kv,
 };
+
+impl Api {
+    // What is refused before the sequencer sees it. `size` is the message's.
+
+    pub(super) fn admit_range(&self, request: &RangeRequest, size: usize) -> Result<(), Status> {
+        self.check_message(size)?;
+        Ok(check::range(request)?)
+    }
+
+    pub(super) fn admit_put(&self, request: &PutRequest, size: usize) -> Result<(), Status> {
+        check::put(request)?;
+        self.check_write(size)
+    }
+
+    pub(super) fn admit_delete(
+        &self,
+        request: &DeleteRangeRequest,
+        size: usize,
+    ) -> Result<(), Status> {
+        check::delete(request)?;
+        self.check_write(size)
+    }
+
+    pub(super) fn admit_txn(&self, request: &TxnRequest, size: usize) -> Result<(), Status> {
+        self.check_message(size)?;
+        check::txn(request, self.inner.limits.txn_ops)?;
+        if is_read_only(request) { Ok(()) } else { self.check_write(size) }
+    }
+}
 
 #[tonic::async_trait]
 impl Kv for Api {
@@ -29,8 +58,7 @@ impl Kv for Api {
     async fn put(&self, request: Request<PutRequest>) -> Answer<PutResponse> {
         let request = request.into_inner();
         let size = request.encoded_len();
-        check::put(&request)?;
-        self.check_write(size)?;
+        self.admit_put(&request, size)?;
         match self.ask(Command::Put(request), size).await? {
             Reply::Put(mut response) => {
                 self.sign(&mut response.header);
@@ -46,8 +74,7 @@ impl Kv for Api {
     ) -> Answer<DeleteRangeResponse> {
         let request = request.into_inner();
         let size = request.encoded_len();
-        check::delete(&request)?;
-        self.check_write(size)?;
+        self.admit_delete(&request, size)?;
         match self.ask(Command::Delete(request), size).await? {
             Reply::Delete(mut response) => {
                 self.sign(&mut response.header);
@@ -60,11 +87,7 @@ impl Kv for Api {
     async fn txn(&self, request: Request<TxnRequest>) -> Answer<TxnResponse> {
         let request = request.into_inner();
         let size = request.encoded_len();
-        self.check_message(size)?;
-        check::txn(&request, self.inner.limits.txn_ops)?;
-        if !is_read_only(&request) {
-            self.check_write(size)?;
-        }
+        self.admit_txn(&request, size)?;
         match self.ask(Command::Txn(request), size).await? {
             Reply::Txn(mut response) => {
                 self.sign(&mut response.header);

@@ -3,6 +3,7 @@
 
 mod auth;
 mod cluster;
+mod direct;
 mod kv;
 mod lease;
 mod maintenance;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+pub(crate) use direct::{Call, Way};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;

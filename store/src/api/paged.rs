@@ -12,7 +12,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::{Api, mismatch};
-use crate::core::{Command, Error, KeyValue, Reply, arrange, check, needs_all};
+use crate::core::{Command, Error, KeyValue, Reply, arrange, needs_all};
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse};
 
@@ -45,8 +45,7 @@ impl Api {
         request: RangeRequest,
     ) -> Result<RangeResponse, Status> {
         let size = request.encoded_len();
-        self.check_message(size)?;
-        check::range(&request)?;
+        self.admit_range(&request, size)?;
         let mut response = if is_short(&request) {
             self.page(request).await?
         } else {
@@ -108,8 +107,7 @@ impl Api {
     /// A `RangeStream`: a page is read when the client has room for it, and no more than one is held.
     pub(super) async fn range_in_parts(&self, request: RangeRequest) -> Result<Parts, Status> {
         let size = request.encoded_len();
-        self.check_message(size)?;
-        check::range(&request)?;
+        self.admit_range(&request, size)?;
         if request.sort_order() != SortOrder::None || request.sort_target() != SortTarget::Key {
             return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
         }
@@ -192,7 +190,7 @@ impl Streaming {
 }
 
 /// One command is enough: a key, a count, or a page.
-fn is_short(request: &RangeRequest) -> bool {
+pub(super) fn is_short(request: &RangeRequest) -> bool {
     request.range_end.is_empty()
         || request.count_only
         || (request.limit > 0 && request.limit <= PAGE_KEYS && !needs_all(request))

@@ -60,6 +60,15 @@ pub fn health_pages(
     }
 }
 
+/// A page of the client port: [`health_pages`], and 404 in etcd's words for everything else.
+pub(super) fn page(api: &Api, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    health_pages(Some(api), method, path).unwrap_or_else(|| {
+        let mut response = Response::new(Full::from("404 page not found\n"));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        response
+    })
+}
+
 fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
     // These structures always serialise.
     let text = serde_json::to_vec(body).unwrap_or_default();

@@ -1,44 +1,41 @@
 //! Client listeners: TCP with or without TLS, HTTP/2 for gRPC and HTTP/1 for health pages.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode, Version};
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use megacluster_service::linger::Linger;
 use megacluster_service::tls::ServerTls;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, join, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
-use tonic::codegen::Service;
 use tonic::service::Routes;
 use tracing::{debug, info, warn};
 
-use super::http::health_pages;
+use super::connection::Http2;
+use super::http::page;
 use super::runtimes::{Place, Runtimes};
 use crate::api::Api;
 use crate::metrics::Metrics;
 
 /// A handshake takes no longer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client has this long to send the head of an HTTP/1 request.
+/// A client has this long for the first bytes of a connection, and for the head of an HTTP/1
+/// request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 20_000;
-/// Flow-control windows: large enough that a list of many MiB does not wait for the client's
-/// window updates at every turn.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
-const MAX_FRAME: u32 = 64 << 10;
-/// Bytes of answers buffered for one stream before its task waits for the client.
-const SEND_BUFFER: usize = 512 << 10;
+/// What an HTTP/2 client says first (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How clients are served.
 #[derive(Debug)]
@@ -91,7 +88,7 @@ struct Serve {
     api: Api,
     routes: Routes,
     tls: Option<ServerTls>,
-    http: auto::Builder<TokioExecutor>,
+    http2: Http2,
     metrics: Arc<Metrics>,
     drain: CancellationToken,
 }
@@ -112,19 +109,10 @@ impl Listeners {
         drain: CancellationToken,
     ) -> Result<Self, ServeError> {
         let runtimes = Arc::new(Runtimes::start(config.runtimes).map_err(ServeError::Runtime)?);
-        let mut http = auto::Builder::new(TokioExecutor::new());
-        http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        http.http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(config.max_streams)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(MAX_FRAME)
-            .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(Some(config.keepalive_interval))
-            .keep_alive_timeout(config.keepalive_timeout);
+        let http2 =
+            Http2::new(config.max_streams, config.keepalive_interval, config.keepalive_timeout);
         let routes = api.routes();
-        let serve = Serve { api, routes, tls: config.tls, http, metrics, drain };
+        let serve = Serve { api, routes, tls: config.tls, http2, metrics, drain };
         let mut addresses = Vec::new();
         for (address, security) in config.addresses {
             if security == Security::Tls && serve.tls.is_none() {
@@ -221,18 +209,64 @@ async fn connection(
 }
 
 async fn speak(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
     serve: &Serve,
 ) {
-    let (api, routes) = (serve.api.clone(), serve.routes.clone());
-    let service = service_fn(move |request| answer(request, api.clone(), routes.clone()));
-    let connection = serve.http.serve_connection(TokioIo::new(Linger::new(stream)), service);
+    // A client may take its time before it asks, but not before it says what it speaks.
+    let (read, is_http2) = match tokio::time::timeout(HEADER_TIMEOUT, sniff(&mut stream)).await {
+        Ok(Ok(sniffed)) => sniffed,
+        Ok(Err(error)) => return debug!(%peer, %error, "connection"),
+        Err(_) => return debug!(%peer, "nothing was said in time"),
+    };
+    let stream = Linger::new(stream);
+    if is_http2 {
+        let (api, routes, drain) = (serve.api.clone(), serve.routes.clone(), serve.drain.clone());
+        if let Err(error) = serve.http2.serve(stream, read, api, routes, drain).await {
+            debug!(%peer, %error, "connection");
+        }
+    } else {
+        pages(stream, read, peer, serve).await;
+    }
+}
+
+/// Reads until it is clear whether the client speaks HTTP/2.
+async fn sniff(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(BytesMut, bool)> {
+    let mut read = BytesMut::with_capacity(256);
+    while read.len() < PREFACE.len() {
+        if stream.read_buf(&mut read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let common = read.len().min(PREFACE.len());
+        if read[..common] != PREFACE[..common] {
+            return Ok((read, false));
+        }
+    }
+    Ok((read, true))
+}
+
+/// Serves the health pages over HTTP/1.
+async fn pages(
+    stream: impl AsyncRead + AsyncWrite + Send + 'static,
+    read: BytesMut,
+    peer: SocketAddr,
+    serve: &Serve,
+) {
+    let (input, output) = split(stream);
+    let stream = join(io::Cursor::new(read.freeze()).chain(input), output);
+    let api = serve.api.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let page: Response<Full<Bytes>> = page(&api, request.method(), request.uri().path());
+        async move { Ok::<_, Infallible>(page) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = serve.drain.cancelled() => {
-            // GOAWAY: answers what was asked, takes nothing new.
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -240,22 +274,4 @@ async fn speak(
     if let Err(error) = result {
         debug!(%peer, %error, "connection");
     }
-}
-
-async fn answer(
-    request: Request<Incoming>,
-    api: Api,
-    mut routes: Routes,
-) -> Result<Response<Body>, Infallible> {
-    if request.version() == Version::HTTP_2 && request.method() == Method::POST {
-        // `Routes` is always ready.
-        return routes.call(request).await;
-    }
-    let page = health_pages(Some(&api), request.method(), request.uri().path());
-    let response = page.unwrap_or_else(|| {
-        let mut response = Response::new(Full::from("404 page not found\n"));
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        response
-    });
-    Ok(response.map(Body::new))
 }

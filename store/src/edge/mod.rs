@@ -1,8 +1,12 @@
 //! The process's edge: listeners and HTTP.
 
+mod connection;
+mod grpc;
 mod http;
+mod io;
 mod listen;
 mod runtimes;
+mod stream;
 
 pub use http::{EtcdHealth, health_pages};
 pub use listen::{Listeners, Security, ServeConfig, ServeError};

@@ -5,6 +5,7 @@
 //! the replies go. So a reply, a read and a watch event never show what a crash could take back
 //! beyond its class, revisions have no gap, and one fsync serves a whole batch.
 
+mod batch;
 mod commit;
 mod inbox;
 mod run;
@@ -16,9 +17,11 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 
 use tokio::sync::oneshot;
 
+pub use batch::{Asked, Outbox, Replies};
 pub use inbox::Inbox;
 pub use run::{Config, Running, start};
 
+use self::batch::Parcel;
 use crate::core::{Command, Error, History, Reply};
 
 /// Requests that may wait; more are refused with etcd's "too many requests".
@@ -29,6 +32,8 @@ const QUEUE_BYTES: usize = 256 << 20;
 /// What goes over the queue.
 enum Message {
     Ask(Ask),
+    /// Requests of one connection that came together, and are answered together.
+    Parcel(Parcel),
     /// A stream that will watch.
     Open(Arc<Inbox>),
     /// That stream is gone, with its watches.
@@ -48,6 +53,7 @@ struct Ask {
 #[derive(Debug)]
 pub struct Shared {
     history: Arc<History>,
+    queued: AtomicUsize,
     queued_bytes: AtomicUsize,
     /// The log failed for good, or is full for now; see [`Health`].
     health: AtomicI64,
@@ -70,11 +76,29 @@ impl Shared {
     fn new(history: Arc<History>) -> Self {
         Self {
             history,
+            queued: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(0),
             health: AtomicI64::new(0),
             no_space: AtomicBool::new(false),
             batches: AtomicI64::new(0),
         }
+    }
+
+    /// Takes requests into account that are about to be queued.
+    fn admit(&self, count: usize, size: usize) -> Result<(), Error> {
+        let queued = self.queued.fetch_add(count, Ordering::Relaxed) + count;
+        let bytes = self.queued_bytes.fetch_add(size, Ordering::Relaxed) + size;
+        if queued > QUEUE || bytes > QUEUE_BYTES {
+            self.leave(count, size);
+            return Err(Error::TooManyRequests);
+        }
+        Ok(())
+    }
+
+    /// They are in the queue no more.
+    fn leave(&self, count: usize, size: usize) {
+        self.queued.fetch_sub(count, Ordering::Relaxed);
+        self.queued_bytes.fetch_sub(size, Ordering::Relaxed);
     }
 
     /// Whether writes can be made durable.
@@ -129,16 +153,30 @@ impl Handle {
     /// The command's own, [`Error::TooManyRequests`] if the queue is full, and [`Error::Stopped`].
     pub async fn ask(&self, command: Command, size: usize) -> Result<Reply, Error> {
         let (reply, answer) = oneshot::channel();
-        let queued = self.shared.queued_bytes.fetch_add(size, Ordering::Relaxed);
-        if queued + size > QUEUE_BYTES {
-            self.shared.queued_bytes.fetch_sub(size, Ordering::Relaxed);
-            return Err(Error::TooManyRequests);
-        }
+        self.shared.admit(1, size)?;
         if let Err(error) = self.send(Message::Ask(Ask { command, size, reply })) {
-            self.shared.queued_bytes.fetch_sub(size, Ordering::Relaxed);
+            self.shared.leave(1, size);
             return Err(error);
         }
         answer.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// Hands over requests that came together as one message. Every one of them is answered at
+    /// `to`, in one delivery, also if it is refused: [`Error::TooManyRequests`] if the queue is
+    /// full, [`Error::Stopped`].
+    pub fn submit(&self, asked: Vec<Asked>, to: Arc<dyn Outbox>) {
+        let (count, size) = (asked.len(), asked.iter().map(|asked| asked.size).sum());
+        let parcel = Parcel::new(asked, to);
+        if let Err(error) = self.shared.admit(count, size) {
+            return parcel.refuse(error);
+        }
+        // A parcel that is dropped answers that the store stopped.
+        if let Err(error) = self.queue.try_send(Message::Parcel(parcel)) {
+            self.shared.leave(count, size);
+            if let TrySendError::Full(Message::Parcel(parcel)) = error {
+                parcel.refuse(Error::TooManyRequests);
+            }
+        }
     }
 
     /// Makes a stream known, before its first watch.

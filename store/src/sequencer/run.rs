@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
+use super::batch::Delivery;
 use super::commit::Committer;
 use super::snapshot::{Outcome, Snapshot};
-use super::{Ask, Handle, Health, Inbox, Message, QUEUE, Shared};
+use super::{Ask, Asked, Handle, Health, Inbox, Message, QUEUE, Shared};
 use crate::core::{Batch, Command, Engine, EngineConfig, Error, Reply, State};
 use crate::log::{Log, LogConfig, OpenError};
 use crate::metrics::Metrics;
@@ -71,6 +72,10 @@ struct Sequencer {
     metrics: Arc<Metrics>,
     inboxes: HashMap<u64, Arc<Inbox>>,
     answers: Vec<Answer>,
+    deliveries: Vec<Delivery>,
+    /// Requests of the running batch, and what they cost so far.
+    asked: usize,
+    work: usize,
     snapshot: Option<Snapshot>,
     release_at: Option<Instant>,
     retry_at: Option<Instant>,
@@ -101,7 +106,10 @@ pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Running, OpenError
         shared,
         metrics,
         inboxes: HashMap::new(),
-        answers: Vec::with_capacity(BATCH),
+        answers: Vec::new(),
+        deliveries: Vec::new(),
+        asked: 0,
+        work: 0,
         snapshot: None,
         release_at: None,
         retry_at: None,
@@ -164,39 +172,49 @@ impl Sequencer {
     /// Takes a message and those behind it, up to a batch.
     fn gather(&mut self, first: Message) {
         let now = self.now();
-        let mut work = self.take(first, now);
-        for _ in 1..BATCH {
-            if self.stopping || work > BATCH_WORK {
-                return;
-            }
+        (self.asked, self.work) = (0, 0);
+        self.take(first, now);
+        while !self.stopping && self.asked < BATCH && self.work <= BATCH_WORK {
             match self.queue.try_recv() {
-                Ok(message) => work += self.take(message, now),
+                Ok(message) => self.take(message, now),
                 Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => {
-                    self.stopping = true;
-                    return;
-                }
+                Err(TryRecvError::Disconnected) => self.stopping = true,
             }
         }
     }
 
-    /// Gives how much work it was.
-    fn take(&mut self, message: Message, now: u64) -> usize {
+    fn take(&mut self, message: Message, now: u64) {
         match message {
             Message::Ask(Ask { command, size, reply }) => {
-                self.shared.queued_bytes.fetch_sub(size, Ordering::Relaxed);
-                let result = self.apply(command, now);
-                let read = if let Ok(Reply::Range(range)) = &result { range.kvs.len() } else { 0 };
+                let result = self.answer(command, size, now);
                 self.answers.push((reply, result));
-                return read + size / 128;
+            }
+            Message::Parcel(parcel) => {
+                let (asked, mut delivery) = parcel.open();
+                for Asked { tag, command, size } in asked {
+                    delivery.push(tag, self.answer(command, size, now));
+                }
+                self.deliveries.push(delivery);
             }
             Message::Open(inbox) => {
+                self.asked += 1;
                 self.inboxes.insert(inbox.stream(), inbox);
             }
-            Message::Close(stream) => self.close(stream),
+            Message::Close(stream) => {
+                self.asked += 1;
+                self.close(stream);
+            }
             Message::Stop => self.stopping = true,
         }
-        0
+    }
+
+    fn answer(&mut self, command: Command, size: usize, now: u64) -> Result<Reply, Error> {
+        self.shared.leave(1, size);
+        let result = self.apply(command, now);
+        let read = if let Ok(Reply::Range(range)) = &result { range.kvs.len() } else { 0 };
+        self.asked += 1;
+        self.work += read + size / 128;
+        result
     }
 
     fn apply(&mut self, command: Command, now: u64) -> Result<Reply, Error> {
@@ -233,8 +251,11 @@ impl Sequencer {
         } else if was_good {
             self.fail();
         }
-        if applied || !self.answers.is_empty() {
+        if applied || !self.answers.is_empty() || !self.deliveries.is_empty() {
             self.report();
+        }
+        for delivery in self.deliveries.drain(..) {
+            delivery.send();
         }
         for (reply, result) in self.answers.drain(..) {
             // Nobody waits any more: the client is gone.
@@ -280,6 +301,9 @@ impl Sequencer {
         self.engine.set_frozen(true);
         for (_, result) in &mut self.answers {
             *result = Err(Error::Timeout);
+        }
+        for delivery in &mut self.deliveries {
+            delivery.fail(Error::Timeout);
         }
         if self.committer.health() == Health::Full {
             self.retry_at = Some(Instant::now() + RETRY);

@@ -1,0 +1,233 @@
+//! A connection's bytes between the socket and the HTTP/2 codec: one read(2) and one write(2) for
+//! all that came and goes in a turn, where the codec alone would make one for every 8 KiB read and
+//! one for every message written. An idle connection holds no buffer.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+/// Bytes of one read. A short one tells tokio that the socket is empty, which saves the next.
+const READ: usize = 64 * 1024;
+/// Bytes of output above which the codec has to wait, and nothing more is read: who does not take
+/// answers may not ask.
+const OUTPUT: usize = 256 * 1024;
+/// A buffer that grew beyond this is given back as soon as it is empty.
+const KEEP: usize = 4 * 1024;
+
+thread_local! {
+    /// What a read goes to: a connection keeps only what its codec did not take at once.
+    static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(READ));
+}
+
+/// The socket and what waits on both sides of it.
+#[derive(Debug)]
+struct Socket<S> {
+    stream: S,
+    input: BytesMut,
+    output: BytesMut,
+    /// Bytes read so far; tells whether the peer gave a sign of life.
+    read: u64,
+}
+
+/// A socket that writes when it is told to: [`AsyncWrite::poll_flush`] does nothing, so that the
+/// codec's flush after each frame costs nothing, and [`Io::write_out`] does it all. Clones share it;
+/// one goes to the codec.
+#[derive(Debug)]
+pub(super) struct Io<S>(Arc<Mutex<Socket<S>>>);
+
+impl<S> Clone for Io<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
+    /// A socket of which `input` was read already.
+    pub(super) fn new(stream: S, input: BytesMut) -> Self {
+        let read = input.len() as u64;
+        Self(Arc::new(Mutex::new(Socket { stream, input, output: BytesMut::new(), read })))
+    }
+
+    /// Bytes that came in so far.
+    pub(super) fn received(&self) -> u64 {
+        self.0.lock().read
+    }
+
+    /// Writes what waits, as far as the socket takes it. Pending while something is left.
+    pub(super) fn write_out(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.lock().flush(cx)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    fn flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.output.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while !self.output.is_empty() {
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.output.advance(n);
+        }
+        if self.output.capacity() > KEEP {
+            self.output = BytesMut::new();
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Ready if the output may grow.
+    fn room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.output.len() < OUTPUT {
+            return Poll::Ready(Ok(()));
+        }
+        // A part may have gone, which is as good as all of it.
+        match self.flush(cx) {
+            Poll::Pending if self.output.len() >= OUTPUT => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.output.capacity() == 0 {
+            self.output.reserve(bytes.len().max(KEEP));
+        }
+        self.output.extend_from_slice(bytes);
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.input.is_empty() {
+            ready!(self.room(cx))?;
+            let Self { stream, input, read, .. } = self;
+            return SCRATCH.with_borrow_mut(|scratch| {
+                scratch.clear();
+                scratch.reserve(READ);
+                let n = ready!(poll_read_buf(Pin::new(stream), cx, scratch))?;
+                *read += n as u64;
+                let now = n.min(to.remaining());
+                to.put_slice(&scratch[..now]);
+                input.extend_from_slice(&scratch[now..]);
+                Poll::Ready(Ok(()))
+            });
+        }
+        let n = self.input.len().min(to.remaining());
+        to.put_slice(&self.input[..n]);
+        self.input.advance(n);
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Io<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.lock().read(cx, buf)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Io<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut socket = self.0.lock();
+        ready!(socket.room(cx))?;
+        socket.write(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut socket = self.0.lock();
+        ready!(socket.room(cx))?;
+        for buf in bufs {
+            socket.write(buf);
+        }
+        Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut socket = self.0.lock();
+        ready!(socket.flush(cx))?;
+        Pin::new(&mut socket.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_before_comes_first() {
+        let (ours, mut theirs) = duplex(1 << 20);
+        theirs.write_all(&[b'y'; 100_000]).await.unwrap();
+        let mut io = Io::new(ours, BytesMut::from(&b"xx"[..]));
+        let mut all = vec![0; 100_002];
+        // In small pieces, as a codec asks.
+        for piece in all.chunks_mut(777) {
+            io.read_exact(piece).await.unwrap();
+        }
+        assert!(all.starts_with(b"xxyy") && all[2..].iter().all(|b| *b == b'y'));
+        assert_eq!(io.received(), 100_002);
+    }
+
+    #[tokio::test]
+    async fn output_waits_for_the_flush_and_is_bounded() {
+        let (ours, mut theirs) = duplex(1000);
+        let mut io = Io::new(ours, BytesMut::new());
+        io.write_all(b"abc").await.unwrap();
+        io.flush().await.unwrap();
+        let mut buf = [0; 3];
+        assert!(futures::poll!(Box::pin(theirs.read(&mut buf))).is_pending());
+        poll_fn(|cx| io.write_out(cx)).await.unwrap();
+        theirs.read_exact(&mut buf).await.unwrap();
+        assert_eq!(&buf, b"abc");
+
+        // A peer that does not read stops both directions.
+        let mut written = 0;
+        let piece = [b'z'; 10_000];
+        while let std::task::Poll::Ready(n) = futures::poll!(Box::pin(io.write(&piece))) {
+            written += n.unwrap();
+        }
+        assert!((OUTPUT..OUTPUT + 3 * piece.len()).contains(&written), "{written}");
+        theirs.write_all(b"more").await.unwrap();
+        assert!(futures::poll!(Box::pin(io.read(&mut buf))).is_pending());
+        let mut back = vec![0; written];
+        let read = theirs.read_exact(&mut back);
+        let (read, flushed) = tokio::join!(read, poll_fn(|cx| io.write_out(cx)));
+        read.unwrap();
+        flushed.unwrap();
+        io.read_exact(&mut buf).await.unwrap();
+        assert_eq!(&buf, b"mor");
+    }
+}

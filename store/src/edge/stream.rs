@@ -1,0 +1,194 @@
+//! A call as a task of its own, through tonic's services: streams, the calls that are rare, and
+//! answers that are larger than what the client takes at once.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response};
+use http_body::{Body as _, Frame};
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::service::Routes;
+
+use super::grpc;
+
+/// Bytes handed to the codec at once for one stream.
+const PIECE: usize = 64 * 1024;
+
+/// A request's body, which gives the client's window back as it is read.
+#[derive(Debug)]
+struct Incoming(RecvStream);
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        match ready!(self.0.poll_data(cx)) {
+            Some(Ok(data)) => {
+                self.0.flow_control().release_capacity(data.len())?;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            // Trailers of a request mean nothing in gRPC.
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+}
+
+/// The client took its call back, or is gone.
+struct Gone;
+
+impl From<h2::Error> for Gone {
+    fn from(_: h2::Error) -> Self {
+        Self
+    }
+}
+
+/// Answers a call through `routes`. Ends when the answer is handed to the codec, when the client
+/// takes the call back, or when its time is over.
+pub(super) async fn route(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    mut routes: Routes,
+    deadline: Option<Instant>,
+) {
+    let path = request.uri().path().to_owned();
+    let request = request.map(|body| Body::new(Incoming(body)));
+    // `Routes` is always ready and answers every error itself.
+    let call = routes.call(request);
+    let answered = tokio::select! {
+        answered = within(deadline, call) => answered,
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+    };
+    let response = match answered {
+        Some(Ok(response)) => response,
+        Some(Err(impossible)) => match impossible {},
+        None => {
+            let _ = respond.send_response(grpc::refusal(&grpc::too_late()), true);
+            return;
+        }
+    };
+    let (mut head, body) = response.into_parts();
+    grpc::name_the_unknown(&path, &mut head.headers);
+    let end = body.is_end_stream();
+    let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), end) else { return };
+    if end {
+        return;
+    }
+    if within(deadline, copy(body, &mut stream)).await.is_none() {
+        let _ = stream.send_trailers(grpc::trailers(&grpc::too_late()));
+    }
+}
+
+/// `None` if the deadline came first.
+async fn within<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// Sends a body at the client's pace: the next frame is asked for when there is room for it.
+async fn copy(mut body: Body, stream: &mut SendStream<Bytes>) -> Result<(), Gone> {
+    loop {
+        // A reset while the body has nothing to say ends the call too.
+        let frame = tokio::select! {
+            _ = poll_fn(|cx| stream.poll_reset(cx)) => return Err(Gone),
+            frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)) => frame,
+        };
+        let frame = match frame {
+            Some(Ok(frame)) => frame,
+            Some(Err(status)) => {
+                stream.send_trailers(grpc::trailers(&status))?;
+                return Ok(());
+            }
+            None => {
+                stream.send_data(Bytes::new(), true)?;
+                return Ok(());
+            }
+        };
+        match frame.into_data() {
+            Ok(data) => send(stream, data).await?,
+            Err(frame) => {
+                let trailers = frame.into_trailers().unwrap_or_else(|_| grpc::ok_trailers());
+                stream.send_trailers(trailers)?;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Sends bytes as the client's windows open.
+async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), Gone> {
+    while data.has_remaining() {
+        stream.reserve_capacity(data.len().min(PIECE));
+        // Room that is there already is not announced again.
+        let mut room = stream.capacity();
+        while room == 0 {
+            room = poll_fn(|cx| stream.poll_capacity(cx)).await.ok_or(Gone)??;
+        }
+        let piece = data.split_to(room.min(data.len()));
+        stream.send_data(piece, false)?;
+    }
+    Ok(())
+}
+
+/// Answers a call with one message that is still to be made.
+pub(super) async fn answer(
+    message: impl Future<Output = Result<Bytes, Status>>,
+    mut respond: SendResponse<Bytes>,
+    deadline: Option<Instant>,
+    held: Arc<AtomicUsize>,
+) {
+    let made = tokio::select! {
+        made = within(deadline, message) => made.unwrap_or_else(|| Err(grpc::too_late())),
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+    };
+    // Errors mean that nobody waits any more.
+    match made {
+        Ok(message) => {
+            if let Ok(stream) = respond.send_response(grpc::head(), false) {
+                finish(stream, message, deadline, held).await;
+            }
+        }
+        Err(status) => {
+            let _ = respond.send_response(grpc::refusal(&status), true);
+        }
+    }
+}
+
+/// Sends an answer of one message that is larger than what the client takes now. It counts as
+/// `held` meanwhile.
+pub(super) async fn finish(
+    mut stream: SendStream<Bytes>,
+    message: Bytes,
+    deadline: Option<Instant>,
+    held: Arc<AtomicUsize>,
+) {
+    let size = message.len();
+    held.fetch_add(size, Ordering::Relaxed);
+    match within(deadline, send(&mut stream, message)).await {
+        Some(Ok(())) => {
+            let _ = stream.send_trailers(grpc::ok_trailers());
+        }
+        Some(Err(Gone)) => {}
+        None => stream.send_reset(Reason::CANCEL),
+    }
+    held.fetch_sub(size, Ordering::Relaxed);
+}
