@@ -190,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_read_before_comes_first() {
         let (ours, mut theirs) = duplex(1 << 20);
-        theirs.write_all(&[b'y'; 100_000]).await.unwrap();
+        theirs.write_all(&vec![b'y'; 100_000]).await.unwrap();
         let mut io = Io::new(ours, BytesMut::from(&b"xx"[..]));
         let mut all = vec![0; 100_002];
         // In small pieces, as a codec asks.

@@ -1,5 +1,7 @@
 //! A store in this process, on ports of the kernel's choice, with its own CA.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

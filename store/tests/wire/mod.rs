@@ -167,13 +167,22 @@ impl Client {
 
     /// Waits until a stream ends.
     pub(crate) async fn answer(&mut self, stream: u32) -> Answer {
+        let answer = self.end_of(stream).await;
+        let ended = answer.ended || answer.reset.is_some();
+        assert!(ended, "the server hung up: {:?}", self.goaways);
+        answer
+    }
+
+    /// Waits until a stream or the connection ends.
+    pub(crate) async fn end_of(&mut self, stream: u32) -> Answer {
         loop {
-            if let Some(answer) = self.answers.get(&stream)
-                && (answer.ended || answer.reset.is_some())
-            {
+            let answer = self.answers.entry(stream).or_default();
+            if answer.ended || answer.reset.is_some() {
                 return answer.clone();
             }
-            assert!(self.take().await, "the server hung up: {:?}", self.goaways);
+            if !self.take().await {
+                return self.answers.remove(&stream).unwrap_or_default();
+            }
         }
     }
 
