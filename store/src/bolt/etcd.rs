@@ -7,11 +7,12 @@
 use std::collections::HashSet;
 use std::io::{self, Seek, Write};
 
+use bytes::Bytes;
 use prost::encoding::int64;
 use serde::Serialize;
 
 use super::writer::{Bucket, Database};
-use crate::core::{Fields, History, KeyValue, Read};
+use crate::core::{Fields, History, KeyRange, KeyValue, Read};
 
 /// Events that are taken from the history at a time.
 const EVENTS: usize = 4096;
@@ -110,9 +111,10 @@ impl Snapshot {
         for kv in std::mem::take(&mut self.base) {
             put(&mut keys, &kv)?;
         }
+        let everything = KeyRange::From(Bytes::from_static(b"\0"));
         let mut next = self.compacted.max(0) + 1;
         while next <= self.revision {
-            let (batches, through) = match history.read(next, EVENTS) {
+            let (batches, through) = match history.read(next, EVENTS, &everything) {
                 Read::Events(batches, through) => (batches, through),
                 Read::Compacted(_) => return Err(BuildError::Compacted),
             };

@@ -20,6 +20,9 @@ use crate::pb::etcdserverpb::{
     TxnRequest, TxnResponse,
 };
 
+/// Events of the log that are replayed between two slices of housekeeping.
+const REPLAY: usize = 512;
+
 /// One request, checked by [`check`](super::check) where a check exists.
 #[derive(Debug)]
 pub enum Command {
@@ -414,7 +417,11 @@ impl State {
                     self.replay_version(&kv);
                 }
                 self.mvcc.finish(revision);
-                self.mvcc.publish();
+                // Not all at the end: what is old is packed as it comes.
+                if self.mvcc.fresh().len() >= REPLAY {
+                    self.mvcc.publish();
+                    self.mvcc.collect(REPLAY);
+                }
             }
             Record::LeaseGrant { id, ttl } => {
                 let _ = self.leases.grant(id, ttl, now);
@@ -460,6 +467,7 @@ impl State {
 
     fn recover_compacted(&mut self, revision: i64) {
         if revision > 0 && self.mvcc.compact(revision).is_ok() {
+            self.mvcc.publish();
             self.mvcc.release();
             while self.mvcc.collect(usize::MAX) {}
         }

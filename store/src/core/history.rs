@@ -1,8 +1,10 @@
 //! What happened, in revision order: the ring that every watch reads with a cursor of its own.
 //!
 //! The sequencer appends what is durable; readers on other threads take shared batches out under a
-//! lock that is held for pointer copies only. Compaction takes batches off the front, so the ring
-//! is as long as the history that clients asked to keep, and a slow reader holds nothing back.
+//! lock that is held for pointer copies only. The newest batches are whole. Older ones are packed
+//! to places in the keys' own chains of versions, from where a reader makes the events anew: there
+//! is one copy of history. Compaction takes batches off the front, so the ring is as long as the
+//! history that clients asked to keep, and a slow reader holds nothing back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +12,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::RwLock;
 
-use super::KeyValue;
+use super::mvcc::CellRef;
+use super::{KeyRange, KeyValue};
+
+/// Bytes of versions that one read makes anew from packed history; it ends with the revision that
+/// goes over.
+const MAKE_BYTES: usize = 2 << 20;
 
 /// One change of one key.
 #[derive(Clone, Debug)]
@@ -24,7 +31,58 @@ pub struct Event {
 /// Events of whole revisions, in order; never empty.
 pub type Batch = Arc<[Event]>;
 
-fn first(batch: &Batch) -> i64 {
+/// Where an event is to be found.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) cell: CellRef,
+    pub(super) revision: i64,
+}
+
+/// A stretch of the ring; never empty.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    Whole(Batch),
+    Packed(Arc<[Place]>),
+}
+
+impl Part {
+    pub(super) fn first(&self) -> i64 {
+        match self {
+            Self::Whole(batch) => first(batch),
+            Self::Packed(places) => places.first().map_or(0, |place| place.revision),
+        }
+    }
+
+    fn last(&self) -> i64 {
+        match self {
+            Self::Whole(batch) => last(batch),
+            Self::Packed(places) => places.last().map_or(0, |place| place.revision),
+        }
+    }
+
+    /// A version of each key that changed above `revision`.
+    pub(super) fn changed(&self, revision: i64) -> Vec<KeyValue> {
+        match self {
+            Self::Whole(batch) => {
+                let above = batch.iter().filter(|event| event.kv.mod_revision() > revision);
+                above.map(|event| event.kv.clone()).collect()
+            }
+            Self::Packed(places) => {
+                let above = places.iter().filter(|place| place.revision > revision);
+                above.map(|place| place.cell.latest()).collect()
+            }
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Whole(batch) => batch.len(),
+            Self::Packed(places) => places.len(),
+        }
+    }
+}
+
+pub(super) fn first(batch: &Batch) -> i64 {
     batch.first().map_or(0, |event| event.kv.mod_revision())
 }
 
@@ -32,10 +90,17 @@ fn last(batch: &Batch) -> i64 {
     batch.last().map_or(0, |event| event.kv.mod_revision())
 }
 
+#[derive(Debug, Default)]
+struct Ring {
+    /// Older than all of `tip`. A part may begin with the revision that the one before ends with.
+    old: VecDeque<Part>,
+    tip: VecDeque<Batch>,
+}
+
 /// The ring, and the two revisions that readers on other threads need.
 #[derive(Debug)]
 pub struct History {
-    batches: RwLock<VecDeque<Batch>>,
+    ring: RwLock<Ring>,
     revision: AtomicI64,
     /// Events below are gone.
     floor: AtomicI64,
@@ -55,7 +120,7 @@ impl History {
     #[must_use]
     pub fn new(revision: i64) -> Self {
         Self {
-            batches: RwLock::default(),
+            ring: RwLock::default(),
             revision: AtomicI64::new(revision),
             floor: AtomicI64::new(i64::MIN),
         }
@@ -79,7 +144,7 @@ impl History {
 
     /// Adds a batch without making its revision visible yet. See [`History::show`].
     pub(super) fn push(&self, batch: Batch) {
-        self.batches.write().push_back(batch);
+        self.ring.write().tip.push_back(batch);
     }
 
     /// Makes all that was pushed, up to `revision`, visible.
@@ -87,55 +152,173 @@ impl History {
         self.revision.store(revision, Ordering::Release);
     }
 
-    /// Forgets batches that are wholly below `revision`, and gives every batch with an event at or
-    /// below it: their keys may have versions to free. A watch may still start at `revision`.
-    pub(super) fn trim(&self, revision: i64) -> Vec<Batch> {
-        let mut batches = self.batches.write();
+    // ---- packing -------------------------------------------------------------------------------
+
+    /// The oldest batch that nobody tried to pack.
+    pub(super) fn unpacked(&self) -> Option<Batch> {
+        self.ring.read().tip.front().cloned()
+    }
+
+    /// Puts parts in the place of the batch that [`History::unpacked`] gives.
+    pub(super) fn replace(&self, parts: impl IntoIterator<Item = Part>) {
+        let mut ring = self.ring.write();
+        ring.tip.pop_front();
+        ring.old.extend(parts);
+    }
+
+    // ---- forgetting ----------------------------------------------------------------------------
+
+    /// Forgets what is below `revision`: it is to be taken with [`History::forgotten`]. A watch may
+    /// still start at `revision`, so what happened there is made whole: its past may go.
+    pub(super) fn forget(&self, revision: i64) {
+        let mut ring = self.ring.write();
         self.floor.fetch_max(revision, Ordering::AcqRel);
-        let gone = batches.partition_point(|batch| last(batch) < revision);
-        let mut touched: Vec<Batch> = batches.drain(..gone).collect();
-        touched.extend(batches.front().filter(|batch| first(batch) <= revision).cloned());
-        touched
-    }
-
-    /// Batches from `cursor` on, oldest first, until `limit` events are exceeded.
-    #[must_use]
-    pub fn read(&self, cursor: i64, limit: usize) -> Read {
-        let batches = self.batches.read();
-        let floor = self.floor.load(Ordering::Acquire);
-        if cursor < floor {
-            return Read::Compacted(floor);
-        }
-        let start = batches.partition_point(|batch| last(batch) < cursor);
-        let mut found = Vec::new();
-        let mut events = 0;
-        for batch in batches.range(start..) {
-            if events >= limit {
-                // What was taken reaches to just below the batch that was not.
-                return Read::Events(found, first(batch) - 1);
+        let mut at = ring.old.partition_point(|part| part.last() < revision);
+        while let Some(Part::Packed(places)) =
+            ring.old.get(at).filter(|part| part.first() <= revision)
+        {
+            let (below, rest) = places.split_at(places.partition_point(|p| p.revision < revision));
+            let (here, above) = rest.split_at(rest.partition_point(|p| p.revision <= revision));
+            let copy = |places: &[Place]| {
+                let copy = |p: &Place| Place { cell: p.cell.clone(), revision: p.revision };
+                Part::Packed(places.iter().map(copy).collect())
+            };
+            let here: Batch = here.iter().filter_map(|p| p.cell.event(p.revision)).collect();
+            let parts = [
+                (!below.is_empty()).then(|| copy(below)),
+                (!here.is_empty()).then_some(Part::Whole(here)),
+                (!above.is_empty()).then(|| copy(above)),
+            ];
+            ring.old.remove(at);
+            for part in parts.into_iter().flatten() {
+                ring.old.insert(at, part);
+                at += 1;
             }
-            events += batch.len();
-            found.push(batch.clone());
         }
-        let newest = batches.back().map_or(i64::MIN, last);
-        Read::Events(found, newest.max(self.revision.load(Ordering::Acquire)))
     }
 
-    /// Events above `revision`, newest batch first, or `None` if there are more than `limit`.
-    pub(super) fn since(&self, revision: i64, limit: usize) -> Option<Vec<Batch>> {
-        let batches = self.batches.read();
+    /// Takes the oldest part out if it is forgotten. True if it was of the tip.
+    pub(super) fn forgotten(&self) -> Option<(Part, bool)> {
+        let mut ring = self.ring.write();
+        let floor = self.floor();
+        if let Some(part) = ring.old.front() {
+            return if part.last() < floor { Some((ring.old.pop_front()?, false)) } else { None };
+        }
+        let batch = ring.tip.front().filter(|batch| last(batch) < floor)?.clone();
+        ring.tip.pop_front();
+        Some((Part::Whole(batch), true))
+    }
+
+    /// The parts with events at the floor, when all below are taken out.
+    pub(super) fn at_floor(&self) -> Vec<Part> {
+        let ring = self.ring.read();
+        let floor = self.floor();
+        let mut parts: Vec<Part> =
+            ring.old.iter().take_while(|part| part.first() <= floor).cloned().collect();
+        let tip = ring.tip.iter().take_while(|batch| first(batch) <= floor);
+        parts.extend(tip.map(|batch| Part::Whole(batch.clone())));
+        parts
+    }
+
+    // ---- reading -------------------------------------------------------------------------------
+
+    /// Batches from `cursor` on, oldest first, until `limit` events are exceeded. What was packed
+    /// comes without the events that are not in `range`.
+    #[must_use]
+    pub fn read(&self, cursor: i64, limit: usize, range: &KeyRange) -> Read {
+        loop {
+            let (floor, parts, reach) = self.take(cursor, limit);
+            if cursor < floor {
+                return Read::Compacted(floor);
+            }
+            let found = make(parts, cursor, reach, range);
+            // What is forgotten meanwhile may have lost its past.
+            if self.floor() == floor {
+                return found;
+            }
+        }
+    }
+
+    fn take(&self, cursor: i64, limit: usize) -> (i64, Vec<Part>, i64) {
+        let ring = self.ring.read();
+        let floor = self.floor();
+        let mut found: Vec<Part> = Vec::new();
+        let mut events = 0;
+        let old = ring.old.partition_point(|part| part.last() < cursor);
+        let tip = ring.tip.partition_point(|batch| last(batch) < cursor);
+        let old = ring.old.range(old..).cloned();
+        let parts = old.chain(ring.tip.range(tip..).map(|batch| Part::Whole(batch.clone())));
+        for part in parts {
+            let taken = found.last().map_or(i64::MIN, Part::last);
+            if events >= limit && part.first() > taken {
+                // What was taken reaches to just below the part that was not.
+                return (floor, found, part.first() - 1);
+            }
+            events += part.len();
+            found.push(part);
+        }
+        let newest = found.last().map_or(i64::MIN, Part::last);
+        (floor, found, newest.max(self.revision()))
+    }
+
+    /// Parts with events above `revision`, newest first, or `None` if there are more than `limit`
+    /// events.
+    pub(super) fn since(&self, revision: i64, limit: usize) -> Option<Vec<Part>> {
+        let ring = self.ring.read();
         let mut found = Vec::new();
         let mut events = 0;
-        for batch in batches.iter().rev() {
-            if last(batch) <= revision {
+        let tip = ring.tip.iter().rev().map(|batch| Part::Whole(batch.clone()));
+        for part in tip.chain(ring.old.iter().rev().cloned()) {
+            if part.last() <= revision {
                 break;
             }
-            events += batch.len();
+            events += part.len();
             if events > limit {
                 return None;
             }
-            found.push(batch.clone());
+            found.push(part);
         }
         Some(found)
     }
+}
+
+/// Makes what was packed whole again.
+fn make(parts: Vec<Part>, cursor: i64, reach: i64, range: &KeyRange) -> Read {
+    let mut batches = Vec::with_capacity(parts.len());
+    let (mut bytes, mut last) = (0, i64::MIN);
+    for part in parts {
+        let places = match part {
+            Part::Whole(batch) => {
+                let first = first(&batch);
+                if bytes >= MAKE_BYTES && first > last {
+                    return Read::Events(batches, first - 1);
+                }
+                batches.push(batch);
+                continue;
+            }
+            Part::Packed(places) => places,
+        };
+        let mut events = Vec::new();
+        for Place { cell, revision } in places.iter().filter(|place| place.revision >= cursor) {
+            if bytes >= MAKE_BYTES && *revision > last {
+                if !events.is_empty() {
+                    batches.push(events.into());
+                }
+                return Read::Events(batches, *revision - 1);
+            }
+            last = *revision;
+            if !cell.key(|key| range.contains(key)) {
+                continue;
+            }
+            // It is there unless it was forgotten meanwhile.
+            let Some(event) = cell.event(*revision) else { return Read::Compacted(*revision + 1) };
+            bytes += event.kv.encoded().len();
+            bytes += event.prev.as_ref().map_or(0, |prev| prev.encoded().len());
+            events.push(event);
+        }
+        if !events.is_empty() {
+            batches.push(events.into());
+        }
+    }
+    Read::Events(batches, reach)
 }

@@ -99,6 +99,12 @@ impl KeyValue {
         Self(ThinArc::from_header_and_slice((), scratch))
     }
 
+    /// A version whose wire form another one gave.
+    #[must_use]
+    pub(super) fn from_encoded(encoded: &[u8]) -> Self {
+        Self(ThinArc::from_header_and_slice((), encoded))
+    }
+
     /// What a delete at `revision` leaves in a watch event: the key and the revision, no more.
     #[must_use]
     pub fn tombstone(key: &[u8], revision: i64) -> Self {

@@ -399,7 +399,9 @@ impl Pair {
         }
         self.same_leases();
         let live = within(self.spec.newest(), &"\0".into(), &"\0".into());
-        assert_eq!(self.subject.engine.mvcc().keys(), live.len());
+        let mvcc = self.subject.engine.mvcc();
+        assert_eq!(mvcc.keys(), live.len());
+        assert_eq!(mvcc.bytes(), mvcc.count_bytes());
         for id in 1..5 {
             self.lease(&Step::View(id, true));
         }

@@ -46,6 +46,8 @@ fn rebuild(recovered: Recovered) -> (State, Started) {
     let started =
         Started { revision: recovered.start_revision, compacted: recovered.compact_revision };
     let mut state = State::new(1);
+    // Few events stay whole, so that runs this short see packed history.
+    state.mvcc.keep_whole(3);
     let snapshot_revision = recovered.snapshot.as_ref().map(|snapshot| snapshot.meta().revision);
     for item in recovered.snapshot.into_iter().flatten() {
         match item.unwrap() {

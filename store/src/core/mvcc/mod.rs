@@ -1,27 +1,32 @@
 //! Every version of every key since the compacted revision.
 //!
-//! A hash table finds the slot of a key, an ordered tree finds the slots of a range and counts the
-//! live ones; a slot holds the key's versions. A put of a key that exists touches its slot only.
+//! A hash table finds the cell of a key, an ordered tree finds the cells of a range and counts the
+//! live ones; a cell holds the key's versions. A put of a key that exists touches its cell only.
 //!
 //! Changes are made by the sequencer alone. A change is *applied* at once and becomes *visible* to
 //! other threads, through [`History`], by [`Mvcc::publish`], when it is durable.
 
+mod cell;
+mod chain;
+mod delta;
+mod housekeeping;
+mod index;
 mod page;
-mod slot;
 mod tree;
 
-use std::collections::VecDeque;
-use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
+use hashbrown::HashSet;
 
+use self::cell::Cell;
+pub(in crate::core) use self::cell::CellRef;
+use self::housekeeping::Chores;
+use self::index::Index;
 use self::page::Pins;
 pub use self::page::{Page, Pin};
-use self::slot::Slot;
-use self::tree::{SlotId, Tree};
+use self::tree::Tree;
 use super::error::Error;
 use super::history::{Batch, Event, History};
 use super::kv::{Fields, KeyValue};
@@ -54,10 +59,7 @@ pub enum Want {
 #[derive(Debug)]
 pub struct Mvcc {
     tree: Tree,
-    slots: Vec<Option<Slot>>,
-    free: Vec<SlotId>,
-    by_key: HashTable<SlotId>,
-    hasher: DefaultHashBuilder,
+    index: Index,
     /// Revision of the last finished transaction.
     revision: i64,
     /// Revision of the newest change, also within a transaction that is not finished.
@@ -65,13 +67,13 @@ pub struct Mvcc {
     compacted: i64,
     /// The compaction whose history was let go of last.
     released: i64,
+    /// Its number.
+    release: u32,
     pins: Pins,
     /// Applied and not yet published, in order.
     fresh: Vec<Event>,
     history: Arc<History>,
-    /// Events whose keys may have versions that compaction made unreachable.
-    garbage: VecDeque<Batch>,
-    garbage_at: usize,
+    chores: Chores,
     bytes: usize,
     /// Room to encode in.
     scratch: Vec<u8>,
@@ -83,19 +85,16 @@ impl Mvcc {
     pub fn new(revision: i64) -> Self {
         Self {
             tree: Tree::default(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            by_key: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
+            index: Index::default(),
             revision,
             head: revision,
             compacted: -1,
             released: -1,
+            release: 0,
             pins: Pins::default(),
             fresh: Vec::new(),
             history: Arc::new(History::new(revision)),
-            garbage: VecDeque::new(),
-            garbage_at: 0,
+            chores: Chores::default(),
             bytes: 0,
             scratch: Vec::new(),
         }
@@ -152,7 +151,7 @@ impl Mvcc {
     /// The key's version at a revision.
     #[must_use]
     pub fn get(&self, key: &[u8], at: i64) -> Option<KeyValue> {
-        self.slot(key)?.at(at).cloned()
+        self.find(key)?.at(at)
     }
 
     /// What `range` holds at revision `at`, which must not be compacted.
@@ -196,13 +195,11 @@ impl Mvcc {
         }
         let end = range.end().map(Bytes::as_ref);
         let newest = at >= self.head;
-        self.tree.walk(range.start(), end, |id, live| {
+        self.tree.walk(range.start(), end, |cell, live| {
             if newest && !live {
                 return ControlFlow::Continue(());
             }
-            let version =
-                self.slots.get(id as usize).and_then(Option::as_ref).and_then(|s| s.at(at));
-            version.map_or(ControlFlow::Continue(()), &mut visit)
+            cell.at(at).map_or(ControlFlow::Continue(()), |kv| visit(&kv))
         });
     }
 
@@ -216,17 +213,21 @@ impl Mvcc {
         if at >= self.head {
             return newest;
         }
-        let Some(batches) = self.history.since(at, UNDO_LIMIT) else {
+        let Some(parts) = self.history.since(at, UNDO_LIMIT) else {
             return self.count_by_walk(range, at);
         };
         if self.fresh.len() > UNDO_LIMIT {
             return self.count_by_walk(range, at);
         }
+        let changed: Vec<KeyValue> = parts
+            .iter()
+            .flat_map(|part| part.changed(at))
+            .chain(self.fresh.iter().map(|event| event.kv.clone()))
+            .collect();
         let mut seen = HashSet::new();
         let mut count = newest;
-        let events = batches.iter().flat_map(|batch| batch.iter()).chain(&self.fresh);
-        for event in events.filter(|event| event.kv.mod_revision() > at) {
-            let key = event.kv.key();
+        for kv in &changed {
+            let key = kv.key();
             if !range.contains(key) || !seen.insert(key) {
                 continue;
             }
@@ -255,16 +256,14 @@ impl Mvcc {
     #[must_use]
     pub fn hash(&self, at: i64) -> u32 {
         let mut sum = 0;
-        self.tree.walk::<()>(b"", None, |id, _| {
-            if let Some(slot) = self.slots.get(id as usize).and_then(Option::as_ref) {
-                for kv in slot.reachable(self.compacted, at) {
-                    let kv = kv.fields();
-                    sum = crc32c::crc32c_append(sum, kv.key);
-                    for n in [kv.create_revision, kv.mod_revision, kv.version, kv.lease] {
-                        sum = crc32c::crc32c_append(sum, &n.to_le_bytes());
-                    }
-                    sum = crc32c::crc32c_append(sum, kv.value);
+        self.tree.walk::<()>(b"", None, |cell, _| {
+            for kv in cell.reachable(self.compacted, at) {
+                let kv = kv.fields();
+                sum = crc32c::crc32c_append(sum, kv.key);
+                for n in [kv.create_revision, kv.mod_revision, kv.version, kv.lease] {
+                    sum = crc32c::crc32c_append(sum, &n.to_le_bytes());
                 }
+                sum = crc32c::crc32c_append(sum, kv.value);
             }
             ControlFlow::Continue(())
         });
@@ -276,43 +275,50 @@ impl Mvcc {
     /// Puts a key at `revision`, which is that of the running transaction, and gives the version
     /// before it.
     pub fn put(&mut self, revision: i64, key: &[u8], value: &[u8], lease: i64) -> Option<KeyValue> {
-        let (create_revision, version) = self
-            .slot(key)
-            .and_then(Slot::live)
+        let hash = self.index.hash(key);
+        let cell = self.index.get_hashed(hash, key);
+        let (create_revision, version) = cell
+            .map(|cell| cell.latest())
+            .filter(|kv| !kv.is_tombstone())
             .map_or((revision, 1), |kv| (kv.create_revision(), kv.version() + 1));
         let fields = Fields { key, create_revision, mod_revision: revision, version, value, lease };
         let kv = KeyValue::with(fields, &mut self.scratch);
-        self.push(kv)
+        self.push_hashed(hash, kv)
     }
 
     /// Deletes a key at `revision` and gives what it held; `None` if it was not there.
     pub fn delete(&mut self, revision: i64, key: &[u8]) -> Option<KeyValue> {
-        let slot = self.slot(key)?;
-        slot.live()?;
-        let tombstone = KeyValue::tombstone(slot.key(), revision);
-        self.push(tombstone)
+        if self.find(key)?.latest().is_tombstone() {
+            return None;
+        }
+        self.push(KeyValue::tombstone(key, revision))
     }
 
     /// Adds a version as it is (recovery), and gives the live one before it.
     pub fn push(&mut self, kv: KeyValue) -> Option<KeyValue> {
+        let hash = self.index.hash(kv.key());
+        self.push_hashed(hash, kv)
+    }
+
+    fn push_hashed(&mut self, hash: u64, kv: KeyValue) -> Option<KeyValue> {
         self.head = self.head.max(kv.mod_revision());
-        self.bytes += slot::size(&kv);
-        let hash = self.hasher.hash_one(kv.key());
-        let slots = &mut self.slots;
-        let found = self.by_key.find(hash, |id| Slot::is(slots, *id, kv.key())).copied();
-        let prev = if let Some(slot) =
-            found.and_then(|id| slots.get_mut(id as usize)).and_then(Option::as_mut)
-        {
-            let prev = slot.live().cloned();
-            if prev.is_none() == kv.is_tombstone() {
-                // Dead stays dead, or live stays live.
-            } else {
-                self.tree.set_live(kv.key(), !kv.is_tombstone());
+        let dead = kv.is_tombstone();
+        let prev = if let Some(cell) = self.index.get_hashed(hash, kv.key()) {
+            let (before, grown) = cell.push(kv.clone());
+            self.bytes += grown;
+            let prev = Some(before).filter(|kv| !kv.is_tombstone());
+            if prev.is_none() != dead {
+                self.tree.set_live(kv.key(), !dead);
             }
-            slot.push(kv.clone());
             prev
         } else {
-            self.insert(hash, kv.clone());
+            self.bytes += Cell::bytes_of_one(&kv);
+            let cell = Cell::new(kv.clone());
+            self.tree.insert(kv.key(), cell.clone());
+            self.index.insert(hash, cell);
+            if dead {
+                self.tree.set_live(kv.key(), false);
+            }
             None
         };
         self.fresh.push(Event { kv, prev: prev.clone() });
@@ -325,32 +331,19 @@ impl Mvcc {
         self.head = self.revision;
     }
 
-    fn insert(&mut self, hash: u64, kv: KeyValue) {
-        let dead = kv.is_tombstone();
-        let key = Bytes::copy_from_slice(kv.key());
-        let slot = Some(Slot::new(kv));
-        let id = if let Some(id) = self.free.pop() {
-            self.slots[id as usize] = slot;
-            id
-        } else {
-            self.slots.push(slot);
-            // 2^32 keys are far above what memory holds.
-            SlotId::try_from(self.slots.len() - 1).unwrap_or(SlotId::MAX)
-        };
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        self.by_key.insert_unique(hash, id, |id| {
-            slots[*id as usize].as_ref().map_or(0, |slot| hasher.hash_one(slot.key()))
-        });
-        self.tree.insert(key.clone(), id);
-        if dead {
-            self.tree.set_live(&key, false);
-        }
+    fn find(&self, key: &[u8]) -> Option<&CellRef> {
+        self.index.get(key)
     }
 
-    fn slot(&self, key: &[u8]) -> Option<&Slot> {
-        let hash = self.hasher.hash_one(key);
-        let id = self.by_key.find(hash, |id| Slot::is(&self.slots, *id, key))?;
-        self.slots.get(*id as usize)?.as_ref()
+    /// The bytes of all versions, counted anew: what [`Mvcc::bytes`] must say.
+    #[must_use]
+    pub fn count_bytes(&self) -> usize {
+        let mut bytes = 0;
+        self.tree.walk::<()>(b"", None, |cell, _| {
+            bytes += cell.bytes();
+            ControlFlow::Continue(())
+        });
+        bytes
     }
 
     // ---- publishing and compaction --------------------------------------------------------------
@@ -363,6 +356,7 @@ impl Mvcc {
         }
         let batch: Batch = std::mem::take(&mut self.fresh).into();
         self.history.push(batch.clone());
+        self.note_published(&batch);
         Some(batch)
     }
 
@@ -392,55 +386,5 @@ impl Mvcc {
         }
         self.compacted = revision;
         Ok(())
-    }
-
-    /// Lets go of the history below the compacted revision. A little later than the compaction, so
-    /// that a watch that is a moment behind is not cancelled by a compaction at the current
-    /// revision. Memory comes back by [`Mvcc::collect`]. False if a [`Pin`] holds the history:
-    /// then nothing was done, and it is to be tried again.
-    pub fn release(&mut self) -> bool {
-        if self.pins.lowest().is_some_and(|pinned| pinned < self.compacted) {
-            return false;
-        }
-        if self.compacted > 0 {
-            self.released = self.compacted;
-            self.garbage.extend(self.history.trim(self.compacted));
-        }
-        true
-    }
-
-    /// Frees versions that compaction made unreachable, looking at about `limit` events. True if
-    /// there is more to do.
-    pub fn collect(&mut self, limit: usize) -> bool {
-        for _ in 0..limit {
-            let Some(batch) = self.garbage.front() else { return false };
-            if let Some(event) = batch.get(self.garbage_at) {
-                let kv = event.kv.clone();
-                self.garbage_at += 1;
-                self.trim(kv.key());
-            } else {
-                self.garbage.pop_front();
-                self.garbage_at = 0;
-            }
-        }
-        !self.garbage.is_empty()
-    }
-
-    fn trim(&mut self, key: &[u8]) {
-        let hash = self.hasher.hash_one(key);
-        let slots = &mut self.slots;
-        let Ok(entry) = self.by_key.find_entry(hash, |id| Slot::is(slots, *id, key)) else {
-            return;
-        };
-        let id = *entry.get();
-        let Some(slot) = slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
-        self.bytes -= slot.trim(self.released);
-        if slot.is_gone(self.released) {
-            self.bytes -= slot.bytes();
-            entry.remove();
-            self.slots[id as usize] = None;
-            self.free.push(id);
-            self.tree.remove(key);
-        }
     }
 }

@@ -1,35 +1,35 @@
 //! An ordered set of keys that counts the live ones below any key: a B+ tree whose nodes know how
-//! many live keys they hold, so that `count` of a range is O(log n).
+//! many live keys they hold, so that `count` of a range is O(log n). A leaf holds the keys' cells,
+//! not the keys.
 
+use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
+use super::cell::CellRef;
 
+/// As many as a leaf has bits for.
 const LEAF_MAX: usize = 64;
 const INNER_MAX: usize = 32;
 
-/// A key's place in the slot table.
-pub(super) type SlotId = u32;
-
-#[derive(Debug)]
-struct Entry {
-    key: Bytes,
-    slot: SlotId,
-    /// False once the newest version is a tombstone.
-    live: bool,
+/// Cells in key order.
+#[derive(Debug, Default)]
+struct Leaf {
+    cells: Vec<CellRef>,
+    /// Bit `n` is set while cell `n`'s newest version is not a tombstone.
+    live: u64,
 }
 
 #[derive(Debug)]
 struct Child {
     /// No key of this child, nor of those to its right, is below it.
-    first: Bytes,
+    first: Box<[u8]>,
     live: usize,
     node: Box<Node>,
 }
 
 #[derive(Debug)]
 enum Node {
-    Leaf(Vec<Entry>),
+    Leaf(Leaf),
     Inner(Vec<Child>),
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Tree {
 
 impl Default for Tree {
     fn default() -> Self {
-        Self { root: Node::Leaf(Vec::new()), live: 0 }
+        Self { root: Node::Leaf(Leaf::default()), live: 0 }
     }
 }
 
@@ -53,11 +53,14 @@ impl Tree {
     }
 
     /// Adds a live key that is not in the tree.
-    pub(super) fn insert(&mut self, key: Bytes, slot: SlotId) {
+    pub(super) fn insert(&mut self, key: &[u8], cell: CellRef) {
         self.live += 1;
-        if let Some(right) = self.root.insert(key, slot) {
+        if let Some(right) = self.root.insert(key, cell) {
             let left = std::mem::replace(&mut self.root, Node::Inner(Vec::new()));
-            self.root = Node::Inner(vec![left.into_child(Bytes::new()), right]);
+            let mut children = Vec::with_capacity(INNER_MAX + 1);
+            children.push(left.into_child(Box::default()));
+            children.push(right);
+            self.root = Node::Inner(children);
         }
     }
 
@@ -75,7 +78,7 @@ impl Tree {
         }
         while let Node::Inner(children) = &mut self.root {
             match children.len() {
-                0 => self.root = Node::Leaf(Vec::new()),
+                0 => self.root = Node::Leaf(Leaf::default()),
                 1 => {
                     if let Some(child) = children.pop() {
                         self.root = *child.node;
@@ -92,10 +95,7 @@ impl Tree {
         let mut node = &self.root;
         loop {
             match node {
-                Node::Leaf(entries) => {
-                    let at = entries.partition_point(|e| e.key.as_ref() < key);
-                    return below + entries[..at].iter().filter(|e| e.live).count();
-                }
+                Node::Leaf(leaf) => return below + leaf.live_before(leaf.place(key)),
                 Node::Inner(children) => {
                     let at = route(children, key);
                     below += children[..at].iter().map(|c| c.live).sum::<usize>();
@@ -105,12 +105,12 @@ impl Tree {
         }
     }
 
-    /// Calls `visit` with each slot from `start` on and below `end`, in key order, until it breaks.
+    /// Calls `visit` with each cell from `start` on and below `end`, in key order, until it breaks.
     pub(super) fn walk<B>(
         &self,
         start: &[u8],
         end: Option<&[u8]>,
-        mut visit: impl FnMut(SlotId, bool) -> ControlFlow<B>,
+        mut visit: impl FnMut(&CellRef, bool) -> ControlFlow<B>,
     ) -> Option<B> {
         match self.root.walk(start, end, &mut visit) {
             ControlFlow::Break(Stop::Visitor(value)) => Some(value),
@@ -129,43 +129,109 @@ fn route(children: &[Child], key: &[u8]) -> usize {
     children.partition_point(|c| c.first.as_ref() <= key).saturating_sub(1)
 }
 
+/// The lowest `n` bits.
+fn low(n: usize) -> u64 {
+    if n >= LEAF_MAX { u64::MAX } else { (1 << n) - 1 }
+}
+
+impl Leaf {
+    /// Where `key` is or would be.
+    fn place(&self, key: &[u8]) -> usize {
+        self.cells.partition_point(|cell| cell.key(|k| k < key))
+    }
+
+    fn find(&self, key: &[u8]) -> Option<usize> {
+        self.cells.binary_search_by(|cell| cell.key(|k| k.cmp(key))).ok()
+    }
+
+    fn is_live(&self, at: usize) -> bool {
+        self.live >> at & 1 == 1
+    }
+
+    fn live_before(&self, at: usize) -> usize {
+        (self.live & low(at)).count_ones() as usize
+    }
+
+    /// Adds a live cell; there is room.
+    fn insert(&mut self, at: usize, cell: CellRef) {
+        if self.cells.capacity() == 0 {
+            self.cells.reserve_exact(LEAF_MAX);
+        }
+        self.cells.insert(at, cell);
+        self.live = self.live & low(at) | 1 << at | (self.live & !low(at)) << 1;
+    }
+
+    /// Takes a cell out, and says whether it was live.
+    fn remove(&mut self, at: usize) -> bool {
+        let was_live = self.is_live(at);
+        self.cells.remove(at);
+        self.live = self.live & low(at) | self.live >> 1 & !low(at);
+        was_live
+    }
+
+    /// Keeps the first `at`, and gives the rest.
+    fn split_off(&mut self, at: usize) -> Self {
+        let mut cells = Vec::with_capacity(LEAF_MAX);
+        cells.extend(self.cells.drain(at..));
+        let live = if at < LEAF_MAX { self.live >> at } else { 0 };
+        self.live &= low(at);
+        Self { cells, live }
+    }
+
+    fn append(&mut self, mut other: Self) {
+        let len = self.cells.len();
+        self.live |= if len < LEAF_MAX { other.live << len } else { 0 };
+        self.cells.append(&mut other.cells);
+    }
+
+    fn into_child(self) -> Child {
+        let first =
+            self.cells.first().map(|cell| cell.key(|key| Box::from(key))).unwrap_or_default();
+        Node::Leaf(self).into_child(first)
+    }
+}
+
 impl Node {
     fn live(&self) -> usize {
         match self {
-            Self::Leaf(entries) => entries.iter().filter(|e| e.live).count(),
+            Self::Leaf(leaf) => leaf.live.count_ones() as usize,
             Self::Inner(children) => children.iter().map(|c| c.live).sum(),
         }
     }
 
     fn len(&self) -> usize {
         match self {
-            Self::Leaf(entries) => entries.len(),
+            Self::Leaf(leaf) => leaf.cells.len(),
             Self::Inner(children) => children.len(),
         }
     }
 
-    fn into_child(self, first: Bytes) -> Child {
+    fn into_child(self, first: Box<[u8]>) -> Child {
         Child { first, live: self.live(), node: Box::new(self) }
     }
 
     /// Inserts, and gives the right half if the node had to be split.
-    fn insert(&mut self, key: Bytes, slot: SlotId) -> Option<Child> {
+    fn insert(&mut self, key: &[u8], cell: CellRef) -> Option<Child> {
         match self {
-            Self::Leaf(entries) => {
-                let at = entries.partition_point(|e| e.key < key);
-                entries.insert(at, Entry { key, slot, live: true });
-                if entries.len() <= LEAF_MAX {
+            Self::Leaf(leaf) => {
+                let at = leaf.place(key);
+                if leaf.cells.len() < LEAF_MAX {
+                    leaf.insert(at, cell);
                     return None;
                 }
                 // Keys that arrive in order leave full leaves behind, not half-full ones.
-                let cut = if at + 1 == entries.len() { at } else { entries.len() / 2 };
-                let right = entries.split_off(cut);
-                let first = right.first().map(|e| e.key.clone()).unwrap_or_default();
-                Some(Self::Leaf(right).into_child(first))
+                let cut = if at == LEAF_MAX { LEAF_MAX } else { LEAF_MAX / 2 };
+                let mut right = leaf.split_off(cut);
+                if at < cut || at == cut && cut < LEAF_MAX {
+                    leaf.insert(at, cell);
+                } else {
+                    right.insert(at - cut, cell);
+                }
+                Some(right.into_child())
             }
             Self::Inner(children) => {
-                let at = route(children, &key);
-                let split = children[at].node.insert(key, slot);
+                let at = route(children, key);
+                let split = children[at].node.insert(key, cell);
                 children[at].live += 1;
                 if let Some(right) = split {
                     children[at].live -= right.live;
@@ -176,8 +242,9 @@ impl Node {
                 }
                 let cut =
                     if at + 2 == children.len() { children.len() - 1 } else { children.len() / 2 };
-                let right = children.split_off(cut);
-                let first = right.first().map(|c| c.first.clone()).unwrap_or_default();
+                let mut right = Vec::with_capacity(INNER_MAX + 1);
+                right.extend(children.drain(cut..));
+                let first = right.first().map(|c: &Child| c.first.clone()).unwrap_or_default();
                 Some(Self::Inner(right).into_child(first))
             }
         }
@@ -186,16 +253,13 @@ impl Node {
     /// True if the flag changed.
     fn set_live(&mut self, key: &[u8], live: bool) -> bool {
         match self {
-            Self::Leaf(entries) => {
-                let at = entries.partition_point(|e| e.key.as_ref() < key);
-                match entries.get_mut(at) {
-                    Some(entry) if entry.key.as_ref() == key && entry.live != live => {
-                        entry.live = live;
-                        true
-                    }
-                    _ => false,
+            Self::Leaf(leaf) => match leaf.find(key) {
+                Some(at) if leaf.is_live(at) != live => {
+                    leaf.live ^= 1 << at;
+                    true
                 }
-            }
+                _ => false,
+            },
             Self::Inner(children) => {
                 let at = route(children, key);
                 let child = &mut children[at];
@@ -211,11 +275,7 @@ impl Node {
     /// Removes, and says whether the key was live; `None` if it was not there.
     fn remove(&mut self, key: &[u8]) -> Option<bool> {
         match self {
-            Self::Leaf(entries) => {
-                let at = entries.partition_point(|e| e.key.as_ref() < key);
-                let found = entries.get(at).is_some_and(|e| e.key.as_ref() == key);
-                found.then(|| entries.remove(at).live)
-            }
+            Self::Leaf(leaf) => leaf.find(key).map(|at| leaf.remove(at)),
             Self::Inner(children) => {
                 let at = route(children, key);
                 let was_live = children[at].node.remove(key)?;
@@ -234,16 +294,21 @@ impl Node {
         &self,
         start: &[u8],
         end: Option<&[u8]>,
-        visit: &mut impl FnMut(SlotId, bool) -> ControlFlow<B>,
+        visit: &mut impl FnMut(&CellRef, bool) -> ControlFlow<B>,
     ) -> ControlFlow<Stop<B>> {
         match self {
-            Self::Leaf(entries) => {
-                let at = entries.partition_point(|e| e.key.as_ref() < start);
-                for entry in &entries[at..] {
-                    if end.is_some_and(|end| entry.key.as_ref() >= end) {
+            Self::Leaf(leaf) => {
+                let from = leaf.place(start);
+                let ends = |cell: &CellRef| {
+                    end.is_some_and(|end| cell.key(|k| k.cmp(end)) != Ordering::Less)
+                };
+                // If the last one is in the range, all are.
+                let check = leaf.cells.last().is_some_and(&ends);
+                for (at, cell) in leaf.cells.iter().enumerate().skip(from) {
+                    if check && ends(cell) {
                         return ControlFlow::Break(Stop::End);
                     }
-                    if let ControlFlow::Break(value) = visit(entry.slot, entry.live) {
+                    if let ControlFlow::Break(value) = visit(cell, leaf.is_live(at)) {
                         return ControlFlow::Break(Stop::Visitor(value));
                     }
                 }
@@ -275,7 +340,7 @@ fn merge_around(children: &mut Vec<Child>, at: usize) {
     let target = &mut children[left];
     target.live += right.live;
     match (&mut *target.node, *right.node) {
-        (Node::Leaf(a), Node::Leaf(b)) => a.extend(b),
+        (Node::Leaf(a), Node::Leaf(b)) => a.append(b),
         (Node::Inner(a), Node::Inner(b)) => a.extend(b),
         // All leaves are at one depth, so neighbours are of one kind.
         (_, _) => {}
@@ -288,7 +353,9 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::cell::Cell;
     use super::*;
+    use crate::core::KeyValue;
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -305,8 +372,12 @@ mod tests {
         ]
     }
 
-    fn key(k: u16) -> Bytes {
-        Bytes::copy_from_slice(&k.to_be_bytes())
+    fn key(k: u16) -> [u8; 2] {
+        k.to_be_bytes()
+    }
+
+    fn cell(k: u16) -> CellRef {
+        Cell::new(KeyValue::tombstone(&key(k), 1))
     }
 
     proptest! {
@@ -316,19 +387,19 @@ mod tests {
             grow in any::<bool>(), steps in prop::collection::vec(step(), 1..3000)
         ) {
             let mut tree = Tree::default();
-            let mut model: BTreeMap<Bytes, (SlotId, bool)> = BTreeMap::new();
+            let mut model: BTreeMap<[u8; 2], ([u8; 2], bool)> = BTreeMap::new();
             if grow {
                 for k in 0..2000u16 {
-                    tree.insert(key(k), u32::from(k));
-                    model.insert(key(k), (u32::from(k), true));
+                    tree.insert(&key(k), cell(k));
+                    model.insert(key(k), (key(k), true));
                 }
             }
             for step in &steps {
                 match *step {
                     Step::Insert(k) => {
                         model.entry(key(k)).or_insert_with(|| {
-                            tree.insert(key(k), u32::from(k));
-                            (u32::from(k), true)
+                            tree.insert(&key(k), cell(k));
+                            (key(k), true)
                         });
                     }
                     Step::Remove(k) => {
@@ -344,7 +415,15 @@ mod tests {
                 }
             }
             let mut found = Vec::new();
-            tree.walk::<()>(b"", None, |slot, live| { found.push((slot, live)); ControlFlow::Continue(()) });
+            tree.walk::<()>(b"", None, |cell, live| {
+                found.push((cell.key(|k| [k[0], k[1]]), live));
+                ControlFlow::Continue(())
+            });
+            let some = tree.walk(&key(300), Some(&key(1000)), |cell, _| {
+                let inside = cell.key(|k| k >= key(300).as_slice() && k < key(1000).as_slice());
+                if inside { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            prop_assert_eq!(some, None);
             prop_assert_eq!(found, model.values().copied().collect::<Vec<_>>());
             for k in (0..2000u16).step_by(37) {
                 let below = model.range(..key(k)).filter(|(_, v)| v.1).count();

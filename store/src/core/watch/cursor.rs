@@ -72,7 +72,7 @@ impl Cursor {
 
     /// Reads on.
     pub fn read(&mut self, history: &History) -> Chunk {
-        let (batches, reach) = match history.read(self.next, SCAN) {
+        let (batches, reach) = match history.read(self.next, SCAN, &self.range) {
             Read::Compacted(floor) => return Chunk::Compacted(floor),
             Read::Events(batches, reach) => (batches, reach),
         };
