@@ -19,7 +19,6 @@ use tracing::{info, warn};
 
 use crate::cli::{AllFlags, CommonFlags, LeadFlags, RelayFlags, ReservationFlags, ShardFlags};
 use crate::config::{ConfigError, SchedulerConfig};
-use crate::core::directory::DefaultSpread;
 use crate::core::membership::Membership;
 use crate::core::queue::QueueConfig;
 use crate::metrics::Metrics;
@@ -282,6 +281,7 @@ async fn lead(
     tokio::spawn(intake::run(
         client.clone(),
         scheduler_name.clone(),
+        Arc::new(config.profile.policy.clone()),
         sink,
         metrics.clone(),
         stop_watch.clone(),
@@ -301,7 +301,7 @@ async fn lead(
             max_binds: usize::from(flags.bind_concurrency) * BINDS_AHEAD,
             deadline: flags.exchange_deadline,
             queue,
-            default_spread: DefaultSpread::default(),
+            default_spread: config.profile.default_spread.clone(),
             await_directory: true,
             seed: rand::random(),
         },

@@ -1,7 +1,8 @@
 //! Relays and shards against an apiserver, all simulated with one clock and one seed: messages are
 //! lost, late or answered too late; watches lag; shards and the leader crash; an old leader goes on
 //! for a while; binds go unanswered and are carried out later. What must hold all the same: no node
-//! takes more than it has, nobody believes in a bind that did not happen, no pod is forgotten.
+//! takes more than it has, nobody believes in a bind that did not happen, no pod is forgotten, and
+//! pods that keep others away are left alone.
 //!
 //! `SIMULATION_SEEDS` sets how many seeds are run, `SIMULATION_SEED` runs a single one.
 
@@ -64,10 +65,25 @@ struct Api {
 impl Api {
     fn object(&self, number: u32) -> Pod {
         let pod = &self.pods[&number];
+        let labels = json!({"app": role(number)});
+        let zone = |app: &str| json!({"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": app}}});
+        let node = |app: &str| {
+            let mut term = zone(app);
+            term["topologyKey"] = json!("kubernetes.io/hostname");
+            term
+        };
+        // One to a zone, and none to a node of the shy ones, who know nothing of it.
+        let lonely = json!({"podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [zone("lonely"), node("shy")],
+        }});
+        let affinity = if role(number) == "lonely" { lonely } else { json!({}) };
         serde_json::from_value(json!({
-            "metadata": {"name": format!("p{number}"), "namespace": "d", "uid": pod.uid},
+            "metadata": {
+                "name": format!("p{number}"), "namespace": "d", "uid": pod.uid, "labels": labels,
+            },
             "spec": {
                 "nodeName": pod.node,
+                "affinity": affinity,
                 "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}],
             },
         }))
@@ -92,7 +108,21 @@ impl Api {
         self.history.push((now, Change::Bound(number)));
         let taken = self.live().filter(|(_, pod)| pod.node.as_deref() == Some(node)).count();
         assert!(taken <= SLOTS as usize, "{now:?}: {node} takes {taken} pods of {SLOTS}");
+        self.check_company(now, number, node);
         BindOutcome::Bound
+    }
+
+    /// No lonely pod shares a zone with another, nor a node with a shy one.
+    fn check_company(&self, now: Time, number: u32, node: &str) {
+        for (other, pod) in self.live().filter(|(other, _)| **other != number) {
+            let Some(at) = &pod.node else { continue };
+            let company = match (role(number), role(*other)) {
+                ("lonely", "lonely") => zone_of(at) == zone_of(node),
+                ("lonely", "shy") | ("shy", "lonely") => at == node,
+                _ => false,
+            };
+            assert!(!company, "{now:?}: p{number} on {node} beside p{other} on {at}");
+        }
     }
 
     fn delete(&mut self, now: Time, number: u32) {
@@ -101,10 +131,29 @@ impl Api {
     }
 }
 
+/// Some pods have rules about others.
+fn role(number: u32) -> &'static str {
+    match number % 8 {
+        3 => "lonely",
+        5 => "shy",
+        _ => "plain",
+    }
+}
+
+fn zone_of(node: &str) -> u32 {
+    node.trim_start_matches('n').parse::<u32>().expect("a node of ours") % 4
+}
+
 fn node(number: u32) -> Node {
     let amounts = json!({"cpu": SLOTS.to_string(), "memory": "64Gi", "pods": "110"});
     serde_json::from_value(json!({
-        "metadata": {"name": format!("n{number}")},
+        "metadata": {
+            "name": format!("n{number}"),
+            "labels": {
+                "kubernetes.io/hostname": format!("n{number}"),
+                "zone": zone_of(&format!("n{number}")).to_string(),
+            },
+        },
         "status": {"allocatable": amounts, "capacity": amounts},
     }))
     .expect("node")
@@ -298,8 +347,10 @@ impl Simulation {
             }
             self.poll();
         }
-        let waiting: Vec<_> =
-            self.api.live().filter(|(_, pod)| pod.node.is_none()).map(|(n, _)| *n).collect();
+        // Rules may leave no room for some.
+        let anywhere = |number: u32| role(number) == "plain";
+        let left = self.api.live().filter(|(n, pod)| pod.node.is_none() && anywhere(**n));
+        let waiting: Vec<_> = left.map(|(n, _)| *n).collect();
         for relay in self.relays.iter().flatten().filter(|relay| relay.state.term.is_some()) {
             let coordinator = &relay.state.coordinator;
             let (up, of) = coordinator.shards_up();

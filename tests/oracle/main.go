@@ -10,17 +10,22 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 
 	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	k8scache "k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler"
+	"k8s.io/kubernetes/pkg/scheduler/apis/config"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config/latest"
+	"k8s.io/kubernetes/pkg/scheduler/apis/config/scheme"
 	"k8s.io/kubernetes/pkg/scheduler/backend/cache"
 	"k8s.io/kubernetes/pkg/scheduler/backend/queue"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
@@ -53,6 +58,8 @@ type Case struct {
 	// Preempt says whether the message shall tell what came of preemption. Only for a pod that
 	// has no victims: an oracle evicts nobody.
 	Preempt bool `json:"preempt"`
+	// Configuration is a KubeSchedulerConfiguration; empty for the default.
+	Configuration string `json:"configuration"`
 }
 
 // Answer is what the framework says.
@@ -80,6 +87,8 @@ type Rejection struct {
 type lister struct{ fwk.SharedLister }
 
 type oracle struct {
+	client    kubernetes.Interface
+	defaults  framework.Framework
 	framework framework.Framework
 	lister    *lister
 	informers informers.SharedInformerFactory
@@ -87,16 +96,32 @@ type oracle struct {
 
 func newOracle(ctx context.Context) (*oracle, error) {
 	metrics.Register()
-	config, err := latest.Default()
+	client := fake.NewClientset()
+	o := &oracle{
+		client:    client,
+		lister:    &lister{cache.NewEmptySnapshot()},
+		informers: scheduler.NewInformerFactory(client, 0),
+	}
+	defaults, err := latest.Default()
 	if err != nil {
 		return nil, err
 	}
-	profile := config.Profiles[0]
-	enabled := profile.Plugins.MultiPoint.Enabled
-	profile.Plugins.MultiPoint.Enabled = nil
-	for _, plugin := range enabled {
-		if supported.Has(plugin.Name) {
-			profile.Plugins.MultiPoint.Enabled = append(profile.Plugins.MultiPoint.Enabled, plugin)
+	o.defaults, err = o.newFramework(ctx, defaults)
+	return o, err
+}
+
+// newFramework runs the first profile, but for the plugins that aren't supported.
+func (o *oracle) newFramework(
+	ctx context.Context, configuration *config.KubeSchedulerConfiguration,
+) (framework.Framework, error) {
+	profile := configuration.Profiles[0]
+	for _, set := range []*config.PluginSet{&profile.Plugins.MultiPoint, &profile.Plugins.Score} {
+		enabled := set.Enabled
+		set.Enabled = nil
+		for _, plugin := range enabled {
+			if supported.Has(plugin.Name) {
+				set.Enabled = append(set.Enabled, plugin)
+			}
 		}
 	}
 	arguments := profile.PluginConfig
@@ -106,19 +131,35 @@ func newOracle(ctx context.Context) (*oracle, error) {
 			profile.PluginConfig = append(profile.PluginConfig, argument)
 		}
 	}
-	client := fake.NewClientset()
-	factory := scheduler.NewInformerFactory(client, 0)
-	o := &oracle{lister: &lister{cache.NewEmptySnapshot()}, informers: factory}
-	o.framework, err = runtime.NewFramework(ctx, plugins.NewInTreeRegistry(), &profile,
-		runtime.WithClientSet(client),
-		runtime.WithInformerFactory(factory),
+	return runtime.NewFramework(ctx, plugins.NewInTreeRegistry(), &profile,
+		runtime.WithClientSet(o.client),
+		runtime.WithInformerFactory(o.informers),
 		runtime.WithSnapshotSharedLister(o.lister),
-		runtime.WithPodNominator(queue.NewSchedulingQueue(nil, factory)),
+		runtime.WithPodNominator(queue.NewSchedulingQueue(nil, o.informers)),
 	)
-	return o, err
+}
+
+// frameworkFor reads the configuration of a case as kube-scheduler reads its --config.
+func (o *oracle) frameworkFor(ctx context.Context, text string) (framework.Framework, error) {
+	if text == "" {
+		return o.defaults, nil
+	}
+	object, _, err := scheme.Codecs.UniversalDecoder().Decode([]byte(text), nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	configuration, ok := object.(*config.KubeSchedulerConfiguration)
+	if !ok {
+		return nil, fmt.Errorf("no KubeSchedulerConfiguration: %T", object)
+	}
+	return o.newFramework(ctx, configuration)
 }
 
 func (o *oracle) answer(ctx context.Context, c *Case) (*Answer, error) {
+	var err error
+	if o.framework, err = o.frameworkFor(ctx, c.Configuration); err != nil {
+		return nil, err
+	}
 	o.lister.SharedLister = cache.NewSnapshot(c.Pods, c.Nodes)
 	core, apps := o.informers.Core().V1(), o.informers.Apps().V1()
 	for _, err := range []error{
@@ -256,7 +297,10 @@ func run() error {
 		}
 		answer, err := o.answer(ctx, &c)
 		if err != nil {
-			answer = &Answer{Error: err.Error()}
+			answer = &Answer{
+				Scores: map[string]map[string]int64{}, Rejected: map[string]Rejection{},
+				Error: err.Error(),
+			}
 		}
 		if err := encoder.Encode(answer); err != nil {
 			return err
@@ -269,6 +313,9 @@ func run() error {
 }
 
 func main() {
+	// Notices about each profile.
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "oracle:", err)
 		os.Exit(1)

@@ -10,10 +10,6 @@ use serde::{Deserialize, Serialize};
 use super::labels::{InvalidSelector, Labels, Selector};
 use super::selector::HOSTNAME_LABEL;
 
-/// The weight at which another pod's required affinity counts in the score
-/// (`InterPodAffinityArgs.hardPodAffinityWeight`, default).
-pub const HARD_POD_AFFINITY_WEIGHT: i64 = 1;
-
 /// One affinity term of a pod, as written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PodTerm {

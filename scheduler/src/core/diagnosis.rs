@@ -95,6 +95,11 @@ impl PluginSet {
         self.0 |= plugin.bit();
     }
 
+    /// Takes a plugin out.
+    pub fn remove(&mut self, plugin: Plugin) {
+        self.0 &= !plugin.bit();
+    }
+
     /// Whether the sets share a plugin.
     #[must_use]
     pub fn intersects(self, other: Self) -> bool {

@@ -234,6 +234,7 @@ impl Directory {
         };
         spread.hard = selecting(&self.defaults.hard);
         spread.soft = selecting(&self.defaults.soft);
+        spread.restrict(&request.policy);
         spread
     }
 

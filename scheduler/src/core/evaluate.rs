@@ -8,13 +8,13 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::columns::Slot;
-use super::diagnosis::Rejections;
+use super::diagnosis::{Reason, Rejections};
 use super::filter::{Filter, Tally, Verdict};
 use super::hash::mix;
 use super::others::{Counts, Others, SpreadId, Wishes};
 use super::pod::PodRequest;
 use super::score::Scorer;
-use super::survey::{self, Survey};
+use super::survey::{self, Relation, Survey};
 use super::table::NodeTable;
 
 /// What a shard answers about one pod, small whatever the number of nodes: the normalised scores
@@ -108,7 +108,7 @@ pub fn evaluate(
         let Verdict::Pass { taints, affinity } = filter.check(index, &mut tally) else { return };
         feasible += 1;
         let image = images.as_ref().map_or(0, |images| columns.images.score(images, index));
-        let local = scorer.local(columns, index) + image;
+        let local = scorer.local(columns, index) + request.policy.weights.images * image;
         let wishes = others.map(|others| counts.wishes(others, index)).unwrap_or_default();
         let raw = Raw { taints, affinity, wishes };
         best.offer(raw, local, index, || mix(seed ^ columns.name_hash[index]));
@@ -164,6 +164,20 @@ pub(super) fn reject(
     let mut tally = Tally::new(request);
     Filter::single(columns, request, others.as_ref()).check(slot.index(), &mut tally);
     tally.finish(0).0
+}
+
+/// Whether a pod of this very table and the pod keep each other away from the node: what a
+/// reservation checks again without the survey of the other tables.
+pub(super) fn kept_apart(table: &NodeTable, slot: Slot, request: &PodRequest) -> Option<Reason> {
+    let (columns, population) = (table.columns(), table.population());
+    let apart = |(_, relation): &(u32, Relation)| {
+        !relation.anti_affinity.is_empty() || !relation.keeps_free.is_empty()
+    };
+    if !survey::relations(population, request).iter().any(apart) {
+        return None;
+    }
+    let own = survey::survey(columns, population, request, columns.has_odd_hostnames());
+    Others::new(columns, population, request, &own).kept_apart(slot.index())
 }
 
 /// All raw scores of a node.

@@ -1,7 +1,7 @@
 //! The filters of the default profile, in its order; the first one that objects settles a node.
 
 use super::columns::{Anonymous, Columns};
-use super::diagnosis::{Reason, Rejections};
+use super::diagnosis::{Plugin, Reason, Rejections};
 use super::others::Others;
 use super::pod::PodRequest;
 use super::taint::{Effect, Taint, tolerated};
@@ -91,27 +91,33 @@ impl<'a> Filter<'a> {
     /// Runs the filters on a node that is present and counts its rejection.
     pub(super) fn check(&self, index: usize, tally: &mut Tally) -> Verdict {
         let columns = self.columns;
-        if columns.unschedulable[index] && !self.tolerates_cordon {
+        let runs = |plugin| self.request.policy.filters.contains(plugin);
+        if runs(Plugin::NodeUnschedulable) && columns.unschedulable[index] && !self.tolerates_cordon
+        {
             return tally.unresolvable(Slot::Unschedulable);
         }
         if let Some(name) = &self.request.node_name
+            && runs(Plugin::NodeName)
             && *name != *columns.name_at(index)
         {
             return tally.unresolvable(Slot::NodeName);
         }
         let tainted = self.tainted(index);
-        if tainted.forbids {
+        if tainted.forbids && runs(Plugin::TaintToleration) {
             return tally.unresolvable(Slot::UntoleratedTaint);
         }
         let affine = self.affine(index);
-        if !affine.matches {
+        if !affine.matches && runs(Plugin::NodeAffinity) {
             return tally.unresolvable(Slot::NodeAffinity);
         }
         let taken = &columns.ports[index];
-        if self.request.ports.iter().any(|port| taken.iter().any(|other| port.conflicts(other))) {
+        let collides = || {
+            self.request.ports.iter().any(|port| taken.iter().any(|other| port.conflicts(other)))
+        };
+        if runs(Plugin::NodePorts) && collides() {
             return tally.resolvable(Slot::HostPorts);
         }
-        if !self.fits(index, tally) {
+        if runs(Plugin::NodeResourcesFit) && !self.fits(index, tally) {
             return Verdict::Rejected;
         }
         if let Some(others) = self.others

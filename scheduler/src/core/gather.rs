@@ -10,14 +10,6 @@ use super::others::NO_LABEL;
 use super::pod::PodRequest;
 use super::spread::{Constraint, natural_logarithm};
 
-/// Weight of the taint score in the default profile.
-pub const TAINT_TOLERATION_WEIGHT: i64 = 3;
-/// Weight of the node affinity score in the default profile.
-pub const NODE_AFFINITY_WEIGHT: i64 = 2;
-/// Weight of the topology spread score in the default profile.
-pub const POD_TOPOLOGY_SPREAD_WEIGHT: i64 = 2;
-/// Weight of the inter-pod affinity score in the default profile.
-pub const INTER_POD_AFFINITY_WEIGHT: i64 = 2;
 /// The highest score of a plugin.
 pub const MAX_SCORE: i64 = 100;
 
@@ -161,6 +153,7 @@ fn totals(evaluation: &Evaluation, request: &PodRequest) -> Vec<i64> {
 #[must_use]
 pub fn scores(evaluation: &Evaluation, request: &PodRequest) -> Vec<Scores> {
     let tuples = &evaluation.tuples;
+    let weights = &request.policy.weights;
     let most = |raw: fn(&Tuple) -> i64| tuples.iter().map(raw).max().unwrap_or_default().max(0);
     let (taints, affinity) = (most(|tuple| tuple.taints), most(|tuple| tuple.affinity));
     let share =
@@ -177,10 +170,10 @@ pub fn scores(evaluation: &Evaluation, request: &PodRequest) -> Vec<Scores> {
             let affine = share(tuple.affinity, affinity);
             let preferred = preference(tuple.preferences, preferred);
             Scores {
-                taints: TAINT_TOLERATION_WEIGHT.saturating_mul(tolerant),
-                affinity: NODE_AFFINITY_WEIGHT.saturating_mul(affine),
-                spread: POD_TOPOLOGY_SPREAD_WEIGHT.saturating_mul(spread),
-                preferences: INTER_POD_AFFINITY_WEIGHT.saturating_mul(preferred),
+                taints: weights.taints.saturating_mul(tolerant),
+                affinity: weights.affinity.saturating_mul(affine),
+                spread: weights.spread.saturating_mul(spread),
+                preferences: weights.preferences.saturating_mul(preferred),
                 local: tuple.local,
             }
         })
@@ -264,7 +257,8 @@ fn diagnose(evaluation: &Evaluation, request: &PodRequest) -> Diagnosis {
         nodes: evaluation.nodes,
         rejections: evaluation.rejections.clone(),
         pod_reason: conflict.then(|| AFFINITY_CONFLICT.to_owned()),
-        preemption: (evaluation.nodes > 0).then(|| preemption(evaluation, request)),
+        preemption: (evaluation.nodes > 0 && request.policy.preemption)
+            .then(|| preemption(evaluation, request)),
         plugins,
     }
 }

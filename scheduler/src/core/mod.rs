@@ -23,6 +23,7 @@ pub mod labels;
 pub mod membership;
 mod others;
 pub mod pod;
+pub mod policy;
 mod population;
 pub mod ports;
 pub mod quantity;

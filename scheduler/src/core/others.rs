@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 use super::columns::{Columns, Profile, Slot};
-use super::diagnosis::Reason;
+use super::diagnosis::{Plugin, Reason};
 use super::pod::PodRequest;
 use super::population::Population;
 use super::selector::HOSTNAME_LABEL;
@@ -148,37 +148,49 @@ impl<'a> Others<'a> {
                 return Err(Reason::SpreadSkew);
             }
         }
-        self.check_affinity(row, profile)
+        if self.request.policy.filters.contains(Plugin::InterPodAffinity) {
+            self.check_affinity(row, profile)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether some pod meets a rule in the node's own domain.
+    fn on_node(&self, row: usize, rows: &HashSet<u32>, pairs: &Pairs) -> bool {
+        self.columns.hostname(row).is_some_and(|hostname| {
+            if self.survey.full {
+                get(pairs.get(HOSTNAME_LABEL), hostname) > 0
+            } else {
+                rows.contains(&Slot::of(row).row())
+            }
+        })
     }
 
     fn check_affinity(&self, row: usize, profile: &OnProfile) -> Result<(), Reason> {
         let hostname = self.columns.hostname(row);
-        let on_node = |rows: &HashSet<u32>, pairs: &Pairs| {
-            hostname.is_some_and(|hostname| {
-                if self.survey.full {
-                    get(pairs.get(HOSTNAME_LABEL), hostname) > 0
-                } else {
-                    rows.contains(&Slot::of(row).row())
-                }
-            })
-        };
+        let met = || self.on_node(row, &self.nodes.affinity, &self.survey.affinity);
         if profile.affinity == Met::Never || (self.by_hostname.affinity && hostname.is_none()) {
             return Err(Reason::PodAffinity);
         }
-        let unmet = profile.affinity == Met::No
-            || (self.by_hostname.affinity && !on_node(&self.nodes.affinity, &self.survey.affinity));
+        let unmet = profile.affinity == Met::No || (self.by_hostname.affinity && !met());
         if unmet && !self.first_of_series {
             return Err(Reason::PodAffinity);
         }
-        let against =
-            self.by_hostname.against && on_node(&self.nodes.against, &self.survey.anti_affinity);
-        if profile.against || against {
-            return Err(Reason::PodAntiAffinity);
+        self.kept_apart(row).map_or(Ok(()), Err)
+    }
+
+    /// Whether anti-affinity, the pod's own or another's, keeps the pod from a node.
+    pub(super) fn kept_apart(&self, row: usize) -> Option<Reason> {
+        if !self.request.policy.filters.contains(Plugin::InterPodAffinity) {
+            return None;
         }
-        if profile.kept_free || on_node(&self.nodes.kept_free, &self.survey.kept_free) {
-            return Err(Reason::ExistingAntiAffinity);
+        let profile = self.profile(row);
+        let against = || self.on_node(row, &self.nodes.against, &self.survey.anti_affinity);
+        if profile.against || (self.by_hostname.against && against()) {
+            return Some(Reason::PodAntiAffinity);
         }
-        Ok(())
+        let kept_free = || self.on_node(row, &self.nodes.kept_free, &self.survey.kept_free);
+        (profile.kept_free || kept_free()).then_some(Reason::ExistingAntiAffinity)
     }
 
     fn profile(&self, row: usize) -> &OnProfile {

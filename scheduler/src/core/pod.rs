@@ -7,8 +7,10 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume};
 use serde::{Deserialize, Serialize};
 
 use super::affinity::{Identity, Reach};
+use super::diagnosis::Plugin;
 use super::images;
 use super::labels::Labels;
+use super::policy::Policy;
 use super::ports::{HostPort, host_ports};
 use super::resources::{self, PodResources};
 use super::selector::{Preference, RequiredNodes, pinned_names};
@@ -125,11 +127,30 @@ pub struct PodRequest {
     pub images: Vec<Arc<str>>,
     /// Containers, initial ones among them.
     pub containers: i64,
+    /// The profile's plugins, weights and arguments.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub policy: Arc<Policy>,
     /// What keeps this pod from being placed by this version at all.
     pub unsupported: Vec<Unsupported>,
 }
 
+fn is_default(policy: &Arc<Policy>) -> bool {
+    policy.is_default()
+}
+
 impl PodRequest {
+    /// The same pod under a profile.
+    #[must_use]
+    pub fn under(mut self, policy: &Arc<Policy>) -> Self {
+        let policy = Arc::clone(policy);
+        if !policy.filters.contains(Plugin::NodeAffinity) {
+            self.pinned = None;
+        }
+        self.spread.restrict(&policy);
+        self.policy = policy;
+        self
+    }
+
     /// Reads a pod of the API. Never fails: what isn't understood ends up in `unsupported`.
     #[must_use]
     pub fn compile(pod: &Pod) -> Self {
@@ -177,6 +198,7 @@ impl PodRequest {
             owner: Owner::of(pod),
             images: images::of_pod(spec),
             containers: i64::try_from(spec.containers.len() + init).unwrap_or(i64::MAX),
+            policy: Arc::default(),
             unsupported,
         }
     }

@@ -3,28 +3,31 @@
 use super::columns::Columns;
 use super::gather::MAX_SCORE;
 use super::pod::PodRequest;
+use super::policy::Weights;
 use super::resources::CpuMemory;
 
-/// One pod's least-allocated and balanced-allocation scores, each of weight 1 over CPU and memory
-/// of equal weight.
+/// One pod's least-allocated and balanced-allocation scores, over CPU and memory of equal weight.
 pub(super) struct Scorer {
     least: CpuMemory,
     balanced: CpuMemory,
+    weights: Weights,
 }
 
 impl Scorer {
     pub(super) fn new(request: &PodRequest) -> Self {
         let requests = &request.resources.requests;
         let balanced = CpuMemory { milli_cpu: requests.milli_cpu, memory: requests.memory };
-        Self { least: request.resources.least_allocated, balanced }
+        let weights = request.policy.weights;
+        Self { least: request.resources.least_allocated, balanced, weights }
     }
 
-    /// Sum of both scores on a node, 0 to 200.
+    /// Weighted sum of both scores on a node, 0 to 200 by default.
     pub(super) fn local(&self, columns: &Columns, index: usize) -> i64 {
         let allocatable = (columns.allocatable_cpu[index], columns.allocatable_memory[index]);
         let non_zero = (columns.non_zero_cpu[index], columns.non_zero_memory[index]);
         let used = (columns.cpu[index], columns.memory[index]);
-        self.least_allocated(non_zero, allocatable) + self.balanced_allocation(used, allocatable)
+        let least = self.weights.fit * self.least_allocated(non_zero, allocatable);
+        least + self.weights.balance * self.balanced_allocation(used, allocatable)
     }
 
     /// `leastResourceScorer`: the mean of the free shares, truncated at each step.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 use serde::{Deserialize, Serialize};
 
+use super::diagnosis::Plugin;
 use super::labels::{InvalidSelector, Labels, Selector};
+use super::policy::Policy;
 use super::selector::{HOSTNAME_LABEL, Requirement};
 
 /// The label that names a node's zone.
@@ -104,6 +106,16 @@ impl Spread {
             defaulted: constraints.is_empty(),
             needs_all_labels: true,
         })
+    }
+
+    /// Leaves out what a profile doesn't look at.
+    pub fn restrict(&mut self, policy: &Policy) {
+        if !policy.filters.contains(Plugin::PodTopologySpread) {
+            self.hard.clear();
+        }
+        if policy.weights.spread == 0 {
+            self.soft.clear();
+        }
     }
 
     /// Whether there is nothing to spread over.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use super::affinity::{HARD_POD_AFFINITY_WEIGHT, Identity};
+use super::affinity::Identity;
 use super::columns::{Anonymous, Columns, Hostname, Slot};
 use super::pod::PodRequest;
 use super::population::Population;
@@ -173,11 +173,17 @@ impl Relation {
             }
         }
         let labels = &request.namespace_labels;
+        let policy = &request.policy;
         let against = other.anti_affinity.iter().filter(|term| term.means(mine, labels));
         relation.keeps_free = against.map(|term| Arc::clone(&term.key)).collect();
-        let required = other.affinity.iter().filter(|term| term.means(mine, labels));
-        let required = required.map(|term| (Arc::clone(&term.key), HARD_POD_AFFINITY_WEIGHT));
-        relation.preferences.extend(required);
+        if policy.ignore_preferred_terms && mine.preferred.is_empty() {
+            return relation;
+        }
+        let hard = i64::from(policy.hard_pod_affinity_weight);
+        if hard > 0 {
+            let required = other.affinity.iter().filter(|term| term.means(mine, labels));
+            relation.preferences.extend(required.map(|term| (Arc::clone(&term.key), hard)));
+        }
         let wished = other.preferred.iter().filter(|w| w.term.means(mine, labels));
         let wished = wished.map(|w| (Arc::clone(&w.term.key), i64::from(w.weight)));
         relation.preferences.extend(wished);

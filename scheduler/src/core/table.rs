@@ -298,7 +298,10 @@ impl NodeTable {
         }
         let known = self.columns.find(node);
         let slot = known.ok_or_else(|| Unfit::NodeUnknown(node.to_owned()))?;
-        let rejections = evaluate::reject(self, slot, request, None);
+        let mut rejections = evaluate::reject(self, slot, request, None);
+        if rejections.is_empty() {
+            rejections.extend(evaluate::kept_apart(self, slot, request).map(|reason| (reason, 1)));
+        }
         if !rejections.is_empty() {
             return Err(Unfit::Rejected(rejections));
         }

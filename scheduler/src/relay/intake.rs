@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::pods::{Intake, Waiting, pod_id};
 use crate::core::class::Classes;
 use crate::core::pod::{PodRequest, PodUid};
+use crate::core::policy::Policy;
 use crate::core::queue::PendingPod;
 use crate::metrics::{Metrics, labels};
 
@@ -25,6 +26,7 @@ const PAGE: u32 = 1000;
 pub async fn run(
     client: Client,
     scheduler_name: String,
+    policy: Arc<Policy>,
     sink: mpsc::Sender<Intake>,
     metrics: Metrics,
     token: CancellationToken,
@@ -36,7 +38,7 @@ pub async fn run(
     let config = watcher::Config::default().page_size(PAGE).fields(&fields);
     let events = watcher(Api::<Pod>::all(client), config).default_backoff();
     let mut events = std::pin::pin!(events);
-    let mut compiler = Compiler::default();
+    let mut compiler = Compiler::new(policy);
     loop {
         let event = tokio::select! {
             () = token.cancelled() => return,
@@ -69,11 +71,18 @@ pub async fn run(
 /// Turns pods into what the queue takes; what pods have in common is kept once.
 #[derive(Debug, Default)]
 pub struct Compiler {
+    policy: Arc<Policy>,
     classes: Classes,
     namespaces: HashSet<Arc<str>>,
 }
 
 impl Compiler {
+    /// For pods of a profile.
+    #[must_use]
+    pub fn new(policy: Arc<Policy>) -> Self {
+        Self { policy, ..Self::default() }
+    }
+
     /// Reads a pod.
     pub fn waiting(&mut self, pod: &Pod) -> Waiting {
         let meta = &pod.metadata;
@@ -93,7 +102,7 @@ impl Compiler {
                 namespace,
                 name: id.name.clone(),
                 gates: gates.into_iter().flatten().map(|gate| gate.name.clone()).collect(),
-                request: self.classes.intern(PodRequest::compile(pod)),
+                request: self.classes.intern(PodRequest::compile(pod).under(&self.policy)),
             },
             id,
             generation: meta.generation.unwrap_or_default(),

@@ -54,14 +54,16 @@ pub(crate) enum Theme {
     Images,
     /// All of these.
     All,
+    /// All of these under a profile of its own.
+    Profile,
 }
 
 impl Theme {
-    pub(crate) const EACH: [Self; 5] =
-        [Self::Nodes, Self::Spread, Self::Affinity, Self::Images, Self::All];
+    pub(crate) const EACH: [Self; 6] =
+        [Self::Nodes, Self::Spread, Self::Affinity, Self::Images, Self::All, Self::Profile];
 
     fn has(self, other: Self) -> bool {
-        self == other || self == Self::All
+        self == other || matches!(self, Self::All | Self::Profile)
     }
 }
 
@@ -94,6 +96,9 @@ pub(crate) fn case(theme: Theme, seed: u64) -> Value {
     let preempt = never || pods.iter().all(|other| priority(other) >= priority(&pod));
     let mut case = json!({"nodes": nodes, "pods": pods, "pod": pod, "preempt": preempt});
     others::surroundings(dice, &mut case);
+    if theme == Theme::Profile {
+        case["configuration"] = json!(others::configuration(dice).to_string());
+    }
     case
 }
 

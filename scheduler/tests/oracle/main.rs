@@ -24,7 +24,8 @@ use cases::Theme;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ReplicationController, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use megacluster_scheduler::core::directory::{Change, DefaultSpread, Directory, Key, Kind, Value};
+use megacluster_scheduler::config::SchedulerConfig;
+use megacluster_scheduler::core::directory::{Change, Directory, Key, Kind, Value};
 use megacluster_scheduler::core::evaluate::{Evaluation, Tuple, evaluate, survey};
 use megacluster_scheduler::core::gather::{Decision, decide, merge, scores};
 use megacluster_scheduler::core::labels::{Labels, Selector};
@@ -40,6 +41,8 @@ struct Case {
     pods: Vec<Pod>,
     pod: Pod,
     preempt: bool,
+    #[serde(default)]
+    configuration: Option<String>,
     namespaces: Vec<Namespace>,
     services: Vec<Service>,
     #[serde(rename = "replicationControllers")]
@@ -88,7 +91,9 @@ fn key(meta: &ObjectMeta) -> Key {
 
 /// The pod's request with all that hangs on other objects.
 fn request(case: &Case) -> Arc<PodRequest> {
-    let mut directory = Directory::new(DefaultSpread::default());
+    let configuration = case.configuration.as_deref().map(SchedulerConfig::parse);
+    let profile = configuration.map(|parsed| parsed.unwrap().profile).unwrap_or_default();
+    let mut directory = Directory::new(profile.default_spread);
     let selector =
         |selector: &LabelSelector| Value::Selector(Selector::of(Some(selector)).unwrap());
     let mut tell = |kind, meta: &ObjectMeta, value| {
@@ -116,7 +121,8 @@ fn request(case: &Case) -> Arc<PodRequest> {
         let selector = selector(&owner.spec.as_ref().unwrap().selector);
         tell(Kind::Owner(OwnerKind::StatefulSet), &owner.metadata, Some(selector));
     }
-    directory.resolve(&Arc::new(PodRequest::compile(&case.pod)))
+    let request = PodRequest::compile(&case.pod).under(&Arc::new(profile.policy));
+    directory.resolve(&Arc::new(request))
 }
 
 fn sum(tables: &[NodeTable], request: &PodRequest, full: bool) -> Survey {

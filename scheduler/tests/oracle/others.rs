@@ -58,11 +58,11 @@ pub(crate) fn identify(dice: &mut Dice, theme: Theme, pod: &mut Value) {
             "uid": "u", "controller": dice.percent(90),
         }]);
     }
-    if matches!(theme, Theme::Spread | Theme::All) && dice.percent(70) {
+    if matches!(theme, Theme::Spread | Theme::All | Theme::Profile) && dice.percent(70) {
         let constraints = dice.list(4, |dice, _| constraint(dice));
         pod["spec"]["topologySpreadConstraints"] = json!(constraints);
     }
-    if matches!(theme, Theme::Affinity | Theme::All) && dice.percent(55) {
+    if matches!(theme, Theme::Affinity | Theme::All | Theme::Profile) && dice.percent(55) {
         let affinity = pod["spec"]["affinity"].take();
         let mut affinity = if affinity.is_object() { affinity } else { json!({}) };
         // Required terms of running pods easily keep everything away.
@@ -223,4 +223,102 @@ pub(crate) fn surroundings(dice: &mut Dice, case: &mut Value) {
         }
         case[kind] = json!(owners);
     }
+}
+
+/// A `KubeSchedulerConfiguration` with a profile out of the common.
+pub(crate) fn configuration(dice: &mut Dice) -> Value {
+    let filters = [
+        "NodeUnschedulable",
+        "NodeName",
+        "TaintToleration",
+        "NodeAffinity",
+        "NodePorts",
+        "NodeResourcesFit",
+        "PodTopologySpread",
+        "InterPodAffinity",
+    ];
+    let scores = [
+        "TaintToleration",
+        "NodeAffinity",
+        "NodeResourcesFit",
+        "PodTopologySpread",
+        "InterPodAffinity",
+        "NodeResourcesBalancedAllocation",
+        "ImageLocality",
+    ];
+    let named = |names: &[&str], dice: &mut Dice| {
+        let mut list = dice.list(3, |dice, _| json!({"name": dice.pick(names)}));
+        list.dedup();
+        list
+    };
+    let weighted = |dice: &mut Dice| {
+        let mut left: Vec<&str> = scores.to_vec();
+        let mut list = Vec::new();
+        for _ in 0..dice.below(4) {
+            let name = left.swap_remove(dice.below(left.len()));
+            let mut plugin = json!({"name": name});
+            if dice.percent(80) {
+                plugin["weight"] = json!(dice.below(9));
+            }
+            list.push(plugin);
+        }
+        // Another order than the default one is refused.
+        list.sort_by_key(|plugin| filters.iter().position(|name| plugin["name"] == *name));
+        list
+    };
+    let enabled = weighted(dice);
+    let mut disabled = named(&filters, dice);
+    disabled.retain(|off| enabled.iter().all(|on| on["name"] != off["name"]));
+    let mut many = json!({"enabled": enabled, "disabled": disabled});
+    if dice.percent(20) {
+        let mut enabled: Vec<Value> = ["SchedulingGates", "PrioritySort", "DefaultBinder"]
+            .into_iter()
+            .map(|name| json!({"name": name}))
+            .collect();
+        enabled.extend(weighted(dice));
+        many = json!({"enabled": enabled, "disabled": [{"name": "*"}]});
+    }
+    let mut plugins = json!({"multiPoint": many.clone()});
+    if dice.percent(50) {
+        let listed = |list: &Value| -> Vec<Value> {
+            let list = list.as_array().into_iter().flatten();
+            list.map(|plugin| plugin["name"].clone()).collect()
+        };
+        let (on, off) = (listed(&many["enabled"]), listed(&many["disabled"]));
+        // A score without the plugin's other steps makes kube-scheduler fail.
+        let runs = |plugin: &Value| {
+            let name = &plugin["name"];
+            on.contains(name) || !(off.contains(name) || off.contains(&json!("*")))
+        };
+        let enabled: Vec<Value> = weighted(dice).into_iter().filter(runs).collect();
+        let all = dice.percent(15);
+        let disabled = if all { vec![json!({"name": "*"})] } else { named(&scores, dice) };
+        plugins["score"] = json!({"enabled": enabled, "disabled": disabled});
+    }
+    let mut arguments = Vec::new();
+    if dice.percent(50) {
+        arguments.push(json!({"name": "InterPodAffinity", "args": {
+            "hardPodAffinityWeight": dice.below(101),
+            "ignorePreferredTermsOfExistingPods": dice.percent(50),
+        }}));
+    }
+    if dice.percent(50) {
+        let mut keys = vec![ZONE, HOSTNAME, "rack"];
+        let mut constraints = Vec::new();
+        for _ in 0..dice.below(4) {
+            constraints.push(json!({
+                "maxSkew": 1 + dice.below(3),
+                "topologyKey": keys.swap_remove(dice.below(keys.len())),
+                "whenUnsatisfiable": dice.pick(&["DoNotSchedule", "ScheduleAnyway"]),
+            }));
+        }
+        arguments.push(json!({"name": "PodTopologySpread", "args": {
+            "defaultingType": "List", "defaultConstraints": constraints,
+        }}));
+    }
+    json!({
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        "profiles": [{"plugins": plugins, "pluginConfig": arguments}],
+    })
 }

@@ -5,6 +5,10 @@
 //! Field names and defaults: `k8s.io/kube-scheduler/config/v1/types.go` and
 //! `k8s.io/component-base/config/v1alpha1/types.go`.
 
+mod profile;
+
+pub use profile::Profile;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,6 +51,8 @@ pub enum ConfigError {
 pub struct SchedulerConfig {
     /// `profiles[0].schedulerName`
     pub scheduler_name: Option<String>,
+    /// `profiles[0].plugins` and `profiles[0].pluginConfig`
+    pub profile: Profile,
     /// `clientConnection.kubeconfig`
     pub kubeconfig: Option<PathBuf>,
     /// `leaderElection.leaderElect`
@@ -121,6 +127,8 @@ impl SchedulerConfig {
             each(profile, &field, |key, field, value| {
                 match key {
                     "schedulerName" => self.scheduler_name = Some(string(value, field)?),
+                    "plugins" => self.profile.plugins(value, field)?,
+                    "pluginConfig" => self.profile.arguments(value, field)?,
                     "percentageOfNodesToScore" => all_nodes(value, field)?,
                     _ => return Ok(false),
                 }
@@ -250,6 +258,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::diagnosis::Plugin;
 
     const HEAD: &str =
         "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
@@ -282,10 +291,68 @@ mod tests {
     }
 
     #[test]
+    fn reads_a_profile() {
+        let profile = parse(
+            "profiles: [{plugins: {multiPoint: {disabled: [{name: NodePorts}], \
+             enabled: [{name: NodeAffinity, weight: 7}, {name: InterPodAffinity}]}, \
+             score: {disabled: [{name: '*'}], enabled: [{name: ImageLocality, weight: 4}]}}, \
+             pluginConfig: [{name: InterPodAffinity, args: {hardPodAffinityWeight: 50}}, \
+             {name: PodTopologySpread, args: {defaultingType: List}}]}]\n",
+        )
+        .expect("supported")
+        .profile;
+        assert!(!profile.policy.filters.contains(Plugin::NodePorts));
+        assert!(profile.policy.filters.contains(Plugin::NodeAffinity));
+        let weights = profile.policy.weights;
+        assert_eq!((weights.affinity, weights.preferences, weights.images), (0, 0, 4));
+        assert_eq!(profile.policy.hard_pod_affinity_weight, 50);
+        assert!(profile.default_spread.soft.is_empty());
+    }
+
+    #[test]
     fn names_the_field_it_refuses() {
         for (body, field) in [
             ("parallelism: 16\n", "parallelism: not supported"),
-            ("profiles: [{plugins: {}}]\n", "profiles[0].plugins: not supported"),
+            ("profiles: [{plugins: {filter: {}}}]\n", "profiles[0].plugins.filter: not supported"),
+            (
+                "profiles: [{plugins: {multiPoint: {enabled: [{name: Mine}]}}}]\n",
+                "profiles[0].plugins.multiPoint.enabled: not supported: Mine",
+            ),
+            (
+                "profiles: [{plugins: {multiPoint: {disabled: [{name: VolumeBinding}]}}}]\n",
+                "profiles[0].plugins.multiPoint.disabled: not supported: VolumeBinding; pods",
+            ),
+            (
+                "profiles: [{plugins: {multiPoint: {disabled: [{name: '*'}]}}}]\n",
+                "profiles[0].plugins.multiPoint.disabled: not supported: * without",
+            ),
+            (
+                "profiles: [{plugins: {multiPoint: {disabled: [{name: NodeAffinity}], \
+                 enabled: [{name: NodeAffinity}]}}}]\n",
+                "profiles[0].plugins.multiPoint.enabled: not supported: another order",
+            ),
+            (
+                "profiles: [{plugins: {score: {enabled: [{name: NodeName}]}}}]\n",
+                "profiles[0].plugins.score.enabled: not supported: NodeName has no score",
+            ),
+            (
+                "profiles: [{plugins: {multiPoint: {disabled: [{name: ImageLocality}]}, \
+                 score: {enabled: [{name: ImageLocality}]}}}]\n",
+                "profiles[0].plugins.score.enabled: not supported: ImageLocality is off",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: NodeAffinity, args: {}}]}]\n",
+                "profiles[0].pluginConfig[0].args: not supported: of NodeAffinity",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: InterPodAffinity, args: {more: 1}}]}]\n",
+                "profiles[0].pluginConfig[0].args.more: not supported",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: PodTopologySpread, args: {defaultConstraints: \
+                 [{maxSkew: 1, topologyKey: a, whenUnsatisfiable: DoNotSchedule}]}}]}]\n",
+                "profiles[0].pluginConfig[0].args.defaultConstraints: must be empty",
+            ),
             ("profiles: [{}, {}]\n", "profiles[1]: not supported"),
             ("extenders: []\n", "extenders: not supported"),
             ("clientConnection: {qps: 5}\n", "clientConnection.qps: not supported"),

@@ -1,0 +1,83 @@
+//! What a profile of `KubeSchedulerConfiguration` changes about decisions: which plugins run, and
+//! their weights and arguments. Travels with each pod, so that shards need no configuration.
+
+use serde::{Deserialize, Serialize};
+
+use super::diagnosis::{Plugin, PluginSet};
+
+/// Weights of the scores; 0 for a plugin that is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Weights {
+    /// `TaintToleration`
+    pub taints: i64,
+    /// `NodeAffinity`
+    pub affinity: i64,
+    /// `NodeResourcesFit`
+    pub fit: i64,
+    /// `PodTopologySpread`
+    pub spread: i64,
+    /// `InterPodAffinity`
+    pub preferences: i64,
+    /// `NodeResourcesBalancedAllocation`
+    pub balance: i64,
+    /// `ImageLocality`
+    pub images: i64,
+}
+
+impl Default for Weights {
+    /// `apis/config/v1/default_plugins.go`
+    fn default() -> Self {
+        Self { taints: 3, affinity: 2, fit: 1, spread: 2, preferences: 2, balance: 1, images: 1 }
+    }
+}
+
+impl Weights {
+    /// The weight of a plugin by its name; `None` for one without a score.
+    pub fn by_name(&mut self, plugin: &str) -> Option<&mut i64> {
+        Some(match plugin {
+            "TaintToleration" => &mut self.taints,
+            "NodeAffinity" => &mut self.affinity,
+            "NodeResourcesFit" => &mut self.fit,
+            "PodTopologySpread" => &mut self.spread,
+            "InterPodAffinity" => &mut self.preferences,
+            "NodeResourcesBalancedAllocation" => &mut self.balance,
+            "ImageLocality" => &mut self.images,
+            _ => return None,
+        })
+    }
+}
+
+/// A profile.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Policy {
+    /// The plugins whose filters run.
+    pub filters: PluginSet,
+    /// Weights of the scores.
+    pub weights: Weights,
+    /// `InterPodAffinityArgs.hardPodAffinityWeight`
+    pub hard_pod_affinity_weight: i32,
+    /// `InterPodAffinityArgs.ignorePreferredTermsOfExistingPods`
+    pub ignore_preferred_terms: bool,
+    /// Whether preemption is looked at.
+    pub preemption: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            filters: Plugin::ALL.into_iter().collect(),
+            weights: Weights::default(),
+            hard_pod_affinity_weight: 1,
+            ignore_preferred_terms: false,
+            preemption: true,
+        }
+    }
+}
+
+impl Policy {
+    /// Whether this is the default profile.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
