@@ -39,12 +39,22 @@ fn main() -> ExitCode {
         return print_directory(&args[1..]);
     }
     crypto::install();
+    raise_open_files();
     if matches!(args.get(1).map(String::as_str), Some("import" | "export")) {
         let tools = Tools::parse();
         return process(&tools.log, use_tool(&tools.tool));
     }
     let flags = Flags::parse();
     process(&flags.log, run(&flags))
+}
+
+/// A connection is an open file, and the usual limit of 1,024 is a soft one. Go programs such as
+/// etcd raise it at their start; so do we. Where that fails, the limit stays as it is.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn process(log: &LogFlags, work: impl Future<Output = Result<(), String>>) -> ExitCode {

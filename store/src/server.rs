@@ -79,6 +79,7 @@ impl Server {
         let quota = usize::try_from(flags.quota_backend_bytes).unwrap_or(0);
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::new(&mut registry));
+        metrics.set_quota(quota);
         let config = sequencer::Config {
             data_dir: flags.directory(),
             log: LogConfig {

@@ -13,17 +13,37 @@ fn one_member() -> Status {
     Status::unimplemented("megacluster-store: the cluster has one member and can't be changed")
 }
 
+impl Api {
+    /// etcd's error for a member that isn't there.
+    fn check_member(&self, id: u64) -> Result<(), Status> {
+        if id == self.inner.identity.member_id {
+            return Ok(());
+        }
+        Err(Status::not_found("etcdserver: member not found"))
+    }
+}
+
 #[tonic::async_trait]
 impl Cluster for Api {
     async fn member_add(&self, _: Request<MemberAddRequest>) -> Answer<MemberAddResponse> {
         Err(one_member())
     }
 
-    async fn member_remove(&self, _: Request<MemberRemoveRequest>) -> Answer<MemberRemoveResponse> {
-        Err(one_member())
+    async fn member_remove(
+        &self,
+        request: Request<MemberRemoveRequest>,
+    ) -> Answer<MemberRemoveResponse> {
+        self.check_member(request.into_inner().id)?;
+        Err(Status::failed_precondition(
+            "etcdserver: re-configuration failed due to not enough started members",
+        ))
     }
 
-    async fn member_update(&self, _: Request<MemberUpdateRequest>) -> Answer<MemberUpdateResponse> {
+    async fn member_update(
+        &self,
+        request: Request<MemberUpdateRequest>,
+    ) -> Answer<MemberUpdateResponse> {
+        self.check_member(request.into_inner().id)?;
         Err(one_member())
     }
 
@@ -44,8 +64,9 @@ impl Cluster for Api {
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        request: Request<MemberPromoteRequest>,
     ) -> Answer<MemberPromoteResponse> {
+        self.check_member(request.into_inner().id)?;
         Err(Status::failed_precondition("etcdserver: can only promote a learner member"))
     }
 }

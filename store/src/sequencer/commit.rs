@@ -24,6 +24,8 @@ pub(super) struct Committer {
     waiting: Class,
     background: Option<BackgroundSync>,
     synced_at: Instant,
+    /// How long the last batch waited for its sync, if it had one.
+    waited: Option<Duration>,
 }
 
 impl Committer {
@@ -38,11 +40,17 @@ impl Committer {
             waiting: Class::None,
             background,
             synced_at: Instant::now(),
+            waited: None,
         }
     }
 
     pub(super) fn health(&self) -> Health {
         self.health
+    }
+
+    /// How long the last batch waited for its sync, if it had one; told once.
+    pub(super) fn take_waited(&mut self) -> Option<Duration> {
+        self.waited.take()
     }
 
     pub(super) fn log_mut(&mut self) -> Option<&mut Log> {
@@ -86,7 +94,10 @@ impl Committer {
     fn flush(&mut self, class: Class, revision: i64) -> Result<(), LogError> {
         let Some(log) = &mut self.log else { return Ok(()) };
         if class == Class::Fsync || revision > log.revision_limit() {
-            log.sync()?;
+            log.write()?;
+            let began = Instant::now();
+            log.sync_point().sync()?;
+            self.waited = Some(began.elapsed());
         } else if class == Class::Buffered || log.wants_sync() {
             log.write()?;
         }

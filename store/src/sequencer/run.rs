@@ -140,7 +140,8 @@ impl Sequencer {
             }
             if self.committer.health() == Health::Good {
                 let now = self.now();
-                self.engine.expire(now, EXPIRE);
+                let expired = self.engine.expire(now, EXPIRE);
+                self.metrics.count_expired(expired);
             }
             self.commit();
         }
@@ -243,9 +244,13 @@ impl Sequencer {
         let began = Instant::now();
         let applied = !self.engine.mvcc().fresh().is_empty();
         let good = was_good && self.committer.commit(&mut self.engine);
+        if let Some(waited) = self.committer.take_waited() {
+            self.metrics.observe_fsync(waited);
+        }
         if good {
             if applied {
                 self.metrics.commit.observe(began.elapsed().as_secs_f64());
+                self.metrics.count_batch();
                 self.show();
             }
         } else if was_good {

@@ -148,7 +148,7 @@ func TestExport(t *testing.T) {
 
 // TestSnapshot saves a snapshot under load by etcdctl, and starts an etcd on it.
 func TestSnapshot(t *testing.T) {
-	etcdctl, etcdutl := program(t, "ETCDCTL_BINARY"), program(t, "ETCDUTL_BINARY")
+	etcdctl, etcdutl := program(t, "CTL_BINARY"), program(t, "ETCDUTL_BINARY")
 	store := startStore(t, t.TempDir(), "--durability=buffered")
 	save := func(file string) { mustRun(t, etcdctl, "--endpoints="+store.url, "snapshot", "save", file) }
 	restore := func(file string) *server {
