@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::authn::{ClientCa, ClientCaError};
+use crate::cache::{Cache, Store};
 use crate::config::{BackendTls, ConfigError, RouterConfiguration};
 use crate::flags::Flags;
 use crate::metrics::{Metrics, ResultLabels};
@@ -116,8 +117,9 @@ impl App {
             response_deadline: flags.response_timeout,
             goaway_chance: flags.goaway_chance,
         };
-        let router =
-            Arc::new(Router::new(snapshot, ca.clone(), options, metrics.clone(), cut.clone()));
+        let cache = start_cache(flags, &background);
+        let router = Router::new(snapshot, ca.clone(), options, metrics.clone(), cut.clone());
+        let router = Arc::new(router.with_cache(cache));
         let admin_address = admin
             .serve(flags.admin_listen_address, background.clone())
             .await
@@ -180,6 +182,19 @@ impl App {
         self.background.cancel();
         info!("stopped");
     }
+}
+
+fn start_cache(flags: &Flags, token: &CancellationToken) -> Option<Cache> {
+    if flags.cache_resource.is_empty() {
+        return None;
+    }
+    let store = Store {
+        endpoints: flags.etcd_servers.clone(),
+        ca: flags.etcd_cafile.clone(),
+        identity: flags.etcd_certfile.clone().zip(flags.etcd_keyfile.clone()),
+        next: Arc::default(),
+    };
+    Some(Cache::start(&flags.cache_resource, &flags.etcd_prefix, &store, token))
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<u8>, StartError> {

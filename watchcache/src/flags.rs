@@ -7,6 +7,9 @@ use std::time::Duration;
 use clap::Parser;
 use megacluster_service::flags::LogFlags;
 
+use crate::cache::KINDS;
+use crate::cache::wire::Kind;
+
 /// The front door of a Kubernetes control plane: takes requests, finds out who asks, and passes
 /// them on to pools of kube-apiservers.
 #[derive(Clone, Debug, Parser)]
@@ -50,12 +53,39 @@ pub struct Flags {
     /// half.
     #[arg(long, default_value = "20s", value_parser = duration)]
     pub shutdown_timeout: Duration,
+    /// Resource whose reads in protobuf are answered from the front door's own cache, for clients
+    /// with a certificate; may be given more than once. Off by default.
+    #[arg(long, value_parser = kind, requires = "etcd_servers")]
+    pub cache_resource: Vec<&'static Kind>,
+    /// URL of the store that the cache follows, as kube-apiserver's flag; may be given more than
+    /// once, or as a list.
+    #[arg(long, value_delimiter = ',')]
+    pub etcd_servers: Vec<String>,
+    /// PEM file with the CA of the store's certificates.
+    #[arg(long)]
+    pub etcd_cafile: Option<PathBuf>,
+    /// PEM file with the certificate that the store is shown.
+    #[arg(long, requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// PEM file with its key.
+    #[arg(long, requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// Prefix of the kube-apiservers' keys in the store.
+    #[arg(long, default_value = "/registry")]
+    pub etcd_prefix: String,
     /// How often the configuration and the client CA are read again.
     #[arg(long, default_value = "5s", value_parser = duration, hide = true)]
     pub reload_interval: Duration,
     /// Logging.
     #[command(flatten)]
     pub log: LogFlags,
+}
+
+fn kind(text: &str) -> Result<&'static Kind, String> {
+    KINDS.into_iter().find(|kind| kind.resource == text).ok_or_else(|| {
+        let known: Vec<_> = KINDS.iter().map(|kind| kind.resource).collect();
+        format!("must be one of {}", known.join(", "))
+    })
 }
 
 fn chance(text: &str) -> Result<f64, String> {

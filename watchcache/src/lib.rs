@@ -1,6 +1,6 @@
 //! The front door of a control plane. A router takes every request, finds out who asks, and
-//! passes it on to a pool of kube-apiservers; cache shards that answer reads of hot resources
-//! will stand beside it and share [`api`] and [`authn`].
+//! passes it on to a pool of kube-apiservers; a [`cache`] answers reads of hot resources beside it
+//! where it is switched on.
 //!
 //! The way of a request: [`serve`] (TLS, HTTP) → [`router`] (what is asked: [`api`]; who asks:
 //! [`authn`]; which pool; which headers: [`headers`]) → [`upstream`] (which backend, which
@@ -9,6 +9,7 @@
 pub mod api;
 pub mod app;
 pub mod authn;
+pub mod cache;
 pub mod config;
 pub mod flags;
 pub mod headers;

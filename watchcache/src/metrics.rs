@@ -89,6 +89,10 @@ pub struct Metrics {
     pub certificates_rejected: Counter,
     /// HTTP/2 connections that clients were told to leave.
     pub goaways: Family<ReasonLabels, Counter>,
+    /// Requests that the cache answered, by verb.
+    pub cache_answers: Family<ReasonLabels, Counter>,
+    /// Requests for cached resources that went on to a kube-apiserver, by reason.
+    pub cache_passes: Family<ReasonLabels, Counter>,
     /// Whether a backend is ready.
     pub backend_ready: Family<BackendLabels, Gauge>,
     /// Look-ups of a pool's host that failed.
@@ -116,6 +120,8 @@ impl Default for Metrics {
             handshake_errors: Counter::default(),
             certificates_rejected: Counter::default(),
             goaways: Family::default(),
+            cache_answers: Family::default(),
+            cache_passes: Family::default(),
             backend_ready: Family::default(),
             resolve_errors: Counter::default(),
             config_reloads: Family::default(),
@@ -166,6 +172,16 @@ impl Metrics {
             "goaways",
             "HTTP/2 connections that clients were told to leave",
             self.goaways.clone(),
+        );
+        registry.register(
+            "cache_answers",
+            "Requests that the cache answered, by verb",
+            self.cache_answers.clone(),
+        );
+        registry.register(
+            "cache_passes",
+            "Requests for cached resources that went on to a kube-apiserver",
+            self.cache_passes.clone(),
         );
         registry.register(
             "backend_ready",

@@ -118,6 +118,16 @@ impl Identity {
         &self.user
     }
 
+    /// User, UID, groups and credential id; none where one is not UTF-8.
+    pub(crate) fn parts(&self) -> Option<(&str, &str, Vec<&str>, &str)> {
+        fn text(value: &HeaderValue) -> Option<&str> {
+            std::str::from_utf8(value.as_bytes()).ok()
+        }
+        let uid = self.uid.as_ref().map_or(Some(""), text)?;
+        let groups = self.groups.iter().map(text).collect::<Option<_>>()?;
+        Some((text(&self.user)?, uid, groups, text(&self.credential_id)?))
+    }
+
     /// Writes the identity's headers. What the client sent under these names is gone already.
     pub fn write(&self, headers: &mut HeaderMap) {
         headers.insert(REMOTE_USER, self.user.clone());

@@ -1,5 +1,6 @@
 //! The router: each request to its pool, with the identity it has shown.
 
+mod cached;
 mod forward;
 mod frames;
 mod response;
@@ -26,6 +27,7 @@ pub use watches::Watches;
 
 use crate::api::{Failure, Reason, RequestInfo, decode_path};
 use crate::authn::{ClientCa, Credentials, KnownTokens, PeerCertificates, Verdict, decide};
+use crate::cache::Cache;
 use crate::config::Limits;
 use crate::headers;
 use crate::limits::Permit;
@@ -95,6 +97,7 @@ pub struct Router {
     known_tokens: KnownTokens,
     watches: Watches,
     upgrades: TaskTracker,
+    cache: Option<Cache>,
     /// Cancelled when what is left is cut off.
     cut: CancellationToken,
 }
@@ -106,6 +109,8 @@ struct Asked {
     long_running: bool,
     watch: bool,
     limits: Limits,
+    /// What the cache is asked, if it may answer.
+    cached: Option<cached::Question>,
 }
 
 impl Asked {
@@ -132,8 +137,16 @@ impl Router {
             known_tokens: KnownTokens::default(),
             watches: Watches::default(),
             upgrades: TaskTracker::new(),
+            cache: None,
             cut,
         }
+    }
+
+    /// With a cache that answers some requests.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Option<Cache>) -> Self {
+        self.cache = cache;
+        self
     }
 
     /// Puts another configuration in force for requests that come from now on.
@@ -191,6 +204,7 @@ impl Router {
             long_running: info.is_long_running(),
             watch: info.is_watch(),
             limits: snapshot.limits,
+            cached: self.plan(&request, &info, query),
         };
         drop(path);
         drop(snapshot);
@@ -233,6 +247,15 @@ impl Router {
             _ => {}
         }
         let permit = self.admit(asked, &credentials)?;
+        let permit = match (&asked.cached, &credentials) {
+            (Some(question), Credentials::Identity(identity)) => {
+                match self.cached(question, asked, identity, client, permit).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(permit) => permit,
+                }
+            }
+            _ => permit,
+        };
         let max = asked.limits.max_request_bytes;
         if declared_length(&request).is_some_and(|length| length > max) {
             discard(request.into_body(), max).await;

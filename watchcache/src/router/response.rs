@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::Client;
 use super::watches::Registered;
+use crate::cache::Pieces;
 use crate::limits::Permit;
 use crate::upstream::Lease;
 
@@ -20,9 +22,11 @@ pub enum ResponseBody {
     Own(Option<Bytes>),
     /// A backend's, passed on as it comes.
     Backend(Passing),
+    /// The cache's.
+    Cached(Cached),
 }
 
-type Held = (Arc<Client>, Permit);
+pub(super) type Held = (Arc<Client>, Permit);
 
 /// A body being passed on, and what is held meanwhile.
 #[derive(Debug)]
@@ -42,6 +46,42 @@ impl ResponseBody {
         let mut passing = Passing { body: Some(body), lease, _held: held, watch };
         passing.finish_if_ended();
         Self::Backend(passing)
+    }
+
+    /// An answer of the cache.
+    #[must_use]
+    pub fn cached(pieces: Pieces, held: Held, watch: Option<Registered>) -> Self {
+        Self::Cached(Cached { pieces: Some(pieces), _held: held, watch })
+    }
+}
+
+/// An answer of the cache, and what is held meanwhile.
+pub struct Cached {
+    /// None after the end.
+    pieces: Option<Pieces>,
+    _held: Held,
+    watch: Option<Registered>,
+}
+
+impl std::fmt::Debug for Cached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cached").field("watch", &self.watch).finish_non_exhaustive()
+    }
+}
+
+impl Cached {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        // Each piece of a watch ends with an event.
+        let ended = self.watch.as_ref().is_some_and(|watch| watch.is_ended(context.waker()));
+        if ended {
+            self.pieces = None;
+        }
+        let Some(pieces) = &mut self.pieces else { return Poll::Ready(None) };
+        let piece = std::task::ready!(pieces.poll_next_unpin(context));
+        if piece.is_none() {
+            self.pieces = None;
+        }
+        Poll::Ready(piece)
     }
 }
 
@@ -95,6 +135,9 @@ impl Body for ResponseBody {
         match self.get_mut() {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Backend(passing) => passing.poll(context),
+            Self::Cached(cached) => {
+                cached.poll(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -102,6 +145,7 @@ impl Body for ResponseBody {
         match self {
             Self::Own(bytes) => bytes.is_none(),
             Self::Backend(passing) => passing.body.as_ref().is_none_or(Body::is_end_stream),
+            Self::Cached(cached) => cached.pieces.is_none(),
         }
     }
 
@@ -113,6 +157,7 @@ impl Body for ResponseBody {
             Self::Backend(passing) => {
                 passing.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
             }
+            Self::Cached(_) => SizeHint::default(),
         }
     }
 }

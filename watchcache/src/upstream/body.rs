@@ -60,6 +60,16 @@ pub enum RequestBody<B = Incoming> {
     Empty,
     /// What the client sends.
     Client(Attempt<B>),
+    /// The front door's own, to be sent.
+    Own(Option<Bytes>),
+}
+
+impl<B> RequestBody<B> {
+    /// A body of the front door's own.
+    #[must_use]
+    pub fn own(bytes: Bytes) -> Self {
+        Self::Own(Some(bytes))
+    }
 }
 
 /// A reader of a [`RequestSource`].
@@ -206,7 +216,13 @@ where
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Client(attempt) = self.get_mut() else { return Poll::Ready(None) };
+        let attempt = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Own(bytes) => {
+                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
+            Self::Client(attempt) => attempt,
+        };
         let mut place = AttemptPlace { number: attempt.number, next: attempt.next };
         let frame = attempt.shared.lock().poll(&mut place, context);
         attempt.next = place.next;
@@ -218,6 +234,7 @@ where
         match self {
             Self::Empty => true,
             Self::Client(attempt) => attempt.ended,
+            Self::Own(bytes) => bytes.is_none(),
         }
     }
 
@@ -225,6 +242,9 @@ where
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Client(attempt) => attempt.hint,
+            Self::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
         }
     }
 }

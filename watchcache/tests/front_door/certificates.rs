@@ -30,6 +30,7 @@ impl Certificates {
         };
         this.write("ca.pem", this.server_ca.ca_pem());
         this.write("client-ca.pem", this.client_ca.ca_pem());
+        this.write("proxy-ca.pem", this.proxy_ca.ca_pem());
         this.write_pair("server", &this.server_ca.server(&["localhost", "127.0.0.1"]));
         this.write_pair("proxy", &this.proxy_ca.client("front-proxy-client", &[]));
         this

@@ -1,0 +1,145 @@
+//! The part of etcd's v3 API that the cache needs: one read, one watch
+//! (`api/etcdserverpb/rpc.proto` and `api/mvccpb/kv.proto` of etcd 3.6).
+
+use bytes::Bytes;
+use futures::Stream;
+use http::uri::PathAndQuery;
+use tonic::client::Grpc;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+/// A message of the store's: a page of objects, or the events that came at a time.
+const MAX_MESSAGE: usize = 1 << 30;
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct ResponseHeader {
+    #[prost(uint64, tag = "1")]
+    pub(super) cluster_id: u64,
+    #[prost(int64, tag = "3")]
+    pub(super) revision: i64,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct KeyValue {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(super) key: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(super) mod_revision: i64,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub(super) value: Bytes,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct RangeRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(super) key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(super) range_end: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(super) limit: i64,
+    #[prost(int64, tag = "4")]
+    pub(super) revision: i64,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct RangeResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) header: Option<ResponseHeader>,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) kvs: Vec<KeyValue>,
+    #[prost(bool, tag = "3")]
+    pub(super) more: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct WatchRequest {
+    #[prost(oneof = "Wish", tags = "1, 3")]
+    pub(super) wish: Option<Wish>,
+}
+
+/// `WatchRequest.request_union`.
+#[derive(Clone, PartialEq, Eq, prost::Oneof)]
+pub(super) enum Wish {
+    #[prost(message, tag = "1")]
+    Create(WatchCreate),
+    #[prost(message, tag = "3")]
+    Progress(WatchProgress),
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct WatchCreate {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(super) key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(super) range_end: Bytes,
+    #[prost(int64, tag = "3")]
+    pub(super) start_revision: i64,
+    #[prost(bool, tag = "4")]
+    pub(super) progress_notify: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(super) struct WatchProgress {}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct WatchResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) header: Option<ResponseHeader>,
+    #[prost(bool, tag = "3")]
+    pub(super) created: bool,
+    #[prost(bool, tag = "4")]
+    pub(super) canceled: bool,
+    #[prost(int64, tag = "5")]
+    pub(super) compact_revision: i64,
+    #[prost(string, tag = "6")]
+    pub(super) cancel_reason: String,
+    #[prost(message, repeated, tag = "11")]
+    pub(super) events: Vec<Event>,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(super) struct Event {
+    #[prost(enumeration = "EventType", tag = "1")]
+    pub(super) kind: i32,
+    #[prost(message, optional, tag = "2")]
+    pub(super) kv: Option<KeyValue>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub(super) enum EventType {
+    Put = 0,
+    Delete = 1,
+}
+
+/// A client of one connection.
+#[derive(Clone, Debug)]
+pub(super) struct Etcd(Grpc<Channel>);
+
+impl Etcd {
+    pub(super) fn new(channel: Channel) -> Self {
+        Self(Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    async fn ready(&mut self) -> Result<(), Status> {
+        self.0.ready().await.map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    pub(super) async fn range(&mut self, request: RangeRequest) -> Result<RangeResponse, Status> {
+        self.ready().await?;
+        let path = PathAndQuery::from_static("/etcdserverpb.KV/Range");
+        let codec = ProstCodec::<RangeRequest, RangeResponse>::default();
+        Ok(self.0.unary(Request::new(request), path, codec).await?.into_inner())
+    }
+
+    pub(super) async fn watch(
+        &mut self,
+        requests: impl Stream<Item = WatchRequest> + Send + 'static,
+    ) -> Result<Streaming<WatchResponse>, Status> {
+        self.ready().await?;
+        let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
+        let codec = ProstCodec::<WatchRequest, WatchResponse>::default();
+        Ok(self.0.streaming(Request::new(requests), path, codec).await?.into_inner())
+    }
+}

@@ -1,0 +1,372 @@
+//! One resource as the cache has it, and the watch of the store that keeps it so.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::SinkExt;
+use futures::channel::mpsc;
+use parking_lot::RwLock;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::etcd::{
+    Etcd, Event, EventType, KeyValue, RangeRequest, WatchCreate, WatchProgress, WatchRequest,
+    WatchResponse, Wish,
+};
+use super::query::Freshness;
+use super::store::{Store, StoreError};
+use super::table::{Object, Table};
+use super::wire::{self, Kind, Unsupported};
+
+/// Objects read at a time.
+const PAGE: i64 = 500;
+/// A read waits this long for the shard to come as far as it must, as kube-apiserver's cache does
+/// (`blockTimeout`, `k8s.io/apiserver/pkg/storage/cacher/watch_cache.go`).
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often the store is asked how far its events have been sent, while a read waits for that
+/// (`progressRequestPeriod` there).
+const PROGRESS: Duration = Duration::from_millis(100);
+/// Between attempts to reach the store.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Watches live on without the store for this long; then they end, so that their clients learn
+/// that nothing would reach them here.
+const ALONE: Duration = Duration::from_secs(20);
+/// After a stored value that the cache can't read.
+const LONG_PAUSE: Duration = Duration::from_mins(1);
+
+/// Why a shard has no session with the store any more.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    /// The store, or the way to it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The call failed.
+    #[error(transparent)]
+    Call(#[from] tonic::Status),
+    /// The store has ended the watch.
+    #[error("the store has ended the watch: {0}")]
+    Watch(String),
+    /// What the shard knows is not what the store holds: events are gone, or it is another store.
+    #[error("the store does not go on from what is known: {0}")]
+    Anew(&'static str),
+    /// A value.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+}
+
+/// One resource.
+#[derive(Debug)]
+pub struct Shard {
+    /// Which.
+    pub kind: &'static Kind,
+    /// Key of the first object, less its name: `/registry/pods/`.
+    prefix: String,
+    table: RwLock<Option<Table>>,
+    /// The table's revision.
+    reached: watch::Sender<u64>,
+    /// The store that the table is of, by its cluster id.
+    cluster: AtomicU64,
+    connected: AtomicBool,
+    /// A reader wants the store's revision.
+    wanted: Notify,
+    /// Looks at the store's revision that were begun.
+    begun: AtomicU64,
+    /// The last look that ended, and what it saw; 0 where it failed.
+    seen: watch::Sender<(u64, u64)>,
+    /// A reader waits for the shard to come as far as the store.
+    lagging: Notify,
+}
+
+impl Shard {
+    /// A shard that knows nothing yet. `prefix` is kube-apiserver's `--etcd-prefix`.
+    #[must_use]
+    pub fn new(kind: &'static Kind, prefix: &str) -> Self {
+        Self {
+            kind,
+            prefix: format!("{}/{}/", prefix.trim_end_matches('/'), kind.resource),
+            table: RwLock::new(None),
+            reached: watch::Sender::new(0),
+            cluster: AtomicU64::new(0),
+            connected: AtomicBool::new(false),
+            wanted: Notify::new(),
+            begun: AtomicU64::new(0),
+            seen: watch::Sender::new((0, 0)),
+            lagging: Notify::new(),
+        }
+    }
+
+    /// Reads the table; none where nothing is known.
+    pub fn read<T>(&self, read: impl FnOnce(&Table) -> T) -> Option<T> {
+        self.table.read().as_ref().map(read)
+    }
+
+    /// Begins something at the table; none where nothing is known.
+    pub fn begin<T>(&self, begin: impl FnOnce(&mut Table) -> T) -> Option<T> {
+        self.table.write().as_mut().map(begin)
+    }
+
+    /// Waits until the table is as new as it must be; false where it does not get there in time.
+    pub async fn is_fresh(&self, freshness: Freshness) -> bool {
+        let wait = async {
+            let revision = match freshness {
+                // Not from a past of which no one knows how long ago it was.
+                Freshness::Any => return self.connected.load(Ordering::Acquire),
+                Freshness::NotOlderThan(revision) => revision,
+                Freshness::Latest => match self.latest().await {
+                    Some(revision) => revision,
+                    None => return false,
+                },
+            };
+            let mut reached = self.reached.subscribe();
+            loop {
+                if *reached.borrow_and_update() >= revision {
+                    return true;
+                }
+                if !self.connected.load(Ordering::Acquire) {
+                    return false;
+                }
+                self.lagging.notify_one();
+                // An elapsed pause is a reason to ask the store again, no more.
+                let _ = tokio::time::timeout(PROGRESS, reached.changed()).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or(false)
+    }
+
+    /// A revision that the store had after this was called.
+    async fn latest(&self) -> Option<u64> {
+        if !self.connected.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut seen = self.seen.subscribe();
+        // A look that begins after this is counted above it.
+        let before = self.begun.load(Ordering::SeqCst);
+        self.wanted.notify_one();
+        let (_, revision) = *seen.wait_for(|(look, _)| *look > before).await.ok()?;
+        (revision > 0).then_some(revision)
+    }
+
+    /// Follows the store until the token is cancelled.
+    pub async fn run(self: Arc<Self>, store: Store, token: CancellationToken) {
+        let mut seen = Instant::now();
+        loop {
+            let alone = async {
+                tokio::time::sleep_until(seen + ALONE).await;
+                if !self.connected.load(Ordering::Acquire) {
+                    self.forget();
+                }
+                std::future::pending::<()>().await;
+            };
+            let ended = tokio::select! {
+                () = token.cancelled() => return,
+                ended = self.session(&store) => ended,
+                () = alone => return,
+            };
+            if self.disconnect() {
+                seen = Instant::now();
+            }
+            let pause = match &ended {
+                Err(End::Anew(_)) => {
+                    self.forget();
+                    Duration::ZERO
+                }
+                Err(End::Unsupported(_)) => {
+                    self.forget();
+                    LONG_PAUSE
+                }
+                _ => PAUSE,
+            };
+            if let Err(error) = ended {
+                warn!(resource = self.kind.resource, %error, "cache");
+            }
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Reads of the latest state go on to kube-apiserver from here on, those that wait first.
+    /// Whether there was a connection.
+    fn disconnect(&self) -> bool {
+        let connected = self.connected.swap(false, Ordering::AcqRel);
+        self.reached.send_modify(|_| {});
+        self.seen.send_replace((u64::MAX >> 1, 0));
+        self.begun.store(u64::MAX >> 1, Ordering::SeqCst);
+        connected
+    }
+
+    fn forget(&self) {
+        if let Some(mut table) = self.table.write().take() {
+            table.close();
+        }
+    }
+
+    async fn session(&self, store: &Store) -> Result<(), End> {
+        let channel = store.connect().await?;
+        let mut etcd = Etcd::new(channel);
+        let known = self.read(Table::revision);
+        let from = match known {
+            Some(revision) => revision,
+            None => self.load(&mut etcd).await?,
+        };
+        self.begun.store(0, Ordering::SeqCst);
+        self.seen.send_replace((0, 0));
+        tokio::select! {
+            ended = self.follow(etcd.clone(), from) => ended,
+            never = self.look(etcd.clone()) => match never {},
+        }
+    }
+
+    /// Looks at the store's revision for readers that want it: once for all that came meanwhile.
+    async fn look(&self, mut etcd: Etcd) -> std::convert::Infallible {
+        loop {
+            self.wanted.notified().await;
+            let look = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            let key = Bytes::copy_from_slice(self.prefix.as_bytes());
+            let range = RangeRequest { key, ..RangeRequest::default() };
+            let answer = tokio::time::timeout(PATIENCE, etcd.range(range)).await;
+            let revision = match answer {
+                Ok(Ok(answer)) => answer.header.map_or(0, |header| header.revision),
+                _ => 0,
+            };
+            self.seen.send_replace((look, u64::try_from(revision).unwrap_or(0)));
+        }
+    }
+
+    /// Reads all objects as of one revision.
+    async fn load(&self, etcd: &mut Etcd) -> Result<u64, End> {
+        let end = prefix_end(self.prefix.as_bytes());
+        let mut key = Bytes::copy_from_slice(self.prefix.as_bytes());
+        let (mut revision, mut objects) = (0, Vec::new());
+        loop {
+            let range = RangeRequest { key, range_end: end.clone(), limit: PAGE, revision };
+            let answer = etcd.range(range).await?;
+            if revision == 0 {
+                let header = answer.header.clone().unwrap_or_default();
+                self.cluster.store(header.cluster_id, Ordering::Relaxed);
+                revision = header.revision;
+            }
+            for kv in &answer.kvs {
+                objects.push(self.object(kv)?);
+            }
+            let Some(last) = answer.kvs.last().filter(|_| answer.more) else { break };
+            key = [&last.key[..], &[0]].concat().into();
+        }
+        let revision = u64::try_from(revision).unwrap_or(0);
+        info!(resource = self.kind.resource, objects = objects.len(), revision, "cache loaded");
+        *self.table.write() = Some(Table::new(objects, revision));
+        self.reached.send_replace(revision);
+        Ok(revision)
+    }
+
+    fn object(&self, kv: &KeyValue) -> Result<Object, Unsupported> {
+        let (message, seen) = wire::read(self.kind, &kv.value)?;
+        let revision = u64::try_from(kv.mod_revision).unwrap_or(0);
+        Ok(Object { key: self.key(&kv.key)?, message, seen, revision })
+    }
+
+    fn key(&self, key: &[u8]) -> Result<Arc<str>, Unsupported> {
+        key.strip_prefix(self.prefix.as_bytes())
+            .and_then(|key| std::str::from_utf8(key).ok())
+            .map(Arc::from)
+            .ok_or(Unsupported { kind: self.kind.name, problem: "its key" })
+    }
+
+    /// Takes in events until the watch ends.
+    async fn follow(&self, mut etcd: Etcd, from: u64) -> Result<(), End> {
+        let (mut requests, sent) = mpsc::channel(4);
+        let create = WatchCreate {
+            key: Bytes::copy_from_slice(self.prefix.as_bytes()),
+            range_end: prefix_end(self.prefix.as_bytes()),
+            start_revision: i64::try_from(from + 1).unwrap_or(i64::MAX),
+            progress_notify: true,
+        };
+        let wish = Some(Wish::Create(create));
+        let gone = || End::Watch("the stream is closed".to_owned());
+        requests.send(WatchRequest { wish }).await.map_err(|_| gone())?;
+        let mut responses = etcd.watch(sent).await?;
+        let mut created = false;
+        loop {
+            let response = tokio::select! {
+                response = responses.message() => response?,
+                () = self.lagging.notified(), if created => {
+                    let wish = Some(Wish::Progress(WatchProgress {}));
+                    requests.send(WatchRequest { wish }).await.map_err(|_| gone())?;
+                    continue;
+                }
+            };
+            let Some(response) = response else { return Err(gone()) };
+            if response.created && !created {
+                created = true;
+                let header = response.header.clone().unwrap_or_default();
+                if header.cluster_id != self.cluster.load(Ordering::Relaxed) {
+                    return Err(End::Anew("it is another store"));
+                }
+                if u64::try_from(header.revision).unwrap_or(0) < from {
+                    return Err(End::Anew("its revision is lower"));
+                }
+                self.connected.store(true, Ordering::Release);
+            }
+            self.take(response)?;
+        }
+    }
+
+    /// Takes in one message of the watch.
+    fn take(&self, response: WatchResponse) -> Result<(), End> {
+        if response.canceled {
+            if response.compact_revision > 0 {
+                return Err(End::Anew("events are compacted"));
+            }
+            return Err(End::Watch(response.cancel_reason));
+        }
+        if response.created {
+            return Ok(());
+        }
+        // Values are read before the table is locked.
+        let mut changes = Vec::with_capacity(response.events.len());
+        for event in &response.events {
+            changes.push(self.change(event)?);
+        }
+        let revision = match response.events.last() {
+            Some(Event { kv: Some(last), .. }) => last.mod_revision,
+            // A word on progress: all events up to here have been sent.
+            _ => response.header.map_or(0, |header| header.revision),
+        };
+        let revision = u64::try_from(revision).unwrap_or(0);
+        let mut table = self.table.write();
+        let Some(table) = table.as_mut() else { return Err(End::Anew("nothing is known")) };
+        for (key, object, revision) in changes {
+            table.apply(&key, object, revision);
+        }
+        table.reach(revision);
+        let reached = table.revision();
+        self.reached.send_if_modified(|known| std::mem::replace(known, reached) != reached);
+        Ok(())
+    }
+
+    fn change(&self, event: &Event) -> Result<(Arc<str>, Option<Object>, u64), End> {
+        let kv =
+            event.kv.as_ref().ok_or_else(|| End::Watch("an event without a key".to_owned()))?;
+        let revision = u64::try_from(kv.mod_revision).unwrap_or(0);
+        let object = match event.kind() {
+            EventType::Put => Some(self.object(kv)?),
+            EventType::Delete => None,
+        };
+        Ok((self.key(&kv.key)?, object, revision))
+    }
+}
+
+/// The end of the range of keys with a prefix.
+fn prefix_end(prefix: &[u8]) -> Bytes {
+    let mut end = prefix.to_vec();
+    // Ends with a slash, which has a successor.
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end.into()
+}

@@ -1,0 +1,155 @@
+//! A model: every watch, replayed, is the list at its end.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::super::feed::Told;
+use super::super::wire;
+use super::*;
+
+fn object(key: &str, node: &str, label: &str, revision: u64) -> Object {
+    let (message, _) = wire::read(&wire::PODS, &Bytes::from_static(MINIMAL)).unwrap();
+    let labels = vec![("l".into(), label.into())];
+    Object { key: key.into(), message, seen: Seen { labels, node: node.into() }, revision }
+}
+
+/// A stored Pod with nothing but an empty resource version.
+const MINIMAL: &[u8] =
+    b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod\x12\x04\x0a\x02\x32\x00\x1a\x00\x22\x00";
+
+/// What a client knows.
+#[derive(Default)]
+struct Client(BTreeMap<Arc<str>, u64>);
+
+impl Client {
+    fn see(&mut self, event: &Event, filter: &Filter) {
+        match event.told(filter) {
+            None => {}
+            Some(Told::Added(object)) => {
+                assert!(self.0.insert(object.key.clone(), object.revision).is_none());
+            }
+            Some(Told::Modified(object)) => {
+                assert!(self.0.insert(object.key.clone(), object.revision).is_some());
+            }
+            Some(Told::Deleted(object)) => assert!(self.0.remove(&object.key).is_some()),
+        }
+    }
+
+    fn agrees(&self, table: &Table, filter: &Filter) {
+        let list: Vec<_> =
+            table.list(filter).iter().map(|one| (one.key.clone(), one.revision)).collect();
+        let known: Vec<_> = self.0.iter().map(|(key, revision)| (key.clone(), *revision)).collect();
+        assert_eq!(known, list);
+    }
+}
+
+fn filters() -> Vec<Filter> {
+    let node = |node: &str| Filter { node: Some(node.to_owned()), ..Filter::default() };
+    let labels = |text| LabelSelector::parse(text).unwrap();
+    vec![
+        Filter::default(),
+        node("n0"),
+        node("n1"),
+        Filter { labels: labels("l=x"), ..node("n0") },
+        Filter { labels: labels("l!=x"), ..Filter::default() },
+        Filter { namespace: Some("a".to_owned()), ..Filter::default() },
+        Filter { namespace: Some("a".to_owned()), ..node("n1") },
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_watch_ends_where_the_list_is(
+        steps in proptest::collection::vec(
+            (0usize..3, 0usize..4, 0usize..3, 0usize..2, any::<bool>(), 1u64..4), 1..120),
+        starts in proptest::collection::vec((0usize..7, 0usize..100, any::<bool>()), 1..12),
+    ) {
+        let (mut table, filters, mut revision) = (Table::new([], 10), filters(), 10);
+        let mut watches: Vec<(Filter, Client, Arc<Feed>, u64)> = Vec::new();
+        for (number, (namespace, name, node, label, gone, skip)) in steps.iter().enumerate() {
+            for (filter, at, resumed) in &starts {
+                if *at == number {
+                    let filter = filters[*filter].clone();
+                    let mut client = Client::default();
+                    let after = resumed.then(|| {
+                        // A client that listed before, and resumes from there.
+                        for object in table.list(&filter) {
+                            client.0.insert(object.key.clone(), object.revision);
+                        }
+                        table.revision()
+                    });
+                    let start = table.watch(&filter, after).unwrap();
+                    for object in &start.objects {
+                        client.0.insert(object.key.clone(), object.revision);
+                    }
+                    client.agrees(&table, &filter);
+                    watches.push((filter, client, start.feed, start.revision));
+                }
+            }
+            revision += skip;
+            let key: Arc<str> = format!("{}/p{name}", ["a", "b", "ab"][*namespace]).into();
+            let node = ["", "n0", "n1"][*node];
+            let after = (!gone).then(|| object(&key, node, ["x", "y"][*label], revision));
+            table.apply(&key, after, revision);
+            table.reach(revision);
+        }
+        for (filter, client, feed, cursor) in &mut watches {
+            loop {
+                let Found::Events(events, reached) = feed.read(*cursor, 3) else { panic!() };
+                for event in &events {
+                    client.see(event, filter);
+                }
+                *cursor = reached;
+                if events.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(*cursor, revision);
+            client.agrees(&table, filter);
+        }
+    }
+}
+
+#[test]
+fn watches_begin_where_events_are_kept() {
+    let mut table = Table::new([object("a/p", "n", "x", 5)], 10);
+    let all = Filter::default();
+    assert_eq!(table.watch(&all, Some(9)).unwrap_err(), NoStart::TooOld);
+    assert_eq!(table.watch(&all, Some(11)).unwrap_err(), NoStart::TooNew);
+    table.reach(11);
+    let start = table.watch(&all, Some(11)).unwrap();
+    assert!(start.objects.is_empty() && start.events.is_empty());
+    table.close();
+    assert!(matches!(start.feed.read(11, 1), Found::Gone));
+}
+
+#[test]
+fn a_slow_reader_is_left_behind_and_others_are_not() {
+    let mut table = Table::new([], 1);
+    let node = Filter { node: Some("n".to_owned()), ..Filter::default() };
+    let slow = table.watch(&Filter::default(), None).unwrap();
+    let quiet = table.watch(&node, None).unwrap();
+    let key: Arc<str> = "a/p".into();
+    for revision in 2..20_000 {
+        table.apply(&key, Some(object("a/p", "other", "x", revision)), revision);
+        table.reach(revision);
+    }
+    assert!(matches!(slow.feed.read(slow.revision, 1), Found::Gone));
+    let Found::Events(events, reached) = quiet.feed.read(quiet.revision, 1) else { panic!() };
+    assert!(events.is_empty());
+    assert_eq!(reached, 19_999);
+}
+
+#[test]
+fn a_transaction_is_not_parted() {
+    let mut table = Table::new([], 1);
+    let start = table.watch(&Filter::default(), None).unwrap();
+    for name in ["a/1", "a/2", "a/3"] {
+        table.apply(&name.into(), Some(object(name, "", "x", 2)), 2);
+    }
+    let Found::Events(events, reached) = start.feed.read(1, 1) else { panic!() };
+    assert_eq!((events.len(), reached), (0, 1), "not before it is complete");
+    table.reach(2);
+    let Found::Events(events, reached) = start.feed.read(1, 1) else { panic!() };
+    assert_eq!((events.len(), reached), (3, 2));
+}

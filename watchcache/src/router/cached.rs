@@ -1,0 +1,106 @@
+//! Requests that the cache may answer.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+
+use super::{Asked, Client, ResponseBody, Router};
+use crate::api::{RequestInfo, first_value};
+use crate::authn::Identity;
+use crate::cache::{Attributes, Pass, Plan, Shard};
+use crate::headers::upgrade_of;
+use crate::limits::Permit;
+use crate::metrics::ReasonLabels;
+
+/// A request in the cache's terms.
+pub(super) struct Question {
+    shard: Arc<Shard>,
+    plan: Plan,
+    verb: &'static str,
+    namespace: String,
+    name: String,
+    field_selector: String,
+    label_selector: String,
+}
+
+impl Router {
+    /// What the cache is asked by a request; none where the request goes on.
+    pub(super) fn plan(
+        &self,
+        request: &Request<Incoming>,
+        info: &RequestInfo<'_>,
+        query: &str,
+    ) -> Option<Question> {
+        let shard = self.cache.as_ref()?.shard(info)?;
+        let headers = request.headers();
+        let verb = match info.verb.as_ref() {
+            "get" => "get",
+            "list" => "list",
+            "watch" => "watch",
+            _ => return None,
+        };
+        let planned = if headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+            Err("impersonation")
+        } else if upgrade_of(headers).is_some() {
+            Err("upgrade")
+        } else {
+            crate::cache::plan(shard.kind, request.method(), info, query, headers)
+        };
+        let plan = planned.map_err(|reason| self.passed(reason)).ok()?;
+        let text = |name| first_value(query, name).unwrap_or_default().into_owned();
+        Some(Question {
+            shard: shard.clone(),
+            plan,
+            verb,
+            namespace: info.namespace.to_owned(),
+            name: info.name.to_owned(),
+            field_selector: text("fieldSelector"),
+            label_selector: text("labelSelector"),
+        })
+    }
+
+    fn passed(&self, reason: Pass) {
+        self.metrics.cache_passes.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// Answers from the cache, or gives the permit back: the request goes on then.
+    pub(super) async fn cached(
+        &self,
+        question: &Question,
+        asked: &Asked,
+        identity: &Identity,
+        client: &Arc<Client>,
+        permit: Permit,
+    ) -> Result<Response<ResponseBody>, Permit> {
+        let Some(cache) = &self.cache else { return Err(permit) };
+        let what = Attributes {
+            verb: question.verb,
+            resource: question.shard.kind.resource,
+            version: question.shard.kind.version,
+            namespace: &question.namespace,
+            name: &question.name,
+            field_selector: &question.field_selector,
+            label_selector: &question.label_selector,
+        };
+        let answer = cache.answer(&question.shard, &asked.pool, identity, &what, &question.plan);
+        let answer = match answer.await {
+            Ok(answer) => answer,
+            Err(reason) => {
+                self.passed(reason);
+                return Err(permit);
+            }
+        };
+        self.metrics.cache_answers.get_or_create(&ReasonLabels { reason: question.verb }).inc();
+        let watch = asked.watch.then(|| self.watches.register(answer.content_type.as_bytes()));
+        let held = (client.clone(), permit);
+        let mut response = Response::new(ResponseBody::cached(answer.pieces, held, watch));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        if let Some(length) = answer.length {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
+        Ok(response)
+    }
+}

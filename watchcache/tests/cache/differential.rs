@@ -1,0 +1,173 @@
+//! The same reads of the cache and of kube-apiserver, over random histories.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::cluster::{Cluster, PROTOBUF, User};
+use crate::frames::{Frame, Frames, list};
+use crate::history::{History, Random, collection, selector};
+
+const SEEDS: u64 = 4;
+const STEPS: usize = 80;
+/// No event for this long: none is on its way. Waited for only once all that are expected came.
+const QUIET: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A watch of both.
+struct Pair {
+    path: String,
+    direct: Frames,
+    door: Frames,
+}
+
+impl Pair {
+    async fn open(cluster: &Cluster, direct: &mut User, door: &mut User, path: String) -> Self {
+        let expected = direct.open(&path).await;
+        let before = cluster.answers("watch");
+        let seen = door.open(&path).await;
+        assert_eq!(cluster.answers("watch"), before + 1, "not by the cache: {path}");
+        assert_eq!((expected.status(), seen.status()), (StatusCode::OK, StatusCode::OK), "{path}");
+        for name in ["content-type", "cache-control"] {
+            assert_eq!(seen.headers()[name], expected.headers()[name]);
+        }
+        let (direct, door) = (Frames::new(expected.into_body()), Frames::new(seen.into_body()));
+        Self { path, direct, door }
+    }
+
+    /// Both tell the same events in the same order.
+    async fn compare(mut self) -> usize {
+        let expected = all(&mut self.direct, QUIET).await;
+        let mut seen = Vec::new();
+        while seen.len() < expected.len()
+            && let Some(frame) = next(&mut self.door, PATIENCE).await
+        {
+            seen.push(frame);
+        }
+        seen.extend(all(&mut self.door, QUIET).await);
+        let names = |frames: &[Frame]| {
+            frames.iter().map(|frame| frame.kind.clone()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names(&seen), names(&expected), "{}", self.path);
+        for (place, (seen, expected)) in seen.iter().zip(&expected).enumerate() {
+            if expected.kind == "BOOKMARK" {
+                // The version is the store's at that moment, which kube-apiserver's own writes
+                // move on.
+                assert_eq!(seen.bytes.len(), expected.bytes.len());
+                continue;
+            }
+            assert_eq!(seen.bytes, expected.bytes, "event {place} of {}", self.path);
+        }
+        seen.len()
+    }
+}
+
+/// The next event, bookmarks aside that come now and then.
+async fn next(frames: &mut Frames, patience: Duration) -> Option<Frame> {
+    loop {
+        let frame = frames.next(patience).await?;
+        let end = b"k8s.io/initial-events-end";
+        if frame.kind != "BOOKMARK" || frame.bytes.windows(end.len()).any(|window| window == end) {
+            return Some(frame);
+        }
+    }
+}
+
+async fn all(frames: &mut Frames, patience: Duration) -> Vec<Frame> {
+    let mut read = Vec::new();
+    while let Some(frame) = next(frames, patience).await {
+        read.push(frame);
+    }
+    read
+}
+
+/// Reads a list of both, and gives its version.
+async fn lists(cluster: &Cluster, direct: &mut User, door: &mut User, path: &str) -> u64 {
+    let (status, expected) = direct.read(path, PROTOBUF).await;
+    let before = cluster.answers("list");
+    let (seen_status, seen) = door.read(path, PROTOBUF).await;
+    assert_eq!(cluster.answers("list"), before + 1, "not by the cache: {path}");
+    assert_eq!((status, seen_status), (StatusCode::OK, StatusCode::OK), "{path}");
+    let (expected, seen) = (list(&expected), list(&seen));
+    assert_eq!(seen.1, expected.1, "items of {path}");
+    if seen.0.to_string().len() == expected.0.to_string().len() {
+        assert_eq!(seen.2, expected.2, "{path}");
+    }
+    expected.0.min(seen.0)
+}
+
+async fn gets(direct: &mut User, door: &mut User, path: &str) {
+    let expected = direct.read(path, PROTOBUF).await;
+    let seen = door.read(path, PROTOBUF).await;
+    assert_eq!(seen, expected, "{path}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a kube-apiserver"]
+async fn reads_are_those_of_kube_apiserver() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let (mut direct, mut door) = (cluster.direct(&admin).await, cluster.door(&admin).await);
+    let (mut lists_seen, mut events_seen) = (0, 0);
+    let mut history = History::default();
+    for seed in 1..=SEEDS {
+        let mut random = Random::new(seed);
+        let mut watches = Vec::new();
+        for step in 0..STEPS {
+            if step % 8 == 0 {
+                let path = collection(&mut random);
+                let selector = selector(&mut random);
+                let version =
+                    lists(&cluster, &mut direct, &mut door, &format!("{path}?{selector}")).await;
+                let start = match random.below(4) {
+                    0 => "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+                          &allowWatchBookmarks=true"
+                        .to_owned(),
+                    1 => String::new(),
+                    2 => format!("&resourceVersion={version}"),
+                    _ => format!(
+                        "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+                         &allowWatchBookmarks=true&resourceVersion={version}"
+                    ),
+                };
+                let path = format!("{path}?watch=1{start}{selector}&timeoutSeconds=600");
+                watches.push(Pair::open(&cluster, &mut direct, &mut door, path).await);
+            }
+            // Written by either way, and read at once.
+            let writer = if random.below(2) == 0 { &mut direct } else { &mut door };
+            history.step(&mut random, writer).await;
+            let path = format!("{}?{}", collection(&mut random), selector(&mut random));
+            let version = lists(&cluster, &mut direct, &mut door, &path).await;
+            let newer = random.choose(&["&resourceVersion=0", "&resourceVersion=0&limit=3"]);
+            lists(&cluster, &mut direct, &mut door, &format!("{path}{newer}")).await;
+            let exact = format!("{path}&resourceVersion={version}");
+            lists(&cluster, &mut direct, &mut door, &exact).await;
+            lists_seen += 3;
+            let pod = history.a_pod(&mut random);
+            gets(&mut direct, &mut door, &pod).await;
+        }
+        for watch in watches {
+            events_seen += watch.compare().await;
+        }
+        println!("seed {seed}: {lists_seen} lists and {events_seen} events are equal");
+    }
+    assert!(events_seen > 300);
+    gets(&mut direct, &mut door, "/api/v1/namespaces/a/pods/none").await;
+    let mut old = cluster.old_door(&admin).await;
+    lists(&cluster, &mut direct, &mut old, "/api/v1/pods").await;
+    let (path, mut other) = ("/api/v1/pods?watch=1".to_owned(), cluster.old_door(&admin).await);
+    assert!(Pair::open(&cluster, &mut direct, &mut other, path).await.compare().await > 0);
+    // What the cache does not answer, kube-apiserver does.
+    let version = cluster.answers("list");
+    for path in [
+        "/api/v1/pods?limit=2",
+        "/api/v1/pods?labelSelector=a%3D%3D%3D",
+        "/api/v1/pods?resourceVersion=x",
+        "/api/v1/pods?resourceVersionMatch=NotOlderThan",
+        "/api/v1/pods?fieldSelector=nothing%3D1",
+    ] {
+        let (expected, seen) = (direct.read(path, PROTOBUF).await, door.read(path, PROTOBUF).await);
+        assert_eq!(seen.0, expected.0, "{path}");
+    }
+    assert_eq!(cluster.answers("list"), version);
+}

@@ -1,0 +1,25 @@
+//! The cache beside a real kube-apiserver, both on one store of ours: the same requests, the same
+//! bytes. `KUBE_APISERVER` names the program; `tests/conformance/watchcache` runs this.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests state what they expect by unwrapping"
+)]
+
+mod access;
+#[path = "../front_door/certificates.rs"]
+#[allow(dead_code, reason = "shared with the front door's tests, which use more of it")]
+mod certificates;
+#[path = "../front_door/client.rs"]
+#[allow(dead_code, reason = "shared with the front door's tests, which use more of it")]
+mod client;
+mod cluster;
+mod differential;
+mod faults;
+mod frames;
+mod history;
+#[path = "../../src/testing.rs"]
+#[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
+mod pki;
