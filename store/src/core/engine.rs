@@ -14,7 +14,7 @@ use super::range::KeyRange;
 use super::txn::{State, has_put, is_read_only};
 use super::watch::{Filter, WatchIndex, WatchKey};
 use super::{mvcc::Mvcc, read};
-use crate::log::{Class, DurabilityRules, OpenError, Record, Recovered, SnapshotItem};
+use crate::log::{self, Class, DurabilityRules, OpenError, Record, Recovered, SnapshotItem};
 use crate::pb::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
     TxnRequest, TxnResponse,
@@ -391,7 +391,7 @@ impl State {
         let mut state = Self::new(1);
         let snapshot_revision =
             recovered.snapshot.as_ref().map(|snapshot| snapshot.meta().revision);
-        for item in recovered.snapshot.into_iter().flatten() {
+        for item in log::read_ahead(recovered.snapshot.into_iter().flatten())? {
             match item? {
                 SnapshotItem::Lease { id, ttl } => {
                     let _ = state.leases.grant(id, ttl, 0);
@@ -402,7 +402,7 @@ impl State {
         if let Some(revision) = snapshot_revision {
             state.restored(revision);
         }
-        for record in recovered.records {
+        for record in log::read_ahead(recovered.records)? {
             state.replay(record?, 0);
         }
         state.recover_at(recovered.start_revision, recovered.compact_revision);

@@ -98,14 +98,27 @@ pub(super) fn encode_stop(revision: i64, volatile: bool, out: &mut Vec<u8>) {
 
 /// Takes one entry off `input`. `None` if the bytes are no entry.
 pub(super) fn decode(input: &mut &[u8]) -> Option<Entry> {
+    decode_with(input, true)
+}
+
+/// As [`decode`], but leaves the operations of a transaction out.
+pub(super) fn skim(input: &mut &[u8]) -> Option<Entry> {
+    decode_with(input, false)
+}
+
+fn decode_with(input: &mut &[u8], keep: bool) -> Option<Entry> {
     Some(match input.try_get_u8().ok()? {
         TXN => {
             let revision = input.try_get_i64_le().ok()?;
             let count = input.try_get_u32_le().ok()? as usize;
             // An operation takes five bytes at least: a wild count allocates nothing wild.
-            let mut ops = Vec::with_capacity(count.min(input.len() / 5));
+            let room = if keep { count.min(input.len() / 5) } else { 0 };
+            let mut ops = Vec::with_capacity(room);
             for _ in 0..count {
-                ops.push(decode_op(input, revision)?);
+                let fields = decode_op(input, revision)?;
+                if keep {
+                    ops.push(KeyValue::new(fields));
+                }
             }
             Entry::Record(Record::Txn { revision, ops })
         }
@@ -128,7 +141,7 @@ pub(super) fn decode(input: &mut &[u8]) -> Option<Entry> {
     })
 }
 
-fn decode_op(input: &mut &[u8], mod_revision: i64) -> Option<KeyValue> {
+fn decode_op<'a>(input: &mut &'a [u8], mod_revision: i64) -> Option<Fields<'a>> {
     let mut fields = Fields { mod_revision, ..Fields::default() };
     match input.try_get_u8().ok()? {
         PUT => {
@@ -144,7 +157,7 @@ fn decode_op(input: &mut &[u8], mod_revision: i64) -> Option<KeyValue> {
         DELETE => fields.key = get_bytes(input)?,
         _ => return None,
     }
-    Some(KeyValue::new(fields))
+    Some(fields)
 }
 
 pub(super) fn put_i64(out: &mut Vec<u8>, value: i64) {
@@ -212,11 +225,13 @@ mod tests {
             }
             let mut input = out.as_slice();
             let mut decoded = Vec::new();
+            let mut skimmed = input;
             while !input.is_empty() {
-                match decode(&mut input) {
-                    Some(Entry::Record(record)) => decoded.push(record),
+                match (decode(&mut input), skim(&mut skimmed)) {
+                    (Some(Entry::Record(record)), Some(_)) => decoded.push(record),
                     other => panic!("{other:?}"),
                 }
+                prop_assert_eq!(input, skimmed);
             }
             prop_assert_eq!(decoded, records);
         }

@@ -56,6 +56,7 @@
 //! reached the disk. All else is corruption: [`OpenError::Corrupt`] names file and offset, and
 //! nothing is changed.
 
+mod ahead;
 mod background;
 mod block;
 mod codec;
@@ -76,6 +77,7 @@ pub(crate) mod simulated;
 use std::{path::Path, sync::Arc};
 
 pub use self::{
+    ahead::read_ahead,
     background::BackgroundSync,
     error::{LogError, OpenError},
     record::Record,

@@ -217,7 +217,7 @@ impl Fold {
             };
             let mut payload = block.payload.as_ref();
             while !payload.is_empty() {
-                let entry = codec::decode(&mut payload);
+                let entry = codec::skim(&mut payload);
                 entry
                     .ok_or("not a record")
                     .and_then(|entry| self.entry(&entry))
