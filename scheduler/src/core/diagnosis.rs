@@ -29,13 +29,16 @@ pub enum Plugin {
     PodTopologySpread,
     /// Inter-pod affinity and anti-affinity.
     InterPodAffinity,
+    /// The same plugin, about a pod that no further pod can help: it has no required affinity, so
+    /// other pods only stand in its way.
+    InterPodAntiAffinity,
     /// Ours: the pod asks for what this version doesn't do.
     Unsupported,
 }
 
 impl Plugin {
     /// Every plugin, in the order in which the default profile runs them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::SchedulingGates,
         Self::NodeUnschedulable,
         Self::NodeName,
@@ -45,6 +48,7 @@ impl Plugin {
         Self::NodeResourcesFit,
         Self::PodTopologySpread,
         Self::InterPodAffinity,
+        Self::InterPodAntiAffinity,
         Self::Unsupported,
     ];
 
@@ -60,7 +64,7 @@ impl Plugin {
             Self::NodePorts => "NodePorts",
             Self::NodeResourcesFit => "NodeResourcesFit",
             Self::PodTopologySpread => "PodTopologySpread",
-            Self::InterPodAffinity => "InterPodAffinity",
+            Self::InterPodAffinity | Self::InterPodAntiAffinity => "InterPodAffinity",
             Self::Unsupported => "Unsupported",
         }
     }

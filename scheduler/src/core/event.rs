@@ -174,6 +174,9 @@ fn interests(plugin: Plugin) -> EventSet {
         Plugin::InterPodAffinity => {
             &[E::NodeAdded, E::NodeLabels, E::PodAdded, E::PodFreed, E::PodRelabelled]
         }
+        Plugin::InterPodAntiAffinity => {
+            &[E::NodeAdded, E::NodeLabels, E::PodFreed, E::PodRelabelled]
+        }
     };
     events.iter().copied().collect()
 }
@@ -193,6 +196,10 @@ mod tests {
         assert!(!helps(ClusterEvent::PodFreed, Plugin::NodePorts));
         assert!(helps(ClusterEvent::PortsFreed, Plugin::NodePorts));
         assert!(!helps(ClusterEvent::PodFreed, Plugin::NodeName));
+        assert!(helps(ClusterEvent::PodAdded, Plugin::PodTopologySpread));
+        assert!(helps(ClusterEvent::PodAdded, Plugin::InterPodAffinity));
+        assert!(!helps(ClusterEvent::PodAdded, Plugin::InterPodAntiAffinity));
+        assert!(helps(ClusterEvent::PodFreed, Plugin::InterPodAntiAffinity));
         assert!(!EventSet::EMPTY.may_help(Plugin::ALL.into_iter().collect()));
         assert!(EventSet::ALL.may_help(PluginSet::EMPTY));
     }

@@ -256,11 +256,17 @@ impl Coordinator {
             }
             Decision::Unschedulable(diagnosis) => {
                 // What is unsupported only an update of the pod can help, as with a gate.
-                let plugins = if request.unsupported.is_empty() {
+                let mut plugins = if request.unsupported.is_empty() {
                     diagnosis.plugins
                 } else {
                     [Plugin::SchedulingGates].into_iter().collect()
                 };
+                if plugins.contains(Plugin::InterPodAffinity)
+                    && request.identity.affinity.is_empty()
+                {
+                    plugins.remove(Plugin::InterPodAffinity);
+                    plugins.insert(Plugin::InterPodAntiAffinity);
+                }
                 self.queue.unschedulable(uid, plugins, now);
                 self.metrics.attempt(
                     "unschedulable",
