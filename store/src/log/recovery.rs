@@ -42,8 +42,10 @@ pub struct Recovered {
 pub(super) struct Scan {
     snapshot: Option<u64>,
     segments: Vec<u64>,
-    /// Good length of the last segment, and its length in the file.
+    /// Good length of the last segment, and the length that was written.
     tail: (u64, u64),
+    /// Its length in the file, with room that was reserved.
+    size: u64,
     start_revision: i64,
     compact_revision: i64,
     clean: bool,
@@ -82,12 +84,16 @@ pub(super) fn scan(storage: &dyn Storage) -> Result<Scan, OpenError> {
         fold.clean = false;
     }
     let mut tail = (0, 0);
+    let mut size = 0;
     let mut bytes = 0;
     for (i, sequence) in segments.iter().enumerate() {
         let last = i + 1 == segments.len();
         let data = load(storage, *sequence)?;
         let good = fold.segment(&data, *sequence, last)?;
-        tail = (good as u64, data.len() as u64);
+        // Zeros at the end are room that was reserved, and nothing that was written.
+        let zeros = data[good..].iter().rev().take_while(|byte| **byte == 0).count();
+        tail = (good as u64, (data.len() - zeros) as u64);
+        size = data.len() as u64;
         bytes += good as u64;
     }
     let (start_revision, compact_revision) = fold.outcome();
@@ -95,6 +101,7 @@ pub(super) fn scan(storage: &dyn Storage) -> Result<Scan, OpenError> {
         snapshot,
         segments,
         tail,
+        size,
         start_revision,
         compact_revision,
         clean: fold.clean,
@@ -124,6 +131,8 @@ impl Scan {
                         bytes = len - good,
                         "unfinished write at the end of the log cut off"
                     );
+                }
+                if good < self.size {
                     file.truncate(good).map_err(|e| OpenError::io("truncate", &name, e))?;
                 }
                 file.sync().map_err(|e| OpenError::io("sync", &name, e))?;

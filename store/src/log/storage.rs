@@ -7,6 +7,9 @@ use std::{
     sync::Arc,
 };
 
+use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, fallocate};
+
 use super::error::OpenError;
 
 /// A flat directory of append-only files.
@@ -40,6 +43,16 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
     fn sync(&self) -> io::Result<()>;
     /// Cuts the file off.
     fn truncate(&self, len: u64) -> io::Result<()>;
+    /// Takes room on the disk for `bytes` more, and some beyond, so that a sync need not make a
+    /// new size durable each time: the file reads as zeros behind what was appended. It is a wish;
+    /// where it can't be had, appending goes on as before.
+    fn reserve(&self, bytes: u64) {
+        let _ = bytes;
+    }
+    /// Gives back what was reserved, and makes all that was appended and the size durable.
+    fn finish(&self) -> io::Result<()> {
+        self.sync()
+    }
 }
 
 const LOCK: &str = "LOCK";
@@ -157,13 +170,14 @@ impl Storage for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
-        let file = fs::File::options().create_new(true).append(true).open(self.path.join(name))?;
-        Ok(Arc::new(DirectoryFile(file)))
+        let file = fs::File::options().create_new(true).write(true).open(self.path.join(name))?;
+        Ok(Arc::new(DirectoryFile { file, extent: Mutex::default() }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
-        let file = fs::File::options().append(true).open(self.path.join(name))?;
-        Ok(Arc::new(DirectoryFile(file)))
+        let mut file = fs::File::options().write(true).open(self.path.join(name))?;
+        let len = file.seek(SeekFrom::End(0))?;
+        Ok(Arc::new(DirectoryFile { file, extent: Mutex::new(Extent { len, reserved: len }) }))
     }
 
     fn read(&self, name: &str) -> io::Result<Box<dyn Source>> {
@@ -183,19 +197,98 @@ impl Storage for Directory {
     }
 }
 
+/// Room is reserved in pieces of this size: one change of the file's size for as many writes.
+const RESERVE: u64 = 8 << 20;
+
 #[derive(Debug)]
-struct DirectoryFile(fs::File);
+struct DirectoryFile {
+    file: fs::File,
+    extent: Mutex<Extent>,
+}
+
+/// How far a file reaches.
+#[derive(Debug, Default)]
+struct Extent {
+    /// What was appended.
+    len: u64,
+    /// The file's size, with what is reserved.
+    reserved: u64,
+}
 
 impl StorageFile for DirectoryFile {
     fn append(&self, data: &[u8]) -> io::Result<()> {
-        (&self.0).write_all(data)
+        let mut extent = self.extent.lock();
+        (&self.file).write_all(data)?;
+        extent.len += data.len() as u64;
+        extent.reserved = extent.reserved.max(extent.len);
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        let mut extent = self.extent.lock();
+        self.file.set_len(len)?;
+        (&self.file).seek(SeekFrom::Start(len))?;
+        *extent = Extent { len, reserved: len };
+        Ok(())
+    }
+
+    fn reserve(&self, bytes: u64) {
+        let mut extent = self.extent.lock();
+        if extent.len + bytes <= extent.reserved {
+            return;
+        }
+        let (from, more) = (extent.reserved, bytes + RESERVE);
+        match fallocate(&self.file, FallocateFlags::empty(), from, more) {
+            Ok(()) => extent.reserved = from + more,
+            // A full disk, or a file system without it: appending will tell.
+            Err(error) => tracing::debug!(%error, "no room reserved for the log"),
+        }
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        let mut extent = self.extent.lock();
+        if extent.reserved > extent.len {
+            self.file.set_len(extent.len)?;
+            extent.reserved = extent.len;
+        }
+        // The size too, which a sync of data alone need not keep when it shrinks.
+        self.file.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_reserved_and_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path()).unwrap();
+        let size = || fs::metadata(dir.path().join("a")).unwrap().len();
+        let read = || fs::read(dir.path().join("a")).unwrap();
+        let file = directory.create("a").unwrap();
+        file.reserve(3);
+        assert_eq!(size(), RESERVE + 3);
+        file.append(b"abc").unwrap();
+        file.append(b"de").unwrap();
+        assert!(read().starts_with(b"abcde\0\0"));
+        // More than was reserved, with and without asking.
+        let large = vec![7; usize::try_from(RESERVE).unwrap()];
+        file.append(&large).unwrap();
+        file.reserve(RESERVE);
+        file.append(&large).unwrap();
+        file.finish().unwrap();
+        assert_eq!(size(), 2 * RESERVE + 5);
+        // After a restart: behind what is there, and what was reserved is cut off first.
+        file.reserve(1);
+        let again = directory.open("a").unwrap();
+        again.truncate(4).unwrap();
+        again.append(b"xy").unwrap();
+        again.sync().unwrap();
+        assert_eq!(read(), b"abcdxy");
     }
 }

@@ -19,6 +19,10 @@ use super::{
 /// A block is closed when its payload reaches this many bytes.
 const BLOCK_TARGET: usize = 1 << 20;
 
+/// A segment is ended when less than this waits for a sync, so that nobody waits long for it; at
+/// twice its size in any case.
+const QUICK_SYNC: u64 = 2 << 20;
+
 /// A place in the log: all that was appended before it is covered by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(u64);
@@ -163,7 +167,8 @@ impl Log {
         if self.buffer.is_empty() {
             return Ok(self.written);
         }
-        if self.segment.len >= self.config.segment_bytes {
+        let (len, limit) = (self.segment.len, self.config.segment_bytes);
+        if len >= limit && (self.syncs_quickly() || len >= 2 * limit) {
             self.rotate()?;
         }
         self.write_buffer()
@@ -211,11 +216,16 @@ impl Log {
         self.shared.synced.lock().revision_limit
     }
 
-    /// True while a reservation waits for a sync, which should then come soon whatever the class of
-    /// the records.
+    /// True while a sync should come soon whatever the class of the records: a reservation waits
+    /// for it, or the end of a segment.
     #[must_use]
     pub fn wants_sync(&self) -> bool {
-        !self.shared.synced.lock().reservations.is_empty()
+        self.segment.len >= self.config.segment_bytes
+            || !self.shared.synced.lock().reservations.is_empty()
+    }
+
+    fn syncs_quickly(&self) -> bool {
+        self.written.0 - self.synced().0.min(self.written.0) < QUICK_SYNC
     }
 
     /// Why nothing more can be made durable, if so.
@@ -227,7 +237,9 @@ impl Log {
     /// True if the log behind the last snapshot is long enough for a new one.
     #[must_use]
     pub fn snapshot_due(&self) -> bool {
-        self.bytes_since_snapshot >= self.config.snapshot_bytes
+        let (bytes, limit) = (self.bytes_since_snapshot, self.config.snapshot_bytes);
+        // It ends a segment.
+        bytes >= limit && (self.syncs_quickly() || bytes - limit > limit / 4)
     }
 
     /// Bytes of log that a start would replay.
@@ -275,7 +287,8 @@ impl Log {
     /// then have to list anew after the start.
     pub fn close(mut self, revision: i64, volatile: bool) -> Result<(), LogError> {
         self.push(|out| codec::encode_stop(revision, volatile, out))?;
-        self.sync().map(|_| ())
+        self.write()?;
+        self.sync_point().finish().map(|_| ())
     }
 
     fn check(&self) -> Result<(), LogError> {
@@ -328,6 +341,7 @@ impl Log {
                 synced,
             );
         }
+        self.segment.file.reserve(self.buffer.len() as u64);
         if let Err(error) = self.segment.file.append(&self.buffer) {
             return Err(self.undo_write(error));
         }
@@ -353,7 +367,7 @@ impl Log {
     /// Begins a new segment. The old one is synced first, so that only the last segment of a log
     /// can have a torn tail.
     fn rotate(&mut self) -> Result<(), LogError> {
-        self.sync_point().sync()?;
+        self.sync_point().finish()?;
         let next =
             create_segment(self.storage.as_ref(), self.segment.sequence + 1).map_err(|error| {
                 match error {
@@ -409,6 +423,18 @@ impl SyncPoint {
     /// # Errors
     /// [`LogError::Poisoned`]: the log is at its end.
     pub fn sync(self) -> Result<Position, LogError> {
+        self.sync_by(|file| file.sync())
+    }
+
+    /// The same for a file that nothing more is appended to: what was reserved is given back.
+    fn finish(self) -> Result<Position, LogError> {
+        self.sync_by(|file| file.finish())
+    }
+
+    fn sync_by(
+        self,
+        sync: impl FnOnce(&dyn StorageFile) -> io::Result<()>,
+    ) -> Result<Position, LogError> {
         let _gate = self.shared.gate.lock();
         {
             let shared = self.shared.synced.lock();
@@ -420,7 +446,7 @@ impl SyncPoint {
                 return Ok(shared.position);
             }
         }
-        if let Err(error) = self.file.sync() {
+        if let Err(error) = sync(self.file.as_ref()) {
             return Err(poison(&self.shared, format!("sync {}: {error}", self.name)));
         }
         let mut shared = self.shared.synced.lock();

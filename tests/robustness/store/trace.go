@@ -24,6 +24,8 @@ const sector = 512
 type file struct {
 	// written is its length as far as write calls have told, synced what a sync covers.
 	written, synced int64
+	// reserved: behind what is written there is room, which reads as zeros.
+	reserved bool
 }
 
 // nameOp is a change of names that no sync of the directory has covered yet.
@@ -213,7 +215,16 @@ func (d *Disk) call(name, arguments, result, rest string, from *mark) error {
 				}
 			}
 		}
-	case "truncate", "fallocate", "copy_file_range", "sendfile", "sync_file_range":
+	case "fallocate":
+		base, ok := d.inside(d.fd(arguments))
+		if !ok || d.files[base] == nil {
+			break
+		}
+		if !regexp.MustCompile(`^[^,]*, 0, `).MatchString(arguments) {
+			return fmt.Errorf("this use of fallocate is not known here")
+		}
+		d.files[base].reserved = true
+	case "truncate", "copy_file_range", "sendfile", "sync_file_range":
 		if strings.Contains(arguments, d.dir+"/") {
 			return fmt.Errorf("this call is not known here")
 		}
@@ -259,7 +270,7 @@ func (d *Disk) Lose(random *rand.Rand, holes bool) (Loss, error) {
 	}
 	sort.Strings(names)
 	for _, name := range names {
-		lost, err := loseContent(filepath.Join(d.dir, name), d.files[name].synced, random, holes)
+		lost, err := loseContent(filepath.Join(d.dir, name), d.files[name], random, holes)
 		if err != nil {
 			return loss, err
 		}
@@ -269,7 +280,7 @@ func (d *Disk) Lose(random *rand.Rand, holes bool) (Loss, error) {
 	return loss, nil
 }
 
-func loseContent(path string, synced int64, random *rand.Rand, holes bool) (int64, error) {
+func loseContent(path string, file *file, random *rand.Rand, holes bool) (int64, error) {
 	content, err := os.ReadFile(path)
 	if os.IsNotExist(err) {
 		return 0, nil
@@ -277,7 +288,10 @@ func loseContent(path string, synced int64, random *rand.Rand, holes bool) (int6
 	if err != nil {
 		return 0, err
 	}
-	length := int64(len(content))
+	synced, length := file.synced, int64(len(content))
+	if file.reserved {
+		length = min(length, file.written)
+	}
 	if synced >= length {
 		return 0, nil
 	}

@@ -62,12 +62,47 @@ func TestWhatIsNotUnderstoodIsAnError(t *testing.T) {
 		"10 io_uring_setup(64, {}) = 5",
 		`10 pwrite64(9<DIR/log-1>, ""..., 24, 0) = 24`,
 		"10 mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_SHARED, 9<DIR/log-1>, 0) = 140000000000",
-		"10 fallocate(9<DIR/log-1>, 0, 0, 4096) = 0",
+		"10 fallocate(9<DIR/log-1>, FALLOC_FL_PUNCH_HOLE|FALLOC_FL_KEEP_SIZE, 0, 4096) = 0",
 	} {
-		disk := &Disk{dir: "DIR", files: map[string]*file{}}
+		disk := &Disk{dir: "DIR", files: map[string]*file{"log-1": {}}}
 		if err := disk.Follow(line); err == nil {
 			t.Errorf("passed over: %s", line)
 		}
+	}
+}
+
+// Room that was reserved is no content: a loss takes what was written, not the zeros behind it.
+func TestReservedRoomIsNotLost(t *testing.T) {
+	random := rand.New(rand.NewSource(1))
+	cut := 0
+	for range 50 {
+		disk := &Disk{dir: t.TempDir(), files: map[string]*file{"log-1": {written: 100, synced: 100}}}
+		line := "10 fallocate(9<" + disk.dir + "/log-1>, 0, 100, 1000000) = 0\n" +
+			"10 write(9<" + disk.dir + "/log-1>, \"\"..., 50) = 50"
+		if err := disk.Follow(line); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(disk.dir, "log-1")
+		content := append([]byte(strings.Repeat("x", 150)), make([]byte, 1000000)...)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := disk.Lose(random, false); err != nil {
+			t.Fatal(err)
+		}
+		left, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(left) < 100 || len(left) > 150 {
+			t.Fatalf("%d bytes left", len(left))
+		}
+		if len(left) < 150 {
+			cut++
+		}
+	}
+	if cut == 0 {
+		t.Fatal("nothing was ever lost")
 	}
 }
 
