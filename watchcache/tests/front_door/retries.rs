@@ -38,6 +38,32 @@ async fn a_dead_backend_is_not_noticed() {
     }
 }
 
+/// A backend that says it wants no requests gets none, and gets them again when it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backend_that_is_not_ready_gets_nothing_new() {
+    let (_certificates, cluster, one, two) = two().await;
+    let mut client = cluster.client(Some(&cluster.pair("alice", &[])), true).await;
+    let pools = cluster.app.router.current();
+    let usability = || {
+        let backends = pools.pools[0].backends();
+        let backend = backends.iter().find(|backend| backend.address() == one.address);
+        backend.unwrap().usability()
+    };
+    one.state.ready.store(false, Ordering::SeqCst);
+    until("it is seen", || usability() == Usability::Doubtful).await;
+    let before = (one.requests(), two.requests());
+    for _ in 0..40 {
+        assert_eq!(client.get("/api/v1/pods", &[]).await.status, 200);
+    }
+    assert_eq!((one.requests(), two.requests()), (before.0, before.1 + 40));
+    one.state.ready.store(true, Ordering::SeqCst);
+    until("it is seen", || usability() == Usability::Ready).await;
+    for _ in 0..40 {
+        assert_eq!(client.get("/api/v1/pods", &[]).await.status, 200);
+    }
+    assert!(one.requests() > before.0);
+}
+
 /// A read is tried again; a write may have been carried out, and is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backend_that_dies_in_a_request() {
