@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt as _, future::ready};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, future::ready, stream};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -23,6 +23,7 @@ use kube::{
         watcher::{self, watcher},
     },
 };
+use megacluster_service::{admin::Readiness, leadership::Leadership};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +46,17 @@ pub struct Options {
     pub namespace: Option<String>,
     /// How many clusters are reconciled at once.
     pub concurrency: u16,
+    /// Who leads: only the leader reconciles.
+    pub leadership: watch::Receiver<Leadership>,
+    /// Told once every MegaCluster is known.
+    pub readiness: Readiness,
 }
+
+/// The condition that every MegaCluster is known: false before [`run`], which sets it.
+pub const KNOWN: &str = "megaclusters-known";
+
+/// One that doesn't lead looks again this often, should it have missed that it does.
+const STANDBY: Duration = Duration::from_secs(1);
 
 /// How long the reconciles that run when the process shall stop may take to end.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -85,12 +96,20 @@ pub async fn run(
     let client = reconciler.client.clone();
     let namespace = options.namespace.as_deref();
     let (reader, store_writer) = reflector::store();
+    let readiness = options.readiness;
     // The spec alone triggers: our own writes of the status don't.
     let clusters = watcher(scoped::<MegaCluster>(&client, namespace), watcher::Config::default())
         .default_backoff()
+        // Not the store's own `wait_until_ready`: it wakes one waiter, which is the controller.
+        .inspect_ok(move |event| {
+            if matches!(event, watcher::Event::InitDone) {
+                readiness.set(KNOWN, true);
+            }
+        })
         .reflect(store_writer)
         .applied_objects()
         .predicate_filter(predicates::generation, predicates_config());
+    let terms = terms(options.leadership, metrics.clone());
     let context = Arc::new(Context {
         reconciler,
         metrics,
@@ -100,6 +119,7 @@ pub async fn run(
     });
 
     let controller = Controller::for_stream(clusters, reader)
+        .reconcile_all_on(terms)
         .with_config(
             ControllerConfig::default().debounce(DEBOUNCE).concurrency(options.concurrency),
         )
@@ -130,6 +150,26 @@ async fn drained(context: &Context) {
     if tokio::time::timeout(DRAIN, none).await.is_err() {
         warn!("reconciles are cut off: they did not end in time");
     }
+}
+
+/// Tells of each time that this process begins to lead.
+fn terms(
+    leadership: watch::Receiver<Leadership>,
+    metrics: Metrics,
+) -> impl Stream<Item = ()> + Send + 'static {
+    stream::unfold((leadership, false), move |(mut leadership, mut led)| {
+        let metrics = metrics.clone();
+        async move {
+            loop {
+                let leads = leadership.wait_for(|now| now.leader != led).await.ok()?.leader;
+                led = leads;
+                metrics.leads(leads);
+                if leads {
+                    return Some(((), (leadership, led)));
+                }
+            }
+        }
+    })
 }
 
 fn predicates_config() -> kube::runtime::PredicateConfig {
@@ -182,6 +222,9 @@ async fn reconcile(
 ) -> Result<Action, ReconcileError> {
     if context.token.is_cancelled() {
         return Ok(Action::await_change());
+    }
+    if !(context.reconciler.may_act)() {
+        return Ok(Action::requeue(STANDBY));
     }
     let _running = Running::begin(&context.running);
     let _timed = context.metrics.begin();

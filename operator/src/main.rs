@@ -1,4 +1,4 @@
-//! The operator's process: flags in, the controller run while this process leads.
+//! The operator's process: flags in, the controller run, its writes while this process leads.
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use megacluster_service::{
     admin::Admin,
     crypto,
     flags::LogFlags,
-    leadership::{ElectionConfig, LeaseElection},
+    leadership::{ElectionConfig, ElectionMetrics, Leadership, LeaseElection},
     logging,
     shutdown::Shutdown,
     version::VERSION,
@@ -77,6 +77,10 @@ struct RunFlags {
     /// This replica's name in the Lease and in events: its pod's name.
     #[arg(long, env = "POD_NAME", default_value = FIELD_MANAGER)]
     identity: String,
+    /// Where the other replicas connect to the one that leads, to take over at once when it is
+    /// gone; port 0 for any.
+    #[arg(long, default_value = "0.0.0.0:0")]
+    standby_listen_address: SocketAddr,
 }
 
 /// Why the process could not run.
@@ -119,39 +123,39 @@ async fn run(flags: RunFlags) -> Result<(), MainError> {
     let shutdown = Shutdown::on_signals()?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    let elections = ElectionMetrics::register(&mut registry, "operator");
     let admin = Admin::new(registry, FIELD_MANAGER);
+    let readiness = admin.readiness();
+    readiness.set(controller::KNOWN, false);
+    let warm = readiness.clone();
     admin.serve(flags.admin_listen_address, shutdown.token()).await?;
 
-    let client = Client::try_from(Config::infer().await?)?;
+    let config = Config::infer().await?;
+    let server = config.cluster_url.clone();
+    let client = Client::try_from(config)?;
     let lease = CancellationToken::new();
-    let election = ElectionConfig::new(
+    let mut election = ElectionConfig::new(
         &flags.leader_elect_resource_namespace,
         &flags.leader_elect_resource_name,
         &flags.identity,
     );
-    let mut leadership = LeaseElection::new(client.clone(), election).run(lease.clone());
+    election.listen = flags.standby_listen_address;
+    let mut leadership = LeaseElection::new(client.clone(), &server, election)
+        .with_metrics(elections)
+        .with_synced(move || warm.is_ready())
+        .run(lease.clone());
     info!(version = VERSION, identity = flags.identity, "started");
 
-    while lead_next(&mut leadership, &shutdown.token()).await {
-        metrics.leads(true);
-        let term = shutdown.token().child_token();
-        let reconciler = Arc::new(reconciler(&flags, &client, leadership.clone()));
-        let options = controller::Options {
-            namespace: flags.namespace.clone(),
-            concurrency: flags.concurrency,
-        };
-        let running = controller::run(reconciler, options, metrics.clone(), term.clone());
-        tokio::pin!(running);
-        // A controller ends by itself only when its term is over.
-        tokio::select! {
-            () = &mut running => {}
-            () = lost(&mut leadership) => {
-                term.cancel();
-                running.await;
-            }
-        }
-        metrics.leads(false);
-    }
+    // Watches and caches are there before this process leads; what may be written is asked for
+    // each write.
+    let reconciler = Arc::new(reconciler(&flags, &client, leadership.clone()));
+    let options = controller::Options {
+        namespace: flags.namespace.clone(),
+        concurrency: flags.concurrency,
+        leadership: leadership.clone(),
+        readiness,
+    };
+    controller::run(reconciler, options, metrics, shutdown.token()).await;
     lease.cancel();
     // The receiver closes when the Lease is given back.
     let released = async { while leadership.changed().await.is_ok() {} };
@@ -161,27 +165,10 @@ async fn run(flags: RunFlags) -> Result<(), MainError> {
     Ok(())
 }
 
-/// Waits until this process leads; `false` when it shall stop.
-async fn lead_next(
-    leadership: &mut watch::Receiver<megacluster_service::leadership::Leadership>,
-    stop: &CancellationToken,
-) -> bool {
-    tokio::select! {
-        () = stop.cancelled() => false,
-        result = leadership.wait_for(|now| now.leader) => result.is_ok(),
-    }
-}
-
-/// Waits until this process no longer leads.
-async fn lost(leadership: &mut watch::Receiver<megacluster_service::leadership::Leadership>) {
-    // An error means that nobody takes part any more, which is no leadership either.
-    let _ = leadership.wait_for(|now| !now.leader).await;
-}
-
 fn reconciler(
     flags: &RunFlags,
     client: &Client,
-    leadership: watch::Receiver<megacluster_service::leadership::Leadership>,
+    leadership: watch::Receiver<Leadership>,
 ) -> Reconciler {
     let reporter =
         Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(flags.identity.clone()) };

@@ -65,6 +65,10 @@ pub struct LeadFlags {
     /// together.
     #[arg(long)]
     pub leader_elect_resource_name: Option<String>,
+    /// Where standbys connect to the leader, to take over at once when it is gone; port 0 for any.
+    /// Several on one host need a port each, or 0.
+    #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))]
+    pub standby_listen_address: SocketAddr,
     /// Binds sent to the apiserver at once. Beyond four times as many no pod is decided.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     pub bind_concurrency: u16,

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use megacluster_service::admin::{Admin, Readiness};
-use megacluster_service::leadership::{ElectionConfig, Leadership, LeaseElection};
+use megacluster_service::leadership::{ElectionConfig, ElectionMetrics, Leadership, LeaseElection};
 use megacluster_service::tls::{
     ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles, TlsError,
 };
@@ -80,6 +80,8 @@ struct Process {
     client: Client,
     metrics: Metrics,
     readiness: Readiness,
+    elections: ElectionMetrics,
+    server: http::Uri,
 }
 
 async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Process, RunError> {
@@ -97,9 +99,11 @@ async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Proces
     };
     // Every request has a deadline and a retry of its own.
     cluster.default_retry = false;
+    let server = cluster.cluster_url.clone();
     let client = Client::try_from(cluster)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    let elections = ElectionMetrics::register(&mut registry, "scheduler");
     let admin = Admin::new(registry, "megacluster-scheduler");
     let readiness = admin.readiness();
     // Not ready before the parts have said what they wait for.
@@ -110,7 +114,7 @@ async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Proces
         address,
         source,
     })?;
-    Ok(Process { config, client, metrics, readiness })
+    Ok(Process { config, client, metrics, readiness, elections, server })
 }
 
 /// Everything in one process, until `token` is cancelled and what was under way has ended.
@@ -243,7 +247,7 @@ async fn lead(
     fanout: Arc<Fanout>,
     token: CancellationToken,
 ) {
-    let Process { config, client, metrics, readiness } = process;
+    let Process { config, client, metrics, readiness, elections, server } = process;
     let either = |flag: &Option<String>, file: &Option<String>, default: &str| {
         flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
     };
@@ -257,12 +261,22 @@ async fn lead(
         let namespace =
             either(&flags.leader_elect_resource_namespace, &config.lease_namespace, "kube-system");
         let name = either(&flags.leader_elect_resource_name, &config.lease_name, "kube-scheduler");
-        let identity = format!("{host}_{:016x}", rand::random::<u64>());
+        // By its port a process knows that its earlier life is over; without one of its own each
+        // life has a name of its own.
+        let identity = match flags.standby_listen_address.port() {
+            0 => format!("{host}_{:016x}", rand::random::<u64>()),
+            port => format!("{host}_{port}"),
+        };
         let mut election = ElectionConfig::new(&namespace, &name, &identity);
         election.lease_duration = config.lease_duration.unwrap_or(election.lease_duration);
         election.renew_deadline = config.renew_deadline.unwrap_or(election.renew_deadline);
         election.retry_period = config.retry_period.unwrap_or(election.retry_period);
-        LeaseElection::new(client.clone(), election).run(stop_election.clone())
+        election.listen = flags.standby_listen_address;
+        let warm = readiness.clone();
+        LeaseElection::new(client.clone(), &server, election)
+            .with_metrics(elections)
+            .with_synced(move || warm.is_ready())
+            .run(stop_election.clone())
     } else {
         always_leading(stop_election.clone())
     };
@@ -334,7 +348,7 @@ async fn lead(
 fn always_leading(token: CancellationToken) -> watch::Receiver<Leadership> {
     let century = Duration::from_hours(100 * 365 * 24);
     let fence = Instant::now().checked_add(century);
-    let leadership = Leadership { leader: true, epoch: 0, holder: None, fence };
+    let leadership = Leadership { leader: true, holds: true, fence, ..Leadership::default() };
     let (sender, receiver) = watch::channel(leadership);
     tokio::spawn(async move {
         token.cancelled().await;

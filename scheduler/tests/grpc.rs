@@ -331,7 +331,7 @@ async fn pods_are_bound_through_relay_and_shards() {
     let token = CancellationToken::new();
     let (reporter, _tasks) = report::spawn(client.clone(), reports, metrics.clone(), &token);
     let fence = std::time::Instant::now().checked_add(Duration::from_mins(10));
-    let leads = Leadership { leader: true, epoch: 3, holder: None, fence };
+    let leads = Leadership { leader: true, epoch: 3, fence, ..Leadership::default() };
     let (_leader, leadership) = watch::channel(leads);
     let coordinator = Coordinator::new(
         CoordinatorConfig {

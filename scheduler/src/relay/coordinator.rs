@@ -322,8 +322,9 @@ impl Coordinator {
             return None;
         }
         let id = self.id();
-        // Grows with the term and, within it, with the round.
-        let token = (term << 40) | (id & 0xff_ffff_ffff);
+        // Grows with the round, and with the term: a term is a revision of the store, of which
+        // there is at least one for each million rounds.
+        let token = (term << 20).wrapping_add(id);
         let with_reservation = |chosen: Chosen| {
             let reservation = chosen.reservation(token);
             (chosen, reservation)
