@@ -12,15 +12,15 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::{Api, mismatch};
-use crate::core::{Command, Error, KeyValue, Reply, arrange, needs_all};
+use crate::core::{Command, Error, KeyRange, KeyValue, Page, Reply, arrange, needs_all};
 use crate::pb::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::pb::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse};
 
-/// Most keys of a page: about half a millisecond of the sequencer.
+/// Most keys of a range's first page: about half a millisecond of the sequencer.
 const PAGE_KEYS: i64 = 2048;
-/// Keys of a stream's first page, as in etcd, and the bytes that a page of it should have.
+/// Keys of a stream's first page, as in etcd, and the bytes of the pages behind any first.
 const FIRST_PAGE: i64 = 10;
-const PAGE_BYTES: usize = 512 * 1024;
+const PAGE_BYTES: usize = 256 * 1024;
 /// How often a Range begins again behind compactions.
 const TRIES: u32 = 3;
 /// The largest answer: what etcd lets its gRPC server send.
@@ -75,28 +75,17 @@ impl Api {
             ..plain(request)
         };
         let mut found = self.page(plain.clone()).await?;
-        let revision = pin(request, &found);
         let mut bytes = size(&found.kvs);
-        while found.more
-            && let Some(last) = found.kvs.last()
-            && let Ok(have) = i64::try_from(found.kvs.len())
-            && have < limit
-        {
-            let page = RangeRequest {
-                key: after(last.key()),
-                revision,
-                limit: PAGE_KEYS.min(limit - have),
-                ..plain.clone()
-            };
-            let page = self.page(page).await?;
-            bytes += size(&page.kvs);
+        let mut rest = Rest::behind(&plain, &found, limit);
+        while let Some((kvs, more)) = rest.page(self).await? {
+            bytes += size(&kvs);
             if bytes > MAX_ANSWER {
                 return Err(Status::resource_exhausted(format!(
                     "grpc: trying to send message larger than max ({bytes} vs. {MAX_ANSWER})"
                 )));
             }
-            found.more = page.more;
-            found.kvs.extend(page.kvs);
+            found.more = more;
+            found.kvs.extend(kvs);
         }
         if all {
             (found.kvs, found.more) = arrange(found.kvs, request);
@@ -120,72 +109,86 @@ impl Api {
             let part = RangeStreamResponse { range_response: Some(found) };
             return Ok(Box::pin(stream::iter([Ok(part)])));
         }
-        let left = if request.limit > 0 { request.limit } else { i64::MAX };
-        let mut state = Streaming {
-            api: self.clone(),
-            next: Some(request),
-            keys: FIRST_PAGE,
-            left,
-            sent: 0,
-            header: None,
-        };
+        let limit = if request.limit > 0 { request.limit } else { i64::MAX };
         // The first page is read here, so that an error is the call's own.
-        let first = state.part().await?;
-        let rest = stream::try_unfold(state, |mut state| async {
-            Ok(state.part().await?.map(|part| (part, state)))
+        let first = RangeRequest { limit: limit.min(FIRST_PAGE), ..request.clone() };
+        let mut first = self.page(first).await?;
+        let rest = Rest::behind(&request, &first, limit);
+        let kvs = std::mem::take(&mut first.kvs);
+        // What the last part tells.
+        self.sign(&mut first.header);
+        let (api, end, more) = (self.clone(), first.clone(), first.more);
+        let first = part(kvs, rest.is_over().then_some((more, first)));
+        let rest = stream::try_unfold(rest, move |mut rest| {
+            let (api, end) = (api.clone(), end.clone());
+            async move {
+                let Some((kvs, more)) = rest.page(&api).await? else { return Ok(None) };
+                let end = rest.is_over().then_some((more, end));
+                Ok(Some((part(kvs, end), rest)))
+            }
         });
-        Ok(Box::pin(stream::iter(first.map(Ok)).chain(rest)))
+        Ok(Box::pin(stream::iter([Ok(first)]).chain(rest)))
     }
 }
 
-/// A `RangeStream` under way.
-struct Streaming {
-    api: Api,
-    /// The next page; `None` behind the last.
-    next: Option<RangeRequest>,
-    /// Keys of the next page.
-    keys: i64,
-    /// Keys that the client's limit still allows.
-    left: i64,
-    sent: i64,
-    /// Revision of the answer: the newest when the stream began.
-    header: Option<i64>,
+/// Keys alone, or with the last of them all that is told once (etcd 3.7
+/// `server/etcdserver/v3_server.go`, `rangeStream`).
+fn part(kvs: Vec<KeyValue>, end: Option<(bool, RangeResponse)>) -> RangeStreamResponse {
+    let range_response = match end {
+        Some((more, end)) => RangeResponse { kvs, more, ..end },
+        None => RangeResponse { kvs, ..RangeResponse::default() },
+    };
+    RangeStreamResponse { range_response: Some(range_response) }
 }
 
-impl Streaming {
-    /// The next part: keys alone, and with the last all that is told once (etcd 3.7
-    /// `server/etcdserver/v3_server.go`, `rangeStream`).
-    async fn part(&mut self) -> Result<Option<RangeStreamResponse>, Status> {
-        let Some(mut request) = self.next.take() else { return Ok(None) };
-        request.limit = self.keys.min(PAGE_KEYS).min(self.left);
-        let found = self.api.page(request.clone()).await?;
-        let revision = found.header.as_ref().map_or(0, |header| header.revision);
-        let header = *self.header.get_or_insert(revision);
-        let keys = i64::try_from(found.kvs.len()).unwrap_or(i64::MAX);
-        self.left -= keys;
-        let mut part = RangeResponse::default();
-        match found.kvs.last() {
-            Some(last) if found.more && self.left > 0 => {
-                if size(&found.kvs) < PAGE_BYTES / 2 {
-                    self.keys *= 2;
-                } else if size(&found.kvs) > PAGE_BYTES * 2 {
-                    self.keys = (self.keys / 2).max(1);
-                }
-                self.keys = self.keys.min(PAGE_KEYS);
-                request.key = after(last.key());
-                request.revision = pin(&request, &found);
-                self.next = Some(request);
-            }
-            _ => {
-                part.header = Some(self.api.header(header));
-                part.more = found.more;
-                // A page counts from its own first key on.
-                part.count = self.sent + found.count;
-            }
+/// The keys behind a range's first page, at the same revision.
+struct Rest {
+    range: KeyRange,
+    revision: i64,
+    keys_only: bool,
+    /// The next key; `None` when nothing more is to be read.
+    next: Option<Bytes>,
+    /// Keys that the limit still allows.
+    left: i64,
+}
+
+impl Rest {
+    /// What `limit` leaves of a range behind its first page.
+    fn behind(request: &RangeRequest, first: &RangeResponse, limit: i64) -> Self {
+        let left = limit - i64::try_from(first.kvs.len()).unwrap_or(i64::MAX);
+        let last = first.kvs.last().filter(|_| first.more && left > 0);
+        let newest = first.header.as_ref().map_or(0, |header| header.revision);
+        Self {
+            range: KeyRange::new(request.key.clone(), request.range_end.clone()),
+            revision: if request.revision > 0 { request.revision } else { newest },
+            keys_only: request.keys_only,
+            next: last.map(|kv| after(kv.key())),
+            left,
         }
-        self.sent += keys;
-        part.kvs = found.kvs;
-        Ok(Some(RangeStreamResponse { range_response: Some(part) }))
+    }
+
+    fn is_over(&self) -> bool {
+        self.next.is_none()
+    }
+
+    /// The next page, and whether the range has more than was read of it.
+    async fn page(&mut self, api: &Api) -> Result<Option<(Vec<KeyValue>, bool)>, Status> {
+        let Some(from) = self.next.take() else { return Ok(None) };
+        let (size, range) = (from.len(), self.range.clone());
+        let max_bytes = PAGE_BYTES;
+        let command = Command::Page { range, revision: self.revision, from, max_bytes };
+        let Reply::Page(Page { mut kvs, next }) = api.ask(command, size).await? else {
+            return Err(mismatch());
+        };
+        let allowed = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let more = next.is_some() || kvs.len() > allowed;
+        kvs.truncate(allowed);
+        self.left -= i64::try_from(kvs.len()).unwrap_or(i64::MAX);
+        self.next = next.filter(|_| self.left > 0);
+        if self.keys_only {
+            kvs = kvs.iter().map(KeyValue::without_value).collect();
+        }
+        Ok(Some((kvs, more)))
     }
 }
 
@@ -211,14 +214,6 @@ fn plain(request: &RangeRequest) -> RangeRequest {
         serializable: request.serializable,
         ..RangeRequest::default()
     }
-}
-
-/// The revision at which the other pages are read.
-fn pin(request: &RangeRequest, first: &RangeResponse) -> i64 {
-    if request.revision > 0 {
-        return request.revision;
-    }
-    first.header.as_ref().map_or(0, |header| header.revision)
 }
 
 /// The least key above a key.

@@ -9,7 +9,6 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use bytes::Bytes;
-use prost::Message;
 use ring::digest::{Context, SHA256};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::spawn_blocking;
@@ -18,11 +17,11 @@ use tracing::{info, warn};
 
 use super::{Api, TERM, mismatch};
 use crate::bolt::{BuildError, Member, Snapshot};
-use crate::core::{Command, Error, KeyValue, Reply};
-use crate::pb::etcdserverpb::{RangeRequest, SnapshotResponse};
+use crate::core::{Command, Error, KeyRange, Reply};
+use crate::pb::etcdserverpb::SnapshotResponse;
 
-/// Keys of a page.
-const PAGE_KEYS: i64 = 2048;
+/// Bytes of keys and values of a page.
+const PAGE_BYTES: usize = 256 * 1024;
 /// Bytes of one answer, and answers that may wait for the client.
 const BLOB: usize = 128 * 1024;
 const OUTGOING: usize = 4;
@@ -52,19 +51,17 @@ impl Api {
         let mut base = Vec::new();
         if status.compacted > 0 {
             let mut next = Some(Bytes::from_static(b"\0"));
-            while let Some(key) = next.take() {
-                let request = RangeRequest {
-                    key,
-                    range_end: Bytes::from_static(b"\0"),
+            while let Some(from) = next.take() {
+                let command = Command::Page {
+                    range: KeyRange::From(Bytes::from_static(b"\0")),
                     revision: status.compacted,
-                    limit: PAGE_KEYS,
-                    ..RangeRequest::default()
+                    from,
+                    max_bytes: PAGE_BYTES,
                 };
-                let size = request.encoded_len();
-                let Reply::Range(page) = self.ask(Command::Range(request), size).await? else {
+                let Reply::Page(page) = self.ask(command, 0).await? else {
                     return Err(mismatch());
                 };
-                next = page.kvs.last().filter(|_| page.more).map(above);
+                next = page.next;
                 base.extend(page.kvs);
             }
         }
@@ -129,13 +126,6 @@ impl Api {
             }
         }
     }
-}
-
-/// A key's successor.
-fn above(kv: &KeyValue) -> Bytes {
-    let mut next = kv.key().to_vec();
-    next.push(0);
-    next.into()
 }
 
 fn is_compacted(status: &Status) -> bool {

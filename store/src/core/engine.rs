@@ -10,10 +10,11 @@ use super::error::Error;
 use super::history::Batch;
 use super::kv::KeyValue;
 use super::lease::{LeaseView, Millis};
+use super::mvcc::{Mvcc, Page};
 use super::range::KeyRange;
+use super::read;
 use super::txn::{State, has_put, is_read_only};
 use super::watch::{Filter, WatchIndex, WatchKey};
-use super::{mvcc::Mvcc, read};
 use crate::log::{self, Class, DurabilityRules, OpenError, Record, Recovered, SnapshotItem};
 use crate::pb::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
@@ -28,6 +29,18 @@ const REPLAY: usize = 512;
 pub enum Command {
     /// Read a range.
     Range(RangeRequest),
+    /// Read a part of a range that was begun by a [`Command::Range`], at its revision: what it
+    /// counted is not counted again.
+    Page {
+        /// The whole range.
+        range: KeyRange,
+        /// The revision; 0 is the newest.
+        revision: i64,
+        /// The key to go on from.
+        from: Bytes,
+        /// See [`Mvcc::page`].
+        max_bytes: usize,
+    },
     /// Put a key.
     Put(PutRequest),
     /// Delete a range.
@@ -77,6 +90,8 @@ pub enum Command {
 pub enum Reply {
     /// To [`Command::Range`].
     Range(RangeResponse),
+    /// To [`Command::Page`].
+    Page(Page),
     /// To [`Command::Put`].
     Put(PutResponse),
     /// To [`Command::Delete`].
@@ -264,6 +279,10 @@ impl Engine {
         match command {
             Command::Range(request) => {
                 read::range(&self.state.mvcc, &request, current).map(Reply::Range)
+            }
+            Command::Page { range, revision, from, max_bytes } => {
+                let at = self.state.mvcc.resolve(revision, current)?;
+                Ok(Reply::Page(self.state.mvcc.page(&range, at, Some(&from), max_bytes)))
             }
             Command::Put(request) => {
                 self.room_for(request.encoded_len())?;

@@ -212,7 +212,11 @@ impl Sequencer {
     fn answer(&mut self, command: Command, size: usize, now: u64) -> Result<Reply, Error> {
         self.shared.leave(1, size);
         let result = self.apply(command, now);
-        let read = if let Ok(Reply::Range(range)) = &result { range.kvs.len() } else { 0 };
+        let read = match &result {
+            Ok(Reply::Range(range)) => range.kvs.len(),
+            Ok(Reply::Page(page)) => page.kvs.len(),
+            _ => 0,
+        };
         self.asked += 1;
         self.work += read + size / 128;
         result
