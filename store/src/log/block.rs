@@ -2,7 +2,9 @@
 //! unfinished write.
 //!
 //! ```text
-//! segment header   0 magic "MCSTLOG\0" | 8 format version u32 | 12 sequence u64 | 20 CRC32C of 0..20
+//! segment header   0 magic "MCSTLOG\0" | 8 format version u32 | 12 sequence u64
+//!                 20 length of the segment before u64, 0 if there was none | 28 CRC32C of 0..28
+//!                 (format 1 has no length: 20 CRC32C of 0..20)
 //! block header     0 magic u32 | 4 CRC32C of 8.. u32 | 8 payload length u32 | 12 sequence u64
 //!                 20 own offset u64 | 28 synced offset u64 | 36 payload
 //! ```
@@ -13,8 +15,10 @@
 use bytes::Bytes;
 
 pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"MCSTLOG\0";
-pub(super) const FORMAT_VERSION: u32 = 1;
-pub(super) const SEGMENT_HEADER: usize = 24;
+/// Format of the segments this store writes. It reads format 1, too.
+pub(super) const SEGMENT_VERSION: u32 = 2;
+pub(super) const SEGMENT_HEADER: usize = 32;
+const SEGMENT_HEADER_1: usize = 24;
 
 const BLOCK_MAGIC: [u8; 4] = [0xB1, 0x0C, 0x4D, 0xC7];
 pub(super) const BLOCK_HEADER: usize = 36;
@@ -23,14 +27,25 @@ pub(super) const MAX_PAYLOAD: usize = 64 << 20;
 /// Unit in which a disk loses unsynced data.
 const SECTOR: usize = 512;
 
-pub(super) fn segment_header(sequence: u64) -> [u8; SEGMENT_HEADER] {
+pub(super) fn segment_header(sequence: u64, before: u64) -> [u8; SEGMENT_HEADER] {
     let mut header = [0; SEGMENT_HEADER];
     header[0..8].copy_from_slice(&SEGMENT_MAGIC);
-    header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    header[8..12].copy_from_slice(&SEGMENT_VERSION.to_le_bytes());
     header[12..20].copy_from_slice(&sequence.to_le_bytes());
-    let crc = crc32c::crc32c(&header[0..20]);
-    header[20..24].copy_from_slice(&crc.to_le_bytes());
+    header[20..28].copy_from_slice(&before.to_le_bytes());
+    let crc = crc32c::crc32c(&header[0..28]);
+    header[28..32].copy_from_slice(&crc.to_le_bytes());
     header
+}
+
+/// What a segment's header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SegmentHead {
+    /// Where the first block begins.
+    pub(super) len: usize,
+    /// Length of the segment before, where it is known. Without it a whole number of blocks could be
+    /// missing at that segment's end, and nobody would see.
+    pub(super) before: Option<u64>,
 }
 
 /// Why a file's header was refused.
@@ -40,24 +55,29 @@ pub(super) enum HeaderFault {
     Damaged(&'static str),
 }
 
-pub(super) fn check_segment_header(data: &[u8], sequence: u64) -> Result<(), HeaderFault> {
-    if data.len() < SEGMENT_HEADER {
-        return Err(HeaderFault::Damaged("the file is shorter than its header"));
+pub(super) fn check_segment_header(data: &[u8], sequence: u64) -> Result<SegmentHead, HeaderFault> {
+    let short = HeaderFault::Damaged("the file is shorter than its header");
+    if data.len() < SEGMENT_HEADER_1 {
+        return Err(short);
     }
     if data[0..8] != SEGMENT_MAGIC {
         return Err(HeaderFault::Damaged("not a log segment"));
     }
-    let version = u32_at(data, 8);
-    if version != FORMAT_VERSION {
-        return Err(HeaderFault::Version(version));
-    }
-    if u32_at(data, 20) != crc32c::crc32c(&data[0..20]) {
+    let len = match u32_at(data, 8) {
+        1 => SEGMENT_HEADER_1,
+        SEGMENT_VERSION => SEGMENT_HEADER,
+        version => return Err(HeaderFault::Version(version)),
+    };
+    let Some(header) = data.get(..len) else { return Err(short) };
+    let (content, crc) = header.split_at(len - 4);
+    if u32_at(crc, 0) != crc32c::crc32c(content) {
         return Err(HeaderFault::Damaged("checksum of the header"));
     }
-    if u64_at(data, 12) != sequence {
+    if u64_at(header, 12) != sequence {
         return Err(HeaderFault::Damaged("the sequence in the header is not that of the name"));
     }
-    Ok(())
+    let before = (len == SEGMENT_HEADER).then(|| u64_at(header, 20)).filter(|len| *len > 0);
+    Ok(SegmentHead { len, before })
 }
 
 /// Room for a header at the end of `out`; returns its place for [`finish`].
@@ -186,7 +206,7 @@ mod tests {
 
     /// A segment of blocks with these payload lengths and synced marks.
     fn segment(blocks: &[(usize, u64)]) -> (Vec<u8>, Vec<usize>) {
-        let mut out = segment_header(7).to_vec();
+        let mut out = segment_header(7, 99).to_vec();
         let mut offsets = Vec::new();
         for (length, synced) in blocks {
             let start = begin(&mut out);
@@ -201,7 +221,8 @@ mod tests {
     fn good_blocks_are_read_back() {
         let (data, offsets) = segment(&[(10, 0), (0, 24), (2000, 70)]);
         let data = Bytes::from(data);
-        check_segment_header(&data, 7).unwrap();
+        let head = SegmentHead { len: SEGMENT_HEADER, before: Some(99) };
+        assert_eq!(check_segment_header(&data, 7), Ok(head));
         assert_eq!(
             check_segment_header(&data, 8).unwrap_err(),
             HeaderFault::Damaged("the sequence in the header is not that of the name")

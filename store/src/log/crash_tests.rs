@@ -556,11 +556,11 @@ fn a_log_of_another_version_is_refused() {
     let disk = long_log();
     let name = segments(&disk).remove(0);
     let mut content = disk.content(&name);
-    content[8] = 2;
+    content[8] = 3;
     disk.set_content(&name, content);
     assert_eq!(
         open(&disk).unwrap_err().to_string(),
-        format!("{name} has format version 2; this version of the store reads 1")
+        format!("{name} has format version 3; this version of the store reads up to 2")
     );
 }
 

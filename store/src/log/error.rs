@@ -48,13 +48,13 @@ pub enum OpenError {
         file: String,
     },
     /// A file was written by a version of the store with another format.
-    #[error("{file} has format version {found}; this version of the store reads {known}")]
+    #[error("{file} has format version {found}; this version of the store reads up to {known}")]
     Version {
         /// The file's name in the directory.
         file: String,
         /// Its version.
         found: u32,
-        /// The version this store reads.
+        /// The newest version this store reads.
         known: u32,
     },
     /// The log was read, but can't be written.

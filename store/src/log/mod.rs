@@ -47,7 +47,7 @@
 //!
 //! One directory: `LOCK`, segments `log-<sequence>`, at most one `snapshot-<sequence>`; names end in
 //! 20 decimal digits, `.tmp` is a file in the making and removed at start. A segment starts with a
-//! header (magic, format version, sequence, CRC32C) and holds blocks. A block is one write: magic,
+//! header (magic, format version, sequence, length of the segment before, CRC32C) and holds blocks. A block is one write: magic,
 //! CRC32C, length, sequence, own offset, the offset known to be synced when it was made, and the
 //! records. Numbers are little-endian. A snapshot says which segment follows it. The last segment
 //! may end in zeros: room that was reserved, so that a sync need not make a new size durable.

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 
 use super::{
     LogConfig,
-    block::{self, Damage, HeaderFault, SEGMENT_HEADER},
+    block::{self, Damage, HeaderFault, SegmentHead},
     codec::{self, Entry},
     error::OpenError,
     names,
@@ -89,7 +89,13 @@ pub(super) fn scan(storage: &dyn Storage) -> Result<Scan, OpenError> {
     for (i, sequence) in segments.iter().enumerate() {
         let last = i + 1 == segments.len();
         let data = load(storage, *sequence)?;
-        let good = fold.segment(&data, *sequence, last)?;
+        let head = segment_head(&data, *sequence)?;
+        if i > 0 && head.before.is_some_and(|before| before != tail.0) {
+            let name = names::segment(sequence - 1);
+            let what = "the next segment knows it with another length";
+            return Err(OpenError::corrupt(&name, tail.0, what));
+        }
+        let good = fold.segment(&data, head, *sequence, last)?;
         // Zeros at the end are room that was reserved, and nothing that was written.
         let zeros = data[good..].iter().rev().take_while(|byte| **byte == 0).count();
         tail = (good as u64, (data.len() - zeros) as u64);
@@ -207,15 +213,15 @@ impl Default for Fold {
 
 impl Fold {
     /// Checks one segment and returns its good length.
-    fn segment(&mut self, data: &Bytes, sequence: u64, last: bool) -> Result<usize, OpenError> {
+    fn segment(
+        &mut self,
+        data: &Bytes,
+        head: SegmentHead,
+        sequence: u64,
+        last: bool,
+    ) -> Result<usize, OpenError> {
         let name = names::segment(sequence);
-        block::check_segment_header(data, sequence).map_err(|fault| match fault {
-            HeaderFault::Version(found) => {
-                OpenError::Version { file: name.clone(), found, known: block::FORMAT_VERSION }
-            }
-            HeaderFault::Damaged(what) => OpenError::corrupt(&name, 0, what),
-        })?;
-        let mut offset = SEGMENT_HEADER;
+        let mut offset = head.len;
         while offset < data.len() {
             let block = match block::read(data, offset, sequence, offset as u64) {
                 Ok(block) => block,
@@ -349,7 +355,8 @@ impl RecordReader {
                 // What this run appends is not of the past.
                 data.truncate(usize::try_from(self.end).unwrap_or(usize::MAX));
             }
-            self.current = Some((data, sequence, SEGMENT_HEADER));
+            let head = segment_head(&data, sequence)?;
+            self.current = Some((data, sequence, head.len));
         }
     }
 
@@ -382,6 +389,18 @@ impl Iterator for RecordReader {
         self.failed = matches!(record, Some(Err(_)));
         record
     }
+}
+
+fn segment_head(data: &Bytes, sequence: u64) -> Result<SegmentHead, OpenError> {
+    block::check_segment_header(data, sequence).map_err(|fault| {
+        let file = names::segment(sequence);
+        match fault {
+            HeaderFault::Version(found) => {
+                OpenError::Version { file, found, known: block::SEGMENT_VERSION }
+            }
+            HeaderFault::Damaged(what) => OpenError::corrupt(&file, 0, what),
+        }
+    })
 }
 
 /// A whole segment. Its size is bounded by [`LogConfig::segment_bytes`] and one group.

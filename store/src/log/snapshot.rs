@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 
 use super::{
-    block::{self, BLOCK_HEADER, FORMAT_VERSION, MAX_PAYLOAD},
+    block::{self, BLOCK_HEADER, MAX_PAYLOAD},
     codec::{get_bytes, put_bytes, put_i64},
     error::{LogError, OpenError},
     names,
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::core::{Fields, KeyValue};
 
+const FORMAT_VERSION: u32 = 1;
 const MAGIC: [u8; 8] = *b"MCSTSNP\0";
 const HEADER: usize = 40;
 const BLOCK_TARGET: usize = 1 << 20;

@@ -102,7 +102,7 @@ impl Log {
                 let file = storage.open(&name).map_err(|e| LogError::write("open", &name, e))?;
                 Segment { sequence, name, file, len }
             }
-            None => create_segment(storage.as_ref(), resume.next_sequence)?,
+            None => create_segment(storage.as_ref(), resume.next_sequence, 0)?,
         };
         let synced = Synced { sequence: segment.sequence, len: segment.len, ..Synced::default() };
         let mut log = Self {
@@ -368,13 +368,13 @@ impl Log {
     /// can have a torn tail.
     fn rotate(&mut self) -> Result<(), LogError> {
         self.sync_point().finish()?;
-        let next =
-            create_segment(self.storage.as_ref(), self.segment.sequence + 1).map_err(|error| {
-                match error {
-                    LogError::Poisoned { cause } => poison(&self.shared, cause.to_string()),
-                    other => other,
-                }
-            })?;
+        // What is in the buffer goes to the new one: the old one ends here.
+        let (sequence, before) = (self.segment.sequence + 1, self.segment.len);
+        let next = create_segment(self.storage.as_ref(), sequence, before);
+        let next = next.map_err(|error| match error {
+            LogError::Poisoned { cause } => poison(&self.shared, cause.to_string()),
+            other => other,
+        })?;
         {
             let mut shared = self.shared.synced.lock();
             shared.sequence = next.sequence;
@@ -475,7 +475,7 @@ fn poison(shared: &Shared, cause: String) -> LogError {
 
 /// Makes a segment that is there with its header, or not at all. A failed sync comes back as
 /// [`LogError::Poisoned`]: to do it again and be told that all is well would prove nothing.
-fn create_segment(storage: &dyn Storage, sequence: u64) -> Result<Segment, LogError> {
+fn create_segment(storage: &dyn Storage, sequence: u64, before: u64) -> Result<Segment, LogError> {
     let name = names::segment(sequence);
     let temporary = names::temporary(&name);
     let failed = |action: &'static str| {
@@ -487,7 +487,7 @@ fn create_segment(storage: &dyn Storage, sequence: u64) -> Result<Segment, LogEr
         storage.remove(&temporary).map_err(failed("remove"))?;
     }
     let file = storage.create(&temporary).map_err(failed("create"))?;
-    file.append(&block::segment_header(sequence)).map_err(failed("write"))?;
+    file.append(&block::segment_header(sequence, before)).map_err(failed("write"))?;
     let unsynced = |e: io::Error| LogError::Poisoned { cause: format!("sync {name}: {e}").into() };
     file.sync().map_err(unsynced)?;
     storage.rename(&temporary, &name).map_err(failed("rename"))?;

@@ -46,6 +46,21 @@ impl Disk {
         }
     }
 
+    /// All files, with what is in them.
+    pub(crate) fn content(&self) -> BTreeMap<String, Vec<u8>> {
+        let files = self.files.lock().unwrap();
+        files.iter().map(|(n, f)| (n.clone(), f.0.lock().unwrap().data.clone())).collect()
+    }
+
+    /// A disk with these files on it.
+    pub(crate) fn with(files: &BTreeMap<String, Vec<u8>>) -> Self {
+        let file = |data: &Vec<u8>| {
+            let content = Content { data: data.clone(), synced: data.len() };
+            Arc::new(File(Mutex::new(content)))
+        };
+        Self { files: Mutex::new(files.iter().map(|(n, d)| (n.clone(), file(d))).collect()) }
+    }
+
     fn file(&self, name: &str) -> io::Result<Arc<File>> {
         self.files.lock().unwrap().get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test states its expectation so")]
 
 mod compare;
+#[allow(dead_code, reason = "shared with another test")]
 mod disk;
 mod generate;
 mod named;

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/tests/v3/framework/e2e"
@@ -29,8 +30,10 @@ type Server struct {
 	Flags []string
 	// Traced: the system calls are recorded, so that LosePower knows what was synced.
 	Traced bool
-	// Inject is an argument of strace's --inject: a fault in some system calls. Needs Traced.
+	// Inject is an argument of strace's --inject: a fault in some system calls. Needs Traced, or Only.
 	Inject string
+	// Only: the fault is in calls on this file of the data directory alone; nothing else is traced.
+	Only string
 
 	address string
 	lives   int
@@ -88,7 +91,11 @@ func (s *Server) Start() error {
 		"--advertise-client-urls=http://" + s.address, "--watch-progress-notify-interval=100ms",
 	}
 	command = append(command, s.Flags...)
-	if s.Traced {
+	if s.Only != "" {
+		file := filepath.Join(s.Data(), s.Only)
+		strace := []string{"strace", "-D", "-f", "-q", "-o", os.DevNull, "-P", file}
+		command = append(append(strace, "-e", "inject="+s.Inject, "--"), command...)
+	} else if s.Traced {
 		disk, err := ReadDisk(s.Data())
 		if err != nil {
 			return err
@@ -142,14 +149,26 @@ func (s *Server) ready() error {
 }
 
 // Kill ends the life by kill -9.
-func (s *Server) Kill() error {
+func (s *Server) Kill() error { return s.end(syscall.SIGKILL) }
+
+// Stop ends the life by SIGTERM.
+func (s *Server) Stop() error { return s.end(syscall.SIGTERM) }
+
+// Pid is the process of this life.
+func (s *Server) Pid() int { return s.process.Process.Pid }
+
+func (s *Server) end(signal os.Signal) error {
 	if s.process == nil {
 		return nil
 	}
-	if err := s.process.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := s.process.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
-	<-s.ended
+	select {
+	case <-s.ended:
+	case <-time.After(patience):
+		return fmt.Errorf("the store does not end:\n%s", s.Output())
+	}
 	s.archive.Wait()
 	s.output.Close()
 	pid := s.process.Process.Pid
