@@ -24,6 +24,10 @@ down: ## Stops what `make up` started and leaves nothing behind.
 test: ## Everything: lint, unit tests, Kubernetes' storage suite, the journey on a real cluster.
 	@tests/run
 
+.PHONY: soak
+soak: ## An hour of kills, lost power, damaged logs and broken messages for the store.
+	@tests/soak
+
 .PHONY: quick
 quick: ## Lint and unit tests alone.
 	@tests/run lint unit

@@ -115,6 +115,24 @@ pub(super) fn name_the_unknown(path: &str, headers: &mut HeaderMap) {
     headers.extend(trailers(&Status::unimplemented(text)));
 }
 
+/// Gives tonic's refusal of a large message grpc-go's code and words. etcd's clients take tonic's own
+/// code, `OUT_OF_RANGE`, for a revision that was compacted.
+pub(super) fn name_the_large(headers: &mut HeaderMap) {
+    let out_of_range = HeaderValue::from(Code::OutOfRange as i32);
+    if headers.get(GRPC_STATUS) != Some(&out_of_range) {
+        return;
+    }
+    let Some(status) = Status::from_header_map(headers) else { return };
+    let Some(sizes) = status.message().strip_prefix("Error, decoded message length too large: ")
+    else {
+        return;
+    };
+    let numbers = sizes.split(' ').filter(|word| word.bytes().all(|b| b.is_ascii_digit()));
+    let text = numbers.collect::<Vec<_>>().join(" vs. ");
+    let text = format!("grpc: received message larger than max ({text})");
+    headers.extend(trailers(&Status::resource_exhausted(text)));
+}
+
 /// One request message put together from the pieces it comes in.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
@@ -265,6 +283,20 @@ mod tests {
         );
         assert_eq!(named("/a.B/C"), unknown("unknown service a.B"));
         assert_eq!(named("nothing"), unknown(""));
+    }
+
+    #[test]
+    fn large_messages_are_refused_in_grpcs_words() {
+        let tonics =
+            "Error, decoded message length too large: found 9 bytes, the limit is: 6 bytes";
+        let mut headers = trailers(&Status::out_of_range(tonics));
+        name_the_large(&mut headers);
+        let status = Status::from_header_map(&headers).unwrap();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.message(), "grpc: received message larger than max (9 vs. 6)");
+        let mut others = trailers(&Status::out_of_range("compacted"));
+        name_the_large(&mut others);
+        assert_eq!(Status::from_header_map(&others).unwrap().code(), Code::OutOfRange);
     }
 
     #[test]

@@ -86,6 +86,7 @@ pub(super) async fn route(
     };
     let (mut head, body) = response.into_parts();
     grpc::name_the_unknown(&path, &mut head.headers);
+    grpc::name_the_large(&mut head.headers);
     let end = body.is_end_stream();
     let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), end) else { return };
     if end {
@@ -126,7 +127,8 @@ async fn copy(mut body: Body, stream: &mut SendStream<Bytes>) -> Result<(), Gone
         match frame.into_data() {
             Ok(data) => send(stream, data).await?,
             Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_else(|_| grpc::ok_trailers());
+                let mut trailers = frame.into_trailers().unwrap_or_else(|_| grpc::ok_trailers());
+                grpc::name_the_large(&mut trailers);
                 stream.send_trailers(trailers)?;
                 return Ok(());
             }

@@ -96,7 +96,12 @@ impl Session {
                 () = self.outgoing.closed() => Err(Gone),
                 request = requests.message() => match request {
                     Ok(Some(request)) => self.request(request).await,
-                    Ok(None) | Err(_) => Err(Gone),
+                    Ok(None) => Err(Gone),
+                    // Not a message: the client is told what was wrong with it, if it still listens.
+                    Err(status) => {
+                        let _ = self.outgoing.send(Err(status)).await;
+                        Err(Gone)
+                    }
                 },
                 () = self.inbox.news() => {
                     self.collect();
