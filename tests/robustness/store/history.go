@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/anishathalye/porcupine"
+
 	"go.etcd.io/etcd/tests/v3/robustness/model"
 	"go.etcd.io/etcd/tests/v3/robustness/report"
 )
@@ -15,6 +17,29 @@ import (
 type History struct {
 	Clients   []report.ClientReport
 	Persisted []model.EtcdRequest
+}
+
+// Lost counts the writes that clients were told of and that were not persisted.
+func (h History) Lost() (count int) {
+	persisted := map[string]bool{}
+	for _, request := range h.Persisted {
+		persisted[content(request)] = true
+	}
+	for _, client := range h.Clients {
+		for _, operation := range client.KeyValue {
+			told := Acknowledged([]porcupine.Operation{operation}) == 1
+			if told && !persisted[content(operation.Input)] {
+				count++
+			}
+		}
+	}
+	return count
+}
+
+func content(request any) string {
+	// These structures always marshal.
+	text, _ := json.Marshal(request)
+	return string(text)
 }
 
 const persistedName = "persisted.json"

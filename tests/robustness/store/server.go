@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,6 +40,7 @@ type Server struct {
 	address string
 	lives   int
 	process *exec.Cmd
+	tracer  int
 	output  *os.File
 	archive sync.WaitGroup
 	ended   chan struct{}
@@ -141,6 +144,9 @@ func (s *Server) ready() error {
 		}
 		if connection, err := net.DialTimeout("tcp", s.address, time.Second); err == nil {
 			connection.Close()
+			if s.Traced {
+				return s.findTracer()
+			}
 			return nil
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -171,7 +177,6 @@ func (s *Server) end(signal os.Signal) error {
 	}
 	s.archive.Wait()
 	s.output.Close()
-	pid := s.process.Process.Pid
 	s.process = nil
 	if strings.Contains(s.Output(), "panicked at") {
 		return fmt.Errorf("the store panicked:\n%s", s.Output())
@@ -179,19 +184,46 @@ func (s *Server) end(signal os.Signal) error {
 	if !s.Traced {
 		return nil
 	}
-	// strace ends a little later.
-	end := fmt.Sprintf("\n%d +++ ", pid)
+	// strace writes what it still has, and ends.
 	deadline := time.Now().Add(patience)
-	for {
-		trace, err := os.ReadFile(s.tracePath())
-		if err == nil && strings.Contains(string(trace), end) {
-			return s.disk.Follow(string(trace))
-		}
+	for running(s.tracer) {
 		if time.Now().After(deadline) {
-			return errors.Join(errors.New("the trace has no end"), err)
+			return errors.New("strace does not end")
 		}
 		time.Sleep(time.Millisecond)
 	}
+	trace, err := os.ReadFile(s.tracePath())
+	if err != nil {
+		return err
+	}
+	if len(trace) == 0 {
+		return errors.New("the trace is empty")
+	}
+	return s.disk.Follow(string(trace))
+}
+
+// running: a process is there, and not only its exit status.
+func running(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+var tracerLine = regexp.MustCompile(`(?m)^TracerPid:\s+(\d+)$`)
+
+// findTracer notes which strace traces this life.
+func (s *Server) findTracer() error {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Pid()))
+	if err != nil {
+		return err
+	}
+	match := tracerLine.FindSubmatch(status)
+	if match == nil {
+		return errors.New("no TracerPid")
+	}
+	if s.tracer, err = strconv.Atoi(string(match[1])); err == nil && s.tracer == 0 {
+		err = errors.New("the store is not traced")
+	}
+	return err
 }
 
 // LosePower takes back, after Kill, a random part of what the last life did not sync: an end of it,
