@@ -27,7 +27,7 @@ use crate::core::{Command, Error, Reply};
 use crate::metrics::Metrics;
 use crate::pb::etcdserverpb::{
     ResponseHeader, auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer,
-    lease_server::LeaseServer, maintenance_server::MaintenanceServer, watch_server::WatchServer,
+    lease_server::LeaseServer, maintenance_server::MaintenanceServer,
 };
 use crate::sequencer::Handle;
 
@@ -152,7 +152,7 @@ impl Api {
             };
         }
         Routes::new(bounded!(KvServer))
-            .add_service(bounded!(WatchServer))
+            .add_service(watch::WatchService::new(self.clone(), decode))
             .add_service(bounded!(LeaseServer))
             .add_service(bounded!(MaintenanceServer))
             .add_service(bounded!(ClusterServer))

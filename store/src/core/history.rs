@@ -261,6 +261,17 @@ impl History {
         (floor, found, newest.max(self.revision()))
     }
 
+    /// The batch that holds this revision's events, if it is one of the newest.
+    #[must_use]
+    pub fn batch_of(&self, revision: i64) -> Option<Batch> {
+        let ring = self.ring.read();
+        if revision < self.floor() {
+            return None;
+        }
+        let at = ring.tip.partition_point(|batch| last(batch) < revision);
+        ring.tip.get(at).filter(|batch| first(batch) <= revision).cloned()
+    }
+
     /// Parts with events above `revision`, newest first, or `None` if there are more than `limit`
     /// events.
     pub(super) fn since(&self, revision: i64, limit: usize) -> Option<Vec<Part>> {

@@ -18,7 +18,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use tokio::sync::oneshot;
 
 pub use batch::{Asked, Outbox, Replies};
-pub use inbox::Inbox;
+pub use inbox::{Inbox, News};
 pub use run::{Config, Running, start};
 
 use self::batch::Parcel;

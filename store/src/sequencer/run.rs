@@ -1,6 +1,5 @@
 //! The sequencer's thread.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
@@ -291,8 +291,9 @@ impl Sequencer {
         let mut gone = Vec::new();
         self.engine.watches_mut().mark(batch, |mark| {
             let inbox = inboxes.get(&mark.watch.stream);
-            match inbox.filter(|inbox| inbox.mark(mark.watch.id, mark.revision)) {
-                Some(inbox) => woken.push(inbox),
+            match inbox.and_then(|inbox| Some((inbox, inbox.mark(mark)?))) {
+                Some((inbox, true)) => woken.push(inbox),
+                Some((_, false)) => {}
                 None => gone.push(mark.watch),
             }
         });

@@ -1,8 +1,8 @@
 //! Both stores side by side: each step runs on the two, and the answers are held together.
 
 use bytes::Bytes;
-use megacluster_store::core::watch::{Chunk, Cursor, Filter, Mark, WatchKey};
-use megacluster_store::core::{Command, Error, KeyRange, Reply, Watching};
+use megacluster_store::core::watch::{Cursor, Filter, Mark, Picked, WatchKey};
+use megacluster_store::core::{Command, Error, KeyRange, Read, Reply, Watching};
 use megacluster_store::log::{Class, DurabilityRules};
 use megacluster_store::pb::etcdserverpb::{PutRequest, RangeRequest};
 
@@ -10,6 +10,9 @@ use crate::compare::{change, entry, same};
 use crate::generate::{End, Step, place, place_all};
 use crate::spec::{Change, Spec, within};
 use crate::subject::Subject;
+
+/// Events that a watch looks at in one go.
+const SCAN: usize = 64;
 
 /// A watch, and what it was told.
 struct Watch {
@@ -269,14 +272,17 @@ impl Pair {
     fn read(&mut self, at: usize) {
         let history = self.subject.engine.mvcc().history();
         let next = self.watches[at].cursor.next_revision();
-        match self.watches[at].cursor.read(&history) {
-            Chunk::Compacted(floor) => {
+        match history.read(next, SCAN, &self.watches[at].range) {
+            Read::Compacted(floor) => {
                 assert!(next < self.spec.released, "cut off at {next} without a compaction");
                 assert_eq!(floor, self.spec.released);
                 let watch = self.watches.remove(at);
                 self.ask(Command::Unwatch(watch.key)).unwrap();
             }
-            Chunk::Events { events, through, more } => {
+            Read::Events(batches, reach) => {
+                let events = batches.iter().flat_map(|batch| batch.iter());
+                let Picked { events, through, more } = self.watches[at].cursor.pick(events, reach);
+                let more = more || reach < history.revision();
                 assert!(next >= self.spec.released, "{next} is below the compaction");
                 assert!(more || through >= self.published);
                 assert!(through.min(self.published) + 1 >= next.min(self.published + 1));
@@ -304,13 +310,17 @@ impl Pair {
         self.published = self.spec.revision();
         let mut wanted: Vec<Mark> = Vec::new();
         for watch in &self.watches {
-            let news = self.spec.changes.iter().find(|change| {
+            let mut news = self.spec.changes.iter().filter(|change| {
                 change.revision > before
                     && change.revision >= watch.start
                     && watch.range.contains(&change.key)
                     && change.passes(watch.filter)
             });
-            wanted.extend(news.map(|c| Mark { watch: watch.key, revision: c.revision }));
+            if let Some(Change { revision, .. }) = news.next() {
+                let (watch, revision) = (watch.key, *revision);
+                let last = news.last().map_or(revision, |change| change.revision);
+                wanted.push(Mark { watch, revision, last });
+            }
         }
         let mut marks = marks;
         marks.sort_by_key(|mark| mark.watch);

@@ -1,28 +1,34 @@
 //! One watch stream (etcd `server/etcdserver/api/v3rpc/watch.go`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt};
+use hashbrown::HashMap;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status};
 
 use super::super::{Api, OVERHEAD_BYTES};
-use crate::core::watch::{Chunk, Cursor, Filter, WatchKey};
-use crate::core::{Command, Error, Event, KeyRange, Reply};
+use super::{Piece, encode};
+use crate::core::watch::{Cursor, Filter, Mark, Picked, WatchKey};
+use crate::core::{Batch, Command, Error, Event, KeyRange, Read, Reply};
 use crate::pb::etcdserverpb::watch_create_request::FilterType;
 use crate::pb::etcdserverpb::watch_request::RequestUnion;
 use crate::pb::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
-use crate::pb::mvccpb::{self, event::EventType};
-use crate::sequencer::Inbox;
+use crate::sequencer::{Inbox, News};
 
 /// The id in answers that concern no single watch.
 const NO_WATCH: i64 = -1;
 /// Watches of one stream; more are refused.
 const MAX_WATCHES: usize = 1 << 16;
+/// Bytes of answers that are handed over as one piece, if so many are there.
+const PIECE: usize = 128 << 10;
+/// Events of the history looked at in one go before another watch gets its turn.
+const SCAN: usize = 16 * 1024;
 
 #[expect(
     clippy::struct_excessive_bools,
@@ -39,8 +45,10 @@ struct Watch {
     progress: bool,
     /// It was sent something since the last tick.
     told: bool,
-    /// It is in the queue of watches with news.
+    /// It is in the queue of watches that read the history.
     queued: bool,
+    /// Marks for it that wait.
+    marks: usize,
 }
 
 /// The client is gone, or the stream is over.
@@ -51,9 +59,15 @@ type Step = Result<(), Gone>;
 pub(super) struct Session {
     api: Api,
     inbox: Arc<Inbox>,
-    outgoing: mpsc::Sender<Result<WatchResponse, Status>>,
+    outgoing: mpsc::Sender<Piece>,
+    /// Answers that were not handed over yet.
+    out: BytesMut,
     watches: HashMap<i64, Watch>,
-    /// Watches with news, in turn.
+    /// Where there is news, in order.
+    marks: VecDeque<Mark>,
+    /// The batch of the last mark.
+    batch: Option<Batch>,
+    /// Watches that read the history, in turn.
     pending: VecDeque<i64>,
     next_id: i64,
     /// A progress request waits until all watches are told.
@@ -65,16 +79,15 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(
-        api: Api,
-        inbox: Arc<Inbox>,
-        outgoing: mpsc::Sender<Result<WatchResponse, Status>>,
-    ) -> Self {
+    pub(super) fn new(api: Api, inbox: Arc<Inbox>, outgoing: mpsc::Sender<Piece>) -> Self {
         Self {
             api,
             inbox,
             outgoing,
+            out: BytesMut::new(),
             watches: HashMap::new(),
+            marks: VecDeque::new(),
+            batch: None,
             pending: VecDeque::new(),
             next_id: 0,
             progress_asked: false,
@@ -83,45 +96,78 @@ impl Session {
     }
 
     /// Runs until the client or the process ends the stream.
-    pub(super) async fn run(mut self, mut requests: Streaming<WatchRequest>) {
+    pub(super) async fn run(
+        mut self,
+        mut requests: impl Stream<Item = Result<WatchRequest, Status>> + Unpin,
+    ) {
         let mut ticks = ticks(self.api.inner.limits.progress_interval);
         let drain = self.api.inner.drain.clone();
-        loop {
+        let outgoing = self.outgoing.clone();
+        let (drained, gone) = (drain.cancelled(), outgoing.closed());
+        tokio::pin!(drained, gone);
+        let end = loop {
+            let working = !self.marks.is_empty() || !self.pending.is_empty();
             let step = tokio::select! {
                 biased;
-                () = drain.cancelled() => {
-                    let _ = self.outgoing.send(Err(Error::Stopped.into())).await;
-                    Err(Gone)
-                }
-                () = self.outgoing.closed() => Err(Gone),
-                request = requests.message() => match request {
-                    Ok(Some(request)) => self.request(request).await,
-                    Ok(None) => Err(Gone),
-                    // Not a message: the client is told what was wrong with it, if it still listens.
-                    Err(status) => {
-                        let _ = self.outgoing.send(Err(status)).await;
-                        Err(Gone)
+                () = &mut drained => break Error::Stopped.into(),
+                () = &mut gone => Err(Gone),
+                request = requests.next() => match request {
+                    Some(Ok(request)) => {
+                        self.request(request).await;
+                        Ok(())
                     }
+                    None => Err(Gone),
+                    // Not a message: the client is told what was wrong with it, if it still listens.
+                    Some(Err(status)) => break status,
                 },
                 () = self.inbox.news() => {
                     self.collect();
                     Ok(())
                 }
-                _ = ticks.tick() => self.tick().await,
-                // Always ready while something is pending: one chunk, then look at the others.
-                () = std::future::ready(()), if !self.pending.is_empty() => self.advance().await,
+                _ = ticks.tick() => {
+                    self.tick();
+                    Ok(())
+                }
+                // Always ready while something is pending: one piece, then look at the others.
+                () = std::future::ready(()), if working => {
+                    self.advance().await;
+                    Ok(())
+                }
                 // Only for the moment that `told_up_to` is about.
                 () = tokio::task::yield_now(), if self.progress_asked => Ok(()),
             };
-            if step.is_err() || self.answer_progress().await.is_err() {
-                break;
+            if step.is_err() || self.settle().await.is_err() {
+                break Status::new(Code::Ok, "");
             }
-        }
+        };
+        // Nobody may be there to read it.
+        let _ = self.flush().await;
+        let _ = self.outgoing.send(Piece::End(end)).await;
         self.api.inner.handle.close(&self.inbox);
     }
 
-    async fn send(&self, response: WatchResponse) -> Step {
-        self.outgoing.send(Ok(response)).await.map_err(|_| Gone)
+    /// Answers what waited until there was nothing else to say, and hands over what was said.
+    async fn settle(&mut self) -> Step {
+        if self.marks.is_empty() && self.pending.is_empty() {
+            self.batch = None;
+            self.answer_progress();
+        }
+        if self.marks.is_empty() && self.pending.is_empty() || self.out.len() >= PIECE {
+            return self.flush().await;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Step {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let piece = self.out.split().freeze();
+        self.outgoing.send(Piece::Messages(piece)).await.map_err(|_| Gone)
+    }
+
+    fn say(&mut self, response: &WatchResponse) {
+        encode::answer(&mut self.out, response);
     }
 
     fn now(&self) -> i64 {
@@ -136,7 +182,7 @@ impl Session {
         }
     }
 
-    async fn request(&mut self, request: WatchRequest) -> Step {
+    async fn request(&mut self, request: WatchRequest) {
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => self.create(create).await,
             Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id).await,
@@ -144,15 +190,14 @@ impl Session {
                 // Answered once; if a watch lags now, the client will ask again.
                 self.collect();
                 self.progress_asked = true;
-                Ok(())
             }
-            None => Ok(()),
+            None => {}
         }
     }
 
     // ---- creating and cancelling ---------------------------------------------------------------
 
-    async fn create(&mut self, request: WatchCreateRequest) -> Step {
+    async fn create(&mut self, request: WatchCreateRequest) {
         let filter = filter(&request);
         // An empty key is the least key there can be.
         let key: &[u8] = if request.key.is_empty() { b"\0" } else { &request.key };
@@ -160,22 +205,22 @@ impl Session {
         let copy = Bytes::copy_from_slice;
         let range = KeyRange::new(copy(key), copy(&request.range_end));
         if request.start_revision < 0 {
-            return self.refuse(&Error::Compacted.to_string()).await;
+            return self.refuse(&Error::Compacted.to_string());
         }
         if let KeyRange::Until(start, end) = &range
             && start >= end
         {
-            return self.refuse("mvcc: watcher range is empty").await;
+            return self.refuse("mvcc: watcher range is empty");
         }
         let id = match request.watch_id {
             0 => self.free_id(),
             id if self.watches.contains_key(&id) => {
-                return self.refuse("mvcc: duplicate watch ID provided on the WatchStream").await;
+                return self.refuse("mvcc: duplicate watch ID provided on the WatchStream");
             }
             id => id,
         };
         if self.watches.len() >= MAX_WATCHES {
-            return self.refuse(&Error::TooManyRequests.to_string()).await;
+            return self.refuse(&Error::TooManyRequests.to_string());
         }
         let start = request.start_revision;
         let key = WatchKey { stream: self.inbox.stream(), id };
@@ -183,14 +228,15 @@ impl Session {
         let command = Command::Watch { key, range: range.clone(), filter, start };
         let watching = match self.api.inner.handle.ask(command, size).await {
             Ok(Reply::Watch(watching)) => watching,
-            Ok(_) => return self.refuse("megacluster-store: reply of another kind").await,
-            Err(error) => return self.refuse(&error.to_string()).await,
+            Ok(_) => return self.refuse("megacluster-store: reply of another kind"),
+            Err(error) => return self.refuse(&error.to_string()),
         };
         let mut created = self.response(watching.revision, id);
         created.created = true;
-        self.send(created).await?;
+        self.say(&created);
         if let Some(compacted) = watching.compacted {
-            return self.compacted(id, compacted).await;
+            self.compacted(id, compacted).await;
+            return;
         }
         let watch = Watch {
             cursor: Cursor::new(range, filter, watching.next),
@@ -200,12 +246,12 @@ impl Session {
             progress: request.progress_notify,
             told: false,
             queued: false,
+            marks: 0,
         };
         self.watches.insert(id, watch);
         if watching.next <= watching.revision {
             self.queue(id);
         }
-        Ok(())
     }
 
     fn free_id(&mut self) -> i64 {
@@ -217,30 +263,29 @@ impl Session {
     }
 
     /// A watch that could not be made: created and canceled at once, with the id −1.
-    async fn refuse(&self, reason: &str) -> Step {
+    fn refuse(&mut self, reason: &str) {
         let mut response = self.response(self.now(), NO_WATCH);
         response.created = true;
         response.canceled = true;
         reason.clone_into(&mut response.cancel_reason);
-        self.send(response).await
+        self.say(&response);
     }
 
-    async fn cancel(&mut self, id: i64) -> Step {
-        if !self.forget(id).await {
-            return Ok(());
+    async fn cancel(&mut self, id: i64) {
+        if self.forget(id).await {
+            let mut response = self.response(self.now(), id);
+            response.canceled = true;
+            self.say(&response);
         }
-        let mut response = self.response(self.now(), id);
-        response.canceled = true;
-        self.send(response).await
     }
 
-    async fn compacted(&mut self, id: i64, revision: i64) -> Step {
+    async fn compacted(&mut self, id: i64, revision: i64) {
         self.forget(id).await;
         // etcd sends no revision in this header.
         let mut response = self.response(0, id);
         response.canceled = true;
         response.compact_revision = revision;
-        self.send(response).await
+        self.say(&response);
     }
 
     /// Drops a watch here and in the sequencer's index, in this order and before anything else is
@@ -251,6 +296,7 @@ impl Session {
             return false;
         }
         self.pending.retain(|pending| *pending != id);
+        self.marks.retain(|mark| mark.watch.id != id);
         let key = WatchKey { stream: self.inbox.stream(), id };
         let _ = self.api.inner.handle.ask(Command::Unwatch(key), 0).await;
         true
@@ -269,111 +315,171 @@ impl Session {
 
     /// Takes the sequencer's marks.
     fn collect(&mut self) {
-        for (id, revision) in self.inbox.take() {
+        let News { recent, behind } = self.inbox.take();
+        for mark in recent {
+            if let Some(watch) = self.watches.get_mut(&mark.watch.id) {
+                watch.marks += 1;
+                self.marks.push_back(mark);
+            }
+        }
+        for (id, revision) in behind {
             let Some(watch) = self.watches.get_mut(&id) else { continue };
-            if !watch.queued {
-                // Told of all before the mark: no need to search there.
+            if !watch.queued && watch.marks == 0 {
+                // Told of all before: no need to search there.
                 watch.cursor.skip_to(revision);
             }
             self.queue(id);
         }
     }
 
-    /// Sends one chunk to the watch whose turn it is.
-    async fn advance(&mut self) -> Step {
-        let Some(id) = self.pending.pop_front() else { return Ok(()) };
-        let Some(watch) = self.watches.get_mut(&id) else { return Ok(()) };
-        watch.queued = false;
-        match watch.cursor.read(self.api.inner.handle.history()) {
-            Chunk::Compacted(revision) => self.compacted(id, revision).await,
-            Chunk::Events { events, through, more } => {
-                if more {
-                    watch.queued = true;
-                    self.pending.push_back(id);
-                }
-                if events.is_empty() {
-                    return Ok(());
-                }
-                watch.told = true;
-                self.told_up_to = self.told_up_to.max(through);
-                self.api.inner.metrics.events.inc_by(events.len() as u64);
-                let (prev_kv_above, fragment) = (watch.prev_kv_above, watch.fragment);
-                let mut response = self.response(through, id);
-                response.events =
-                    events.into_iter().map(|event| wire(event, prev_kv_above)).collect();
-                if fragment {
-                    return self.send_fragments(response).await;
-                }
-                self.send(response).await
+    /// Says what is new, until that makes a piece or is all.
+    async fn advance(&mut self) {
+        while self.out.len() < PIECE
+            && let Some(mark) = self.marks.pop_front()
+        {
+            self.follow(mark);
+        }
+        if self.out.len() < PIECE
+            && let Some(id) = self.pending.pop_front()
+        {
+            self.read_on(id).await;
+        }
+    }
+
+    /// Says what a mark points to.
+    fn follow(&mut self, mark: Mark) {
+        let id = mark.watch.id;
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        watch.marks -= 1;
+        if watch.queued || mark.last < watch.cursor.next_revision() {
+            // It reads the history, or has read it: all of it, this too.
+            return;
+        }
+        watch.cursor.skip_to(mark.revision);
+        let holds = |batch: &Batch| {
+            let revision = |event: Option<&Event>| event.map_or(0, |e| e.kv.mod_revision());
+            (revision(batch.first())..=revision(batch.last())).contains(&mark.revision)
+        };
+        if !self.batch.as_ref().is_some_and(holds) {
+            self.batch = self.api.inner.handle.history().batch_of(mark.revision);
+        }
+        let Some(batch) = self.batch.clone() else {
+            // No longer among the newest, or compacted: the history will say.
+            self.queue(id);
+            return;
+        };
+        loop {
+            let Some(watch) = self.watches.get_mut(&id) else { return };
+            let next = watch.cursor.next_revision();
+            let from = batch.partition_point(|event| event.kv.mod_revision() < next);
+            let until = batch.partition_point(|event| event.kv.mod_revision() <= mark.last);
+            let events = batch.get(from..until).unwrap_or_default();
+            let picked = watch.cursor.pick(events.iter(), mark.last);
+            let more = picked.more;
+            self.tell(id, &picked);
+            if !more {
+                return;
             }
         }
     }
 
-    /// Splits an answer that is larger than a request may be (etcd's `sendFragments`).
-    async fn send_fragments(&self, response: WatchResponse) -> Step {
-        let limit = self.api.inner.limits.request_bytes + OVERHEAD_BYTES;
-        if response.encoded_len() < limit {
-            return self.send(response).await;
-        }
-        let mut events = VecDeque::from(response.events);
-        let empty = WatchResponse { events: Vec::new(), ..response };
-        while !events.is_empty() {
-            let mut part = empty.clone();
-            let mut size = empty.encoded_len();
-            while let Some(event) = events.front() {
-                // Tag and length take up to eleven bytes.
-                size += event.encoded_len() + 11;
-                if size >= limit && !part.events.is_empty() {
-                    break;
+    /// Reads the history on from where a watch is, and says what is there for it.
+    async fn read_on(&mut self, id: i64) {
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        watch.queued = false;
+        let history = self.api.inner.handle.history();
+        match history.read(watch.cursor.next_revision(), SCAN, watch.cursor.range()) {
+            Read::Compacted(floor) => self.compacted(id, floor).await,
+            Read::Events(batches, reach) => {
+                let events = batches.iter().flat_map(|batch| batch.iter());
+                let picked = watch.cursor.pick(events, reach);
+                if picked.more || reach < history.revision() {
+                    watch.queued = true;
+                    self.pending.push_back(id);
                 }
-                part.events.extend(events.pop_front());
+                self.tell(id, &picked);
             }
-            part.fragment = !events.is_empty();
-            self.send(part).await?;
         }
-        Ok(())
+    }
+
+    /// Says events, if there are any.
+    fn tell(&mut self, id: i64, picked: &Picked<'_>) {
+        if picked.events.is_empty() {
+            return;
+        }
+        let response = self.response(picked.through, id);
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        watch.told = true;
+        self.told_up_to = self.told_up_to.max(picked.through);
+        self.api.inner.metrics.events.inc_by(picked.events.len() as u64);
+        let above = watch.prev_kv_above;
+        if watch.fragment {
+            self.tell_fragments(&response, &picked.events, above);
+        } else {
+            encode::events(&mut self.out, &response, &picked.events, above);
+        }
+    }
+
+    /// Splits an answer that is larger than a request may be (etcd's `sendFragments`).
+    fn tell_fragments(&mut self, empty: &WatchResponse, events: &[&Event], above: Option<i64>) {
+        let limit = self.api.inner.limits.request_bytes + OVERHEAD_BYTES;
+        let mut rest = events;
+        while !rest.is_empty() {
+            let mut size = empty.encoded_len();
+            let fits = rest.iter().take_while(|event| {
+                size += encode::field_length(event, above);
+                size < limit
+            });
+            let (part, behind) = rest.split_at(fits.count().max(1));
+            rest = behind;
+            let response = WatchResponse { fragment: !rest.is_empty(), ..empty.clone() };
+            encode::events(&mut self.out, &response, part, above);
+        }
     }
 
     // ---- progress ------------------------------------------------------------------------------
 
     /// Answers a progress request once every watch is told everything.
-    async fn answer_progress(&mut self) -> Step {
-        if !self.progress_asked || !self.pending.is_empty() {
-            return Ok(());
+    fn answer_progress(&mut self) {
+        if !self.progress_asked {
+            return;
         }
         // The order is that of `tick`.
         let revision = self.now();
         self.collect();
-        if !self.pending.is_empty() || revision < self.told_up_to {
-            return Ok(());
+        let lags = !self.marks.is_empty() || !self.pending.is_empty();
+        if lags || revision < self.told_up_to {
+            return;
         }
         self.progress_asked = false;
         if self.watches.is_empty() || self.watches.values().any(|watch| watch.start > revision) {
-            return Ok(());
+            return;
         }
-        self.send(self.response(revision, NO_WATCH)).await
+        let response = self.response(revision, NO_WATCH);
+        self.say(&response);
     }
 
     /// Tells watches that asked for it, and had nothing since the last tick, how far they are.
-    async fn tick(&mut self) -> Step {
+    fn tick(&mut self) {
         // In this order: what is visible now was marked before, so a watch without news after the
         // marks are in knows everything up to this revision.
         let revision = self.now();
         self.collect();
         if revision < self.told_up_to {
-            return Ok(());
+            return;
         }
         let mut idle = Vec::new();
         for (id, watch) in &mut self.watches {
-            if watch.progress && !watch.told && !watch.queued && watch.start <= revision {
+            let waits = watch.queued || watch.marks > 0;
+            if watch.progress && !watch.told && !waits && watch.start <= revision {
                 idle.push(*id);
             }
             watch.told = false;
         }
         for id in idle {
-            self.send(self.response(revision, id)).await?;
+            let response = self.response(revision, id);
+            self.say(&response);
         }
-        Ok(())
     }
 }
 
@@ -395,11 +501,4 @@ fn filter(request: &WatchCreateRequest) -> Filter {
         }
     }
     filter
-}
-
-fn wire(event: Event, prev_kv_above: Option<i64>) -> mvccpb::Event {
-    let kind = if event.kv.is_tombstone() { EventType::Delete } else { EventType::Put };
-    let prev_kv =
-        event.prev.filter(|_| prev_kv_above.is_some_and(|above| event.kv.mod_revision() > above));
-    mvccpb::Event { r#type: kind.into(), kv: Some(event.kv), prev_kv }
 }

@@ -260,8 +260,8 @@ fn changes_twice(batch: &[Event]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::watch::{Chunk, Cursor, Filter};
-    use crate::core::{Fields, History, KeyRange};
+    use crate::core::watch::{Cursor, Filter};
+    use crate::core::{Fields, History, KeyRange, Read};
 
     const KEYS: i64 = 40;
     const ROUNDS: i64 = 50;
@@ -311,11 +311,13 @@ mod tests {
         let mut cursor = Cursor::new(range, Filter::default(), from);
         let mut found = Vec::new();
         loop {
-            let Chunk::Events { events, more, .. } = cursor.read(history) else {
+            let next = cursor.next_revision();
+            let Read::Events(batches, reach) = history.read(next, 1000, cursor.range()) else {
                 panic!("compacted")
             };
-            found.extend(events);
-            if !more {
+            let picked = cursor.pick(batches.iter().flat_map(|batch| batch.iter()), reach);
+            found.extend(picked.events.into_iter().cloned());
+            if !picked.more && reach >= history.revision() {
                 return found;
             }
         }

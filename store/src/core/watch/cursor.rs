@@ -1,15 +1,12 @@
 //! A watcher's place in the history.
 
-use super::super::history::{Event, History, Read};
+use super::super::history::Event;
 use super::super::range::KeyRange;
 
 /// Most revisions in one answer, and the size at which an answer is closed. Whole revisions only,
 /// so an answer may be larger by one transaction.
 const CHUNK_REVISIONS: usize = 1000;
 const CHUNK_BYTES: usize = 1 << 20;
-/// Events looked at in one go before other watchers get their turn.
-const SCAN: usize = 16 * 1024;
-
 /// Kinds of events that a watcher does not want.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -35,21 +32,15 @@ pub struct Cursor {
     next: i64,
 }
 
-/// The next events of a watcher.
+/// The next events of a watcher: of whole revisions, in order; maybe none.
 #[derive(Debug)]
-pub enum Chunk {
-    /// Events in order, of whole revisions; maybe none. The watcher now knows all up to `through`.
-    /// `more` says that the history goes on.
-    Events {
-        /// The events.
-        events: Vec<Event>,
-        /// The revision up to which nothing is missing.
-        through: i64,
-        /// Whether to come back at once.
-        more: bool,
-    },
-    /// History begins at this revision, above the cursor.
-    Compacted(i64),
+pub struct Picked<'a> {
+    /// The events.
+    pub events: Vec<&'a Event>,
+    /// The watcher now knows all up to this revision.
+    pub through: i64,
+    /// There are more among those looked at: to be picked with the next answer.
+    pub more: bool,
 }
 
 impl Cursor {
@@ -57,6 +48,12 @@ impl Cursor {
     #[must_use]
     pub fn new(range: KeyRange, filter: Filter, next: i64) -> Self {
         Self { range, filter, next }
+    }
+
+    /// What it watches.
+    #[must_use]
+    pub fn range(&self) -> &KeyRange {
+        &self.range
     }
 
     /// The first revision it has not been told of.
@@ -70,16 +67,13 @@ impl Cursor {
         self.next = self.next.max(revision);
     }
 
-    /// Reads on.
-    pub fn read(&mut self, history: &History) -> Chunk {
-        let (batches, reach) = match history.read(self.next, SCAN, &self.range) {
-            Read::Compacted(floor) => return Chunk::Compacted(floor),
-            Read::Events(batches, reach) => (batches, reach),
-        };
-        let mut events: Vec<Event> = Vec::new();
+    /// Picks this watcher's from `events`, which are all that happened from its next revision, or
+    /// from one before it, up to `reach`.
+    pub fn pick<'a>(&mut self, events: impl Iterator<Item = &'a Event>, reach: i64) -> Picked<'a> {
+        let mut picked: Vec<&Event> = Vec::new();
         let (mut revisions, mut bytes, mut last) = (0, 0, 0);
         let start = self.next;
-        for event in batches.iter().flat_map(|batch| batch.iter()) {
+        for event in events {
             let revision = event.kv.mod_revision();
             if revision < start
                 || !self.range.contains(event.kv.key())
@@ -90,17 +84,17 @@ impl Cursor {
             if revision != last {
                 if revisions == CHUNK_REVISIONS || bytes >= CHUNK_BYTES {
                     self.next = revision;
-                    return Chunk::Events { events, through: revision - 1, more: true };
+                    return Picked { events: picked, through: revision - 1, more: true };
                 }
                 revisions += 1;
                 last = revision;
             }
             bytes += event.kv.encoded().len();
             bytes += event.prev.as_ref().map_or(0, |prev| prev.encoded().len());
-            events.push(event.clone());
+            picked.push(event);
         }
         self.next = self.next.max(reach + 1);
-        Chunk::Events { events, through: reach, more: reach < history.revision() }
+        Picked { events: picked, through: reach, more: false }
     }
 }
 
@@ -108,16 +102,20 @@ impl Cursor {
 mod tests {
     use bytes::Bytes;
 
+    use super::super::super::history::{History, Read};
     use super::*;
     use crate::core::mvcc::Mvcc;
 
-    fn revisions(chunk: &Chunk) -> (Vec<i64>, bool) {
-        match chunk {
-            Chunk::Events { events, more, .. } => {
-                (events.iter().map(|e| e.kv.mod_revision()).collect(), *more)
-            }
-            Chunk::Compacted(_) => panic!("compacted"),
-        }
+    /// Reads on: the revisions told, and whether there are more. `None` if they are compacted.
+    fn read(cursor: &mut Cursor, history: &History) -> Option<(Vec<i64>, bool)> {
+        let Read::Events(batches, reach) =
+            history.read(cursor.next_revision(), 1500, cursor.range())
+        else {
+            return None;
+        };
+        let picked = cursor.pick(batches.iter().flat_map(|batch| batch.iter()), reach);
+        let revisions = picked.events.iter().map(|event| event.kv.mod_revision()).collect();
+        Some((revisions, picked.more || reach < history.revision()))
     }
 
     #[test]
@@ -139,7 +137,7 @@ mod tests {
         let mut cursor = Cursor::new(range, Filter::default(), 5);
         let mut seen = Vec::new();
         loop {
-            let (found, more) = revisions(&cursor.read(&mvcc.history()));
+            let (found, more) = read(&mut cursor, &mvcc.history()).unwrap();
             assert!(found.len() <= 2 * CHUNK_REVISIONS);
             assert_ne!(found.last(), Some(&seen.last().copied().unwrap_or(0)));
             seen.extend(found);
@@ -150,7 +148,7 @@ mod tests {
         let wanted: Vec<i64> = (5..=3000).flat_map(|r| [r, r]).collect();
         assert_eq!(seen, wanted);
         assert_eq!(cursor.next_revision(), 3001);
-        assert_eq!(revisions(&cursor.read(&mvcc.history())), (vec![], false));
+        assert_eq!(read(&mut cursor, &mvcc.history()), Some((vec![], false)));
     }
 
     #[test]
@@ -165,9 +163,9 @@ mod tests {
         mvcc.compact(6).unwrap();
         let at =
             |next| Cursor::new(KeyRange::One(Bytes::from_static(b"k")), Filter::default(), next);
-        assert!(matches!(at(2).read(&mvcc.history()), Chunk::Events { .. }));
+        assert!(read(&mut at(2), &mvcc.history()).is_some());
         mvcc.release();
-        assert!(matches!(at(5).read(&mvcc.history()), Chunk::Compacted(6)));
-        assert_eq!(revisions(&at(6).read(&mvcc.history())), ((6..=10).collect(), false));
+        assert_eq!(read(&mut at(5), &mvcc.history()), None);
+        assert_eq!(read(&mut at(6), &mvcc.history()), Some(((6..=10).collect(), false)));
     }
 }

@@ -18,13 +18,15 @@ pub struct WatchKey {
     pub id: i64,
 }
 
-/// News for a watcher: there are events from this revision on.
+/// News for a watcher: the batch has events for it from `revision` to `last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The watcher.
     pub watch: WatchKey,
     /// The first revision that concerns it.
     pub revision: i64,
+    /// The last one of the batch that does.
+    pub last: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +37,8 @@ struct Watcher {
     from: i64,
     /// Number of the last batch that marked it, so that one batch marks it once.
     marked: u64,
+    /// Which of that batch's marks it is.
+    mark: usize,
 }
 
 /// All watchers, by what they watch.
@@ -47,13 +51,15 @@ pub struct WatchIndex {
     lengths: BTreeMap<usize, usize>,
     others: Vec<(KeyRange, Watcher)>,
     batch: u64,
+    /// Marks of the batch at hand; empty between batches.
+    marks: Vec<Mark>,
 }
 
 impl WatchIndex {
     /// Adds a watcher of events from revision `from` on.
     pub fn add(&mut self, key: WatchKey, range: KeyRange, filter: Filter, from: i64) {
         self.remove(key);
-        let watcher = Watcher { key, filter, from, marked: 0 };
+        let watcher = Watcher { key, filter, from, marked: 0, mark: 0 };
         if let KeyRange::One(one) = &range {
             self.keys.entry(one.clone()).or_default().push(watcher);
         } else if let Some(prefix) = range.as_prefix() {
@@ -110,33 +116,35 @@ impl WatchIndex {
         self.ranges.is_empty()
     }
 
-    /// Gives a mark for every watcher that the events concern, at the first such event.
-    pub fn mark(&mut self, events: &[Event], mut give: impl FnMut(Mark)) {
-        self.batch += 1;
-        let batch = self.batch;
+    /// Gives a mark for every watcher that the events of a batch concern, in the order of their
+    /// first such event.
+    pub fn mark(&mut self, events: &[Event], give: impl FnMut(Mark)) {
         if self.ranges.is_empty() {
             return;
         }
+        self.batch += 1;
+        let (batch, marks) = (self.batch, &mut self.marks);
         for event in events {
             let key = event.kv.key();
             if let Some(list) = self.keys.get_mut(key) {
                 for watcher in list {
-                    watcher.offer(event, batch, &mut give);
+                    watcher.offer(event, batch, marks);
                 }
             }
             for length in self.lengths.keys().take_while(|length| **length <= key.len()) {
                 if let Some(list) = self.prefixes.get_mut(&key[..*length]) {
                     for watcher in list {
-                        watcher.offer(event, batch, &mut give);
+                        watcher.offer(event, batch, marks);
                     }
                 }
             }
             for (range, watcher) in &mut self.others {
                 if range.contains(key) {
-                    watcher.offer(event, batch, &mut give);
+                    watcher.offer(event, batch, marks);
                 }
             }
         }
+        marks.drain(..).for_each(give);
     }
 }
 
@@ -152,12 +160,19 @@ fn take(lists: &mut HashMap<Bytes, Vec<Watcher>>, at: &Bytes, key: WatchKey) -> 
 }
 
 impl Watcher {
-    fn offer(&mut self, event: &Event, batch: u64, give: &mut impl FnMut(Mark)) {
+    fn offer(&mut self, event: &Event, batch: u64, marks: &mut Vec<Mark>) {
         let revision = event.kv.mod_revision();
-        if self.marked != batch && revision >= self.from && self.filter.passes(event) {
-            self.marked = batch;
-            give(Mark { watch: self.key, revision });
+        if revision < self.from || !self.filter.passes(event) {
+            return;
         }
+        if self.marked == batch {
+            if let Some(mark) = marks.get_mut(self.mark) {
+                mark.last = revision;
+            }
+            return;
+        }
+        (self.marked, self.mark) = (batch, marks.len());
+        marks.push(Mark { watch: self.key, revision, last: revision });
     }
 }
 
@@ -176,9 +191,9 @@ mod tests {
         KeyRange::new(key.into(), end.into())
     }
 
-    fn marks(index: &mut WatchIndex, events: &[Event]) -> Vec<(i64, i64)> {
+    fn marks(index: &mut WatchIndex, events: &[Event]) -> Vec<(i64, i64, i64)> {
         let mut found = Vec::new();
-        index.mark(events, |mark| found.push((mark.watch.id, mark.revision)));
+        index.mark(events, |mark| found.push((mark.watch.id, mark.revision, mark.last)));
         found.sort_unstable();
         found
     }
@@ -193,8 +208,9 @@ mod tests {
         index.add(key(4), range("/b/", "/b0"), Filter::default(), 0);
         index.add(key(5), range("/a/", "/a0"), Filter::default(), 12);
         let events = [event("/b/x", 10), event("/a/1", 11), event("/a/2", 12), event("/a/1", 13)];
-        assert_eq!(marks(&mut index, &events), [(1, 11), (2, 11), (3, 10), (4, 10), (5, 12)]);
-        assert_eq!(marks(&mut index, &events[..1]), [(3, 10), (4, 10)]);
+        let wanted = [(1, 11, 13), (2, 11, 13), (3, 10, 13), (4, 10, 10), (5, 12, 13)];
+        assert_eq!(marks(&mut index, &events), wanted);
+        assert_eq!(marks(&mut index, &events[..1]), [(3, 10, 10), (4, 10, 10)]);
         for id in 1..=5 {
             index.remove(key(id));
         }
