@@ -18,6 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_megacluster-store");
 const PATIENCE: Duration = Duration::from_mins(1);
+const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// A generator of numbers that only a seed decides (splitmix64).
 #[derive(Clone, Debug)]
@@ -112,8 +113,12 @@ impl Start {
             if let Some(status) = store.child.try_wait().unwrap() {
                 return Err((status, store.output()));
             }
-            if let Ok(channel) = store.endpoint().connect().await
-                && MaintenanceClient::new(channel).status(StatusRequest::default()).await.is_ok()
+            // The port was free a moment ago: whoever has it now need not be this store, nor answer.
+            let answers = tokio::time::timeout(ATTEMPT, async {
+                let channel = store.endpoint().connect().await.ok()?;
+                MaintenanceClient::new(channel).status(StatusRequest::default()).await.ok()
+            });
+            if answers.await.is_ok_and(|answer| answer.is_some())
                 && store.child.try_wait().unwrap().is_none()
             {
                 return Ok(store);
@@ -159,7 +164,7 @@ pub(crate) struct Store {
 
 impl Store {
     fn endpoint(&self) -> Endpoint {
-        Endpoint::from_shared(format!("http://{}", self.address)).unwrap()
+        Endpoint::from_shared(format!("http://{}", self.address)).unwrap().timeout(PATIENCE)
     }
 
     pub(crate) async fn channel(&self) -> Channel {
