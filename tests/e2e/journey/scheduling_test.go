@@ -161,6 +161,14 @@ func TestAThousandPods(t *testing.T) {
 	t.Logf("1,000 pods Running in %s", took.Round(100*time.Millisecond))
 }
 
+// hostnameTerm: the pods of the Deployment app, on one node.
+func hostnameTerm(app string) []corev1.PodAffinityTerm {
+	return []corev1.PodAffinityTerm{{
+		TopologyKey:   "kubernetes.io/hostname",
+		LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}},
+	}}
+}
+
 // TestUnschedulablePodsSayWhy reads the condition and the event that kube-scheduler's users know.
 func TestUnschedulablePodsSayWhy(t *testing.T) {
 	ns := scratch(t)
@@ -174,14 +182,16 @@ func TestUnschedulablePodsSayWhy(t *testing.T) {
 		"no-such-label": {func(s *corev1.PodSpec) {
 			s.NodeSelector = map[string]string{"no-such": "label"}
 		}, "node(s) didn't match Pod's node affinity/selector"},
-		"anti-affinity": {func(s *corev1.PodSpec) {
-			s.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
-				RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
-					TopologyKey:   "kubernetes.io/hostname",
-					LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}},
-				}},
+		"beside-nobody": {func(s *corev1.PodSpec) {
+			s.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{
+				RequiredDuringSchedulingIgnoredDuringExecution: hostnameTerm("nobody"),
 			}}
-		}, "doesn't support yet: required pod anti-affinity"},
+		}, "node(s) didn't match pod affinity rules"},
+		"not-supported": {func(s *corev1.PodSpec) {
+			s.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"},
+			}}}
+		}, "doesn't support yet: volume data that has to be placed with the pod"},
 	}
 	for podName, c := range cases {
 		spec := podSpec("100m")
@@ -220,7 +230,8 @@ func TestUnschedulablePodsSayWhy(t *testing.T) {
 	}
 }
 
-// TestPodsFollowTheirConstraints: a selector, a taint, a port that only one pod of a node can have.
+// TestPodsFollowTheirConstraints: a selector, a taint, a port that only one pod of a node can have,
+// pods that keep apart.
 func TestPodsFollowTheirConstraints(t *testing.T) {
 	ns := scratch(t)
 	nodes, err := mega.client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{Limit: 3})
@@ -233,20 +244,26 @@ func TestPodsFollowTheirConstraints(t *testing.T) {
 			_, _ = mega.kubectl(context.Background(), "", "label", "node", nodes.Items[i].Name, "journey-")
 		})
 	}
-	spec := podSpec("100m")
-	spec.NodeSelector = map[string]string{"journey": "ports"}
-	spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 18080}}
-	createDeployment(t, deployment(ns, "ports", 3, spec))
-	waitRunning(t, ns, "ports", 3, 30*time.Second)
-	list, err := mega.client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	onNode := map[string]bool{}
-	for i := range list.Items {
-		onNode[list.Items[i].Spec.NodeName] = true
-	}
-	if len(onNode) != 3 {
-		t.Errorf("three pods with one host port share nodes: %v", onNode)
+	ports := podSpec("100m")
+	ports.NodeSelector = map[string]string{"journey": "ports"}
+	apart := *ports.DeepCopy()
+	ports.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 18080}}
+	apart.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: hostnameTerm("apart"),
+	}}
+	for app, spec := range map[string]corev1.PodSpec{"ports": ports, "apart": apart} {
+		createDeployment(t, deployment(ns, app, 3, spec))
+		waitRunning(t, ns, app, 3, 30*time.Second)
+		list, err := mega.client.CoreV1().Pods(ns).List(t.Context(), metav1.ListOptions{LabelSelector: "app=" + app})
+		if err != nil {
+			t.Fatal(err)
+		}
+		onNode := map[string]bool{}
+		for i := range list.Items {
+			onNode[list.Items[i].Spec.NodeName] = true
+		}
+		if len(onNode) != 3 {
+			t.Errorf("three pods of %s share nodes: %v", app, onNode)
+		}
 	}
 }
