@@ -147,7 +147,8 @@ func run(t *testing.T, server *store.Server, kind traffic.Traffic, times int64, 
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	return append(operations, watches...)
+	clients := append(operations, watches...)
+	return append(clients, store.Compactions(server.Recoveries(), base, clients, ids.NewClientID(), ids.NewStreamID()))
 }
 
 // account adds what the store persisted.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/anishathalye/porcupine"
 
@@ -40,6 +41,43 @@ func content(request any) string {
 	// These structures always marshal.
 	text, _ := json.Marshal(request)
 	return string(text)
+}
+
+// Compactions gives the compactions that starts brought with them as those of one more client:
+// etcd's model knows only what clients ask for. What a client had asked for is not told again.
+func Compactions(starts []Recovery, base time.Time, clients []report.ClientReport, client, stream int) report.ClientReport {
+	told := report.ClientReport{ClientID: client}
+	last := int64(0)
+	for _, start := range starts {
+		served := start.Served.Sub(base)
+		asked := false
+		for _, client := range clients {
+			for _, operation := range client.KeyValue {
+				request := operation.Input.(model.EtcdRequest)
+				response := operation.Output.(model.MaybeEtcdResponse)
+				if request.Type != model.Compact || operation.Call > served.Nanoseconds() {
+					continue
+				}
+				done := response.Error == "" && response.ClientError == ""
+				asked = asked || request.Compact.Revision == start.Compacted ||
+					done && request.Compact.Revision > start.Compacted
+			}
+		}
+		if asked || start.Compacted <= last {
+			continue
+		}
+		last = start.Compacted
+		told.KeyValue = append(told.KeyValue, porcupine.Operation{
+			ClientId: stream,
+			Input:    model.EtcdRequest{Type: model.Compact, Compact: &model.CompactRequest{Revision: start.Compacted}},
+			Call:     start.Began.Sub(base).Nanoseconds(),
+			Output: model.MaybeEtcdResponse{
+				EtcdResponse: model.EtcdResponse{Compact: &model.CompactResponse{}, Revision: -1},
+			},
+			Return: served.Nanoseconds(),
+		})
+	}
+	return told
 }
 
 const persistedName = "persisted.json"

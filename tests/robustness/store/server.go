@@ -45,7 +45,21 @@ type Server struct {
 	archive sync.WaitGroup
 	ended   chan struct{}
 	disk    *Disk
+	starts  []Recovery
 }
+
+// Recovery is a start on what an earlier life left.
+type Recovery struct {
+	Began, Served time.Time
+	// Compacted: history up to here is forgotten. A snapshot holds none, so a start from one
+	// compacts, whether a client asked for it or not.
+	Compacted int64
+}
+
+var recovered = regexp.MustCompile(`sequencer::run: recovered revision=\d+ compacted=(-?\d+)`)
+
+// Recoveries are all starts so far.
+func (s *Server) Recoveries() []Recovery { return s.starts }
 
 // member is what etcd's packages know a server by; of all its methods they use one.
 type member struct {
@@ -121,6 +135,7 @@ func (s *Server) Start() error {
 	s.output = output
 	s.process = exec.Command(command[0], command[1:]...)
 	s.process.Stdout, s.process.Stderr = output, output
+	began := time.Now()
 	if err := s.process.Start(); err != nil {
 		return err
 	}
@@ -131,7 +146,19 @@ func (s *Server) Start() error {
 	}(s.process, s.ended)
 	s.archive.Add(1)
 	go s.keepSegments(s.ended)
-	return s.ready()
+	if err := s.ready(); err != nil {
+		return err
+	}
+	found := recovered.FindStringSubmatch(s.Output())
+	if found == nil {
+		return fmt.Errorf("the store does not say what it recovered:\n%s", s.Output())
+	}
+	compacted, err := strconv.ParseInt(found[1], 10, 64)
+	if err != nil {
+		return err
+	}
+	s.starts = append(s.starts, Recovery{Began: began, Served: time.Now(), Compacted: compacted})
+	return nil
 }
 
 func (s *Server) ready() error {
