@@ -187,7 +187,7 @@ func electionTime(set metav1.Duration, stock, own time.Duration) time.Duration {
 }
 
 // serve starts the port with health, metrics and profiles. Beside the stock paths, /readyz is well
-// once this process could take over warm.
+// where this process leads or could take over warm.
 func serve(ctx context.Context, c *config.CompletedConfig, checks *controllerhealthz.MutableHealthzHandler, elector *leadership.Elector) (*mux.PathRecorderMux, error) {
 	if c.SecureServing == nil {
 		return nil, nil
@@ -195,11 +195,14 @@ func serve(ctx context.Context, c *config.CompletedConfig, checks *controllerhea
 	handlers := genericcontrollermanager.NewBaseHandler(&c.ComponentConfig.Generic.Debugging, checks)
 	slis.SLIMetricsWithReset{}.Install(handlers)
 	handlers.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !elector.Synced() {
+		switch {
+		case elector.MayAct():
+			_, _ = w.Write([]byte("leading"))
+		case elector.Synced():
+			_, _ = w.Write([]byte("warm"))
+		default:
 			http.Error(w, "the caches are not full yet", http.StatusServiceUnavailable)
-			return
 		}
-		_, _ = w.Write([]byte("ok"))
 	})
 	chain := genericcontrollermanager.BuildHandlerChain(handlers, &c.Authorization, &c.Authentication)
 	_, _, err := c.SecureServing.Serve(chain, 0, ctx.Done())

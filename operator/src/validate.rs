@@ -76,12 +76,13 @@ pub fn validate(
 ) -> Result<ValidatedCluster, InvalidSpec> {
     let spec = &object.spec;
     let mut problems = Problems::default();
+    let hot_standby = spec.controller_manager.hot_standby.unwrap_or(true);
 
     let owner = problems.take("metadata", owner_reference(object));
     let version = problems.take("spec.version", rules::version(&spec.version));
     let image_references = problems.take(
         "spec.images.registry",
-        image_references(spec.images.as_ref(), images, &spec.version),
+        image_references(spec.images.as_ref(), images, &spec.version, hot_standby),
     );
     let networking = networking(&spec.networking, &mut problems);
     let rotation = rotation(spec.pki.as_ref(), &mut problems);
@@ -122,6 +123,7 @@ pub fn validate(
         api_servers: api_servers(&spec.api_servers),
         controller_manager: ControllerManager {
             replicas: spec.controller_manager.replicas,
+            hot_standby,
             extra_args: spec.controller_manager.extra_args.clone(),
             resources: requirements(spec.controller_manager.resources.as_ref()),
         },
@@ -143,6 +145,7 @@ fn image_references(
     spec: Option<&ImagesSpec>,
     defaults: &ImageDefaults,
     version: &str,
+    hot_standby: bool,
 ) -> Result<Images, String> {
     let spec = spec.cloned().unwrap_or_default();
     let registry = spec
@@ -159,7 +162,11 @@ fn image_references(
         watch_cache: own("watchcache"),
         scheduler: own("scheduler"),
         api_server: stock("kube-apiserver"),
-        controller_manager: stock("kube-controller-manager"),
+        controller_manager: if hot_standby {
+            own("controller-manager")
+        } else {
+            stock("kube-controller-manager")
+        },
         pull_policy: spec.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
         pull_secrets: spec.pull_secrets.into_iter().map(|secret| secret.name).collect(),
     })

@@ -1,4 +1,5 @@
-//! The stock kube-controller-manager: one leads, the others wait.
+//! The controller manager: one leads, the others wait. With a hot standby it is our own build
+//! (`controller-manager/`), whose replicas are ready once their caches are full; else the stock one.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::flags::{Flags, command_line};
-use super::names::Names;
+use super::names::{Names, STANDBY_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, Health, KEYS_DIGEST, Mount, Program};
 use super::{budget, go_runtime, labels, workload};
@@ -19,6 +20,7 @@ const COMPONENT: &str = "controller-manager";
 
 const HTTPS: &str = "https";
 const PORT: u16 = 10257;
+const STANDBY: &str = "standby";
 
 /// Flags that a user can't set: files, addresses and identities that other parts rely on.
 pub const MANAGED_FLAGS: &[&str] = &[
@@ -31,6 +33,7 @@ pub const MANAGED_FLAGS: &[&str] = &[
     "cluster-signing-cert-file",
     "cluster-signing-key-file",
     "configure-cloud-routes",
+    "enable-leader-migration",
     "kubeconfig",
     "leader-elect",
     "leader-elect-resource-name",
@@ -40,6 +43,7 @@ pub const MANAGED_FLAGS: &[&str] = &[
     "secure-port",
     "service-account-private-key-file",
     "service-cluster-ip-range",
+    "standby-listen-address",
     "use-service-account-credentials",
 ];
 
@@ -59,7 +63,11 @@ pub(super) fn add(cluster: &ValidatedCluster, digests: &Digests, children: &mut 
     let name = names.controller_manager();
     let labels = labels::component(&names, COMPONENT);
     pods::add_service_account(cluster, COMPONENT, children);
-    network_policy::add(cluster, &name, COMPONENT, &[(From::Anyone, PORT)], children);
+    let https = (From::Anyone, PORT);
+    let standby = (From::Component(COMPONENT), STANDBY_PORT);
+    let hot = cluster.controller_manager.hot_standby;
+    let allowed = if hot { &[https, standby][..] } else { &[https][..] };
+    network_policy::add(cluster, &name, COMPONENT, allowed, children);
     budget::add(cluster, &name, labels, cluster.controller_manager.replicas, children);
     let deployment = deployment(cluster, &names, digests);
     children.add(cluster, Stage::ControllerManager, Lifetime::Owned, deployment);
@@ -73,15 +81,20 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, digests: &Digests) -> D
         labels: labels.clone(),
         annotations: BTreeMap::from([(KEYS_DIGEST.to_owned(), digests.controller_manager.clone())]),
         image: &cluster.images.controller_manager,
-        command: Some("kube-controller-manager"),
+        command: (!settings.hot_standby).then_some("kube-controller-manager"),
         args: command_line(managed(cluster), tunable(cluster), &[], &settings.extra_args),
         env: go_runtime::environment(&settings.resources),
-        ports: &[(HTTPS, PORT)],
+        ports: if settings.hot_standby {
+            &[(HTTPS, PORT), (STANDBY, STANDBY_PORT)]
+        } else {
+            &[(HTTPS, PORT)]
+        },
         health: Health {
             scheme: "HTTPS",
             port: HTTPS,
             live: "/healthz",
-            ready: "/healthz",
+            // Of our own: the caches are full, or it leads.
+            ready: if settings.hot_standby { "/readyz" } else { "/healthz" },
             start_within: 120,
         },
         mounts: vec![
@@ -136,6 +149,9 @@ fn managed(cluster: &ValidatedCluster) -> Flags {
         .set("cluster-signing-cert-file", format!("{CLUSTER_CA}/tls.crt"))
         .set("cluster-signing-key-file", format!("{CLUSTER_CA}/tls.key"))
         .set("configure-cloud-routes", "false");
+    if cluster.controller_manager.hot_standby {
+        flags.set("standby-listen-address", format!("0.0.0.0:{STANDBY_PORT}"));
+    }
     allocate(cluster, &mut flags);
     flags
 }

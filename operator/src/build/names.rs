@@ -15,6 +15,8 @@ pub const APISERVER_PORT: u16 = 6443;
 pub const WATCHCACHE_PORT: u16 = 6443;
 /// Where the scheduler's shards and relays serve relays.
 pub const SCHEDULER_PORT: u16 = 7443;
+/// Where replicas that stand by connect to the one that leads.
+pub const STANDBY_PORT: u16 = 7444;
 
 /// Names the children of one MegaCluster.
 #[derive(Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdate
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
 use super::labels;
-use super::names::{Names, SCHEDULER_PORT};
+use super::names::{Names, SCHEDULER_PORT, STANDBY_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, ADMIN, Health, KEYS_DIGEST, Mount, Program};
 use super::{budget, service, workload};
@@ -22,6 +22,7 @@ const RELAY: &str = "scheduler-relay";
 
 const ADMIN_PORT: u16 = 10259;
 const GRPC: &str = "grpc";
+const STANDBY: &str = "standby";
 
 const KUBECONFIG: &str = "/etc/megacluster-scheduler/kubeconfig";
 const TLS: &str = "/etc/megacluster-scheduler/tls";
@@ -32,17 +33,17 @@ pub(super) fn add(cluster: &ValidatedCluster, digests: &Digests, children: &mut 
     let Scheduler { shards, relays, .. } = cluster.scheduler;
     let shard_args = shard_args(cluster, &names);
     let relay_args = relay_args(cluster, &names);
-    for (component, replicas, args) in [(SHARD, shards, shard_args), (RELAY, relays, relay_args)] {
+    let grpc = (From::Component(RELAY), SCHEDULER_PORT);
+    let admin = (From::Anyone, ADMIN_PORT);
+    let standby = (From::Component(RELAY), STANDBY_PORT);
+    for (component, replicas, args, allowed) in [
+        (SHARD, shards, shard_args, &[grpc, admin][..]),
+        (RELAY, relays, relay_args, &[grpc, admin, standby][..]),
+    ] {
         let name = names.child(component);
         let labels = labels::component(&names, component);
         // Relays ask shards, and a leading relay asks others to ask for it.
-        network_policy::add(
-            cluster,
-            &name,
-            component,
-            &[(From::Component(RELAY), SCHEDULER_PORT), (From::Anyone, ADMIN_PORT)],
-            children,
-        );
+        network_policy::add(cluster, &name, component, allowed, children);
         budget::add(cluster, &name, labels.clone(), replicas, children);
         let ports = vec![service::port(GRPC, SCHEDULER_PORT), service::port(ADMIN, ADMIN_PORT)];
         let service = service::headless(&names, &name, labels.clone(), ports, true);
@@ -94,6 +95,7 @@ fn relay_args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
         format!("--cert-file={TLS}/tls.crt"),
         format!("--key-file={TLS}/tls.key"),
         format!("--fan-out={fan_out}"),
+        format!("--standby-listen-address=0.0.0.0:{STANDBY_PORT}"),
     ];
     args.extend(peers("shard", names.scheduler_shard(), shards));
     // Relays need to know each other only where they make a tree; elsewhere scaling them would
@@ -130,7 +132,11 @@ fn template(
         command: None,
         args,
         env: vec![pods::pod_field("POD_NAME", "metadata.name")],
-        ports: &[(GRPC, SCHEDULER_PORT), (ADMIN, ADMIN_PORT)],
+        ports: if component == RELAY {
+            &[(GRPC, SCHEDULER_PORT), (ADMIN, ADMIN_PORT), (STANDBY, STANDBY_PORT)]
+        } else {
+            &[(GRPC, SCHEDULER_PORT), (ADMIN, ADMIN_PORT)]
+        },
         health: Health::admin(120),
         mounts: vec![
             Mount::Secret {

@@ -151,6 +151,45 @@ fn many_shards_are_asked_through_a_tree() {
     );
 }
 
+/// With a hot standby it is another program on another port, and pods are ready when warm.
+#[test]
+fn a_hot_standby_is_our_own_program() {
+    let manager = |hot_standby| {
+        let cluster = cluster_with("prod", LARGE, Facts::default(), |spec| {
+            spec.controller_manager.hot_standby = hot_standby;
+        });
+        let children = children(&cluster);
+        let all = workloads(&children);
+        let (.., template) = all.iter().find(|(name, ..)| name.ends_with("manager")).unwrap();
+        let container = pod(template).containers[0].clone();
+        let policy = children.get("NetworkPolicy", "prod-controller-manager").unwrap();
+        let rules = value(policy)["spec"]["ingress"].as_array().unwrap().len();
+        let probe = container.readiness_probe.unwrap().http_get.unwrap().path.unwrap();
+        let listens =
+            container.args.unwrap().iter().any(|arg| arg.starts_with("--standby-listen-address="));
+        (container.image.unwrap(), container.command, probe, listens, rules)
+    };
+    let hot = (
+        "registry.example/mega/megacluster-controller-manager:9.9.9".to_owned(),
+        None,
+        "/readyz".to_owned(),
+        true,
+        2,
+    );
+    assert_eq!(manager(None), hot);
+    assert_eq!(manager(Some(true)), hot);
+    assert_eq!(
+        manager(Some(false)),
+        (
+            "mirror.example/k8s/kube-controller-manager:v1.36.3".to_owned(),
+            Some(vec!["kube-controller-manager".to_owned()]),
+            "/healthz".to_owned(),
+            false,
+            1,
+        )
+    );
+}
+
 #[test]
 fn a_selector_finds_its_own_pods_only() {
     let workloads = workloads(&children(&cluster(LARGE)));

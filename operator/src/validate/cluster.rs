@@ -63,7 +63,7 @@ pub struct Images {
     pub scheduler: String,
     /// `kube-apiserver`.
     pub api_server: String,
-    /// `kube-controller-manager`.
+    /// `kube-controller-manager`, or `megacluster-controller-manager` with a hot standby.
     pub controller_manager: String,
     /// When the kubelet pulls them.
     pub pull_policy: PullPolicy,
@@ -169,6 +169,8 @@ pub struct Pool {
 pub struct ControllerManager {
     /// Replicas, at least one.
     pub replicas: i32,
+    /// Whether it is our own, whose standby is warm.
+    pub hot_standby: bool,
     /// Arguments after the operator's own; none of them repeats one of those.
     pub extra_args: Vec<String>,
     /// Resources of the container.

@@ -118,7 +118,7 @@ pub struct GroupResource {
     pub resource: String,
 }
 
-/// The stock kube-controller-manager, one of whose replicas leads.
+/// The controller manager, one of whose replicas leads.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ControllerManagerSpec {
@@ -126,6 +126,13 @@ pub struct ControllerManagerSpec {
     #[serde(default = "two")]
     #[schemars(range(min = 1, max = 8))]
     pub replicas: i32,
+
+    /// Whether the replicas that don't lead keep their caches full, to take over within a second:
+    /// MegaCluster's own build of the controller manager, of the operator's Kubernetes version.
+    /// False runs the stock one, whose failover takes up to 15 seconds and a cold start. True if
+    /// not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hot_standby: Option<bool>,
 
     /// More arguments, each `--flag=value`. Flags that the operator sets for its own purposes are
     /// refused.
@@ -140,7 +147,7 @@ pub struct ControllerManagerSpec {
 
 impl Default for ControllerManagerSpec {
     fn default() -> Self {
-        Self { replicas: two(), extra_args: Vec::new(), resources: None }
+        Self { replicas: two(), hot_standby: None, extra_args: Vec::new(), resources: None }
     }
 }
 

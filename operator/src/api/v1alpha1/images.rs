@@ -23,7 +23,7 @@ pub struct ImagesSpec {
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[a-zA-Z0-9_][a-zA-Z0-9._-]*$"))]
     pub tag: Option<String>,
 
-    /// Registry and path in front of the stock images (`kube-apiserver`,
+    /// Registry and path in front of the stock images (`kube-apiserver`, and without a hot standby
     /// `kube-controller-manager`), whose tag is the cluster's version. `registry.k8s.io` if
     /// nothing else is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]

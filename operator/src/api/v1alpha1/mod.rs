@@ -171,7 +171,7 @@ pub struct MegaClusterSpec {
     #[serde(default)]
     pub api_servers: ApiServersSpec,
 
-    /// The kube-controller-manager.
+    /// The controller manager.
     #[serde(default)]
     pub controller_manager: ControllerManagerSpec,
 
