@@ -53,6 +53,7 @@ const CONDITIONS: &str = "
 | `SchedulerReady` | every wanted shard and relay is ready |
 | `CertificatesReady` | every key and certificate is in place and valid |
 | `EndpointReady` | the front door has just answered an administrator: `/readyz`, and a list of Namespaces |
+| `StandbySynced` | a warm replica would follow at once where the leading controller manager or relay died; `Unknown` while the cluster does not answer. `Ready` does not depend on it |
 | `UpToDate` | every component runs as the spec asks and no rollout is left; `Unknown` while paused |
 
 Each carries the generation that it is about. The status follows

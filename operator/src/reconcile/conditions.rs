@@ -27,6 +27,8 @@ pub const SCHEDULER_READY: &str = "SchedulerReady";
 pub const CERTIFICATES_READY: &str = "CertificatesReady";
 /// An administrator's request through the front door was answered.
 pub const ENDPOINT_READY: &str = "EndpointReady";
+/// A warm replica would follow each leader that died now.
+pub const STANDBY_SYNCED: &str = "StandbySynced";
 /// Every component runs as the latest spec asks.
 pub const UP_TO_DATE: &str = "UpToDate";
 

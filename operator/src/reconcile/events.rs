@@ -81,7 +81,37 @@ pub fn of_status(object: &MegaCluster, new: &MegaClusterStatus) -> Vec<Note> {
         }
         _ => {}
     }
+    notes.extend(takeovers(&old, new));
     notes
+}
+
+/// Takeovers since the stored status. Leaders without an epoch, which are stock ones, go by name.
+fn takeovers(old: &MegaClusterStatus, new: &MegaClusterStatus) -> Vec<Note> {
+    let manager = |status: &MegaClusterStatus| {
+        status.controller_manager.as_ref().map(|manager| manager.leadership.clone())
+    };
+    let relay = |status: &MegaClusterStatus| {
+        status.scheduler.as_ref().map(|scheduler| scheduler.leadership.clone())
+    };
+    [
+        ("the controller manager", manager(old), manager(new)),
+        ("the scheduler", relay(old), relay(new)),
+    ]
+    .into_iter()
+    .filter_map(|(what, old, new)| {
+        let (old, new) = (old?, new?);
+        let now = new.leader?;
+        let (changed, epoch) = match (old.epoch, new.epoch) {
+            (Some(before), Some(now)) => (before != now, format!(", epoch {now}")),
+            _ => (old.leader.as_ref().is_some_and(|before| *before != now), String::new()),
+        };
+        let before = old.leader.as_deref().unwrap_or("nobody");
+        changed.then(|| {
+            let message = format!("{what}: {now} leads after {before}{epoch}");
+            Note::normal("LeaderChanged", "TakeOver", message)
+        })
+    })
+    .collect()
 }
 
 /// What the writes of a reconcile are worth telling. A child that comes back although nothing was
@@ -146,4 +176,36 @@ fn about(done: &str, keys: &[&ObjectKey], note: impl Fn(String) -> Note) -> Vec<
     keys.iter()
         .map(|key| Note { child: Some((*key).clone()), ..note(format!("{done} {}", name(key))) })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::v1alpha1::{LeaderStatus, SchedulerStatus};
+
+    fn status(leader: Option<&str>, epoch: Option<i64>) -> MegaClusterStatus {
+        let leader = leader.map(ToOwned::to_owned);
+        let leadership = LeaderStatus { leader, epoch, standby_synced: None };
+        let scheduler = Some(SchedulerStatus { leadership, ..SchedulerStatus::default() });
+        MegaClusterStatus { scheduler, ..MegaClusterStatus::default() }
+    }
+
+    #[test]
+    fn each_takeover_is_told_once() {
+        let told = |old: &MegaClusterStatus, new: &MegaClusterStatus| {
+            takeovers(old, new).into_iter().map(|note| note.message).collect::<Vec<_>>()
+        };
+        let none = MegaClusterStatus::default();
+        let (first, second) = (status(Some("a"), Some(3)), status(Some("b"), Some(9)));
+        assert_eq!(told(&none, &first), [""; 0], "the first leader takes over from nobody");
+        assert_eq!(told(&first, &first), [""; 0]);
+        assert_eq!(told(&first, &second), ["the scheduler: b leads after a, epoch 9"]);
+        let again = status(Some("b"), Some(12));
+        assert_eq!(told(&second, &again), ["the scheduler: b leads after b, epoch 12"]);
+        let nobody = status(None, Some(9));
+        assert_eq!(told(&second, &nobody), [""; 0]);
+        assert_eq!(told(&nobody, &again), ["the scheduler: b leads after nobody, epoch 12"]);
+        let stock = (status(Some("a"), None), status(Some("b"), None));
+        assert_eq!(told(&stock.0, &stock.1), ["the scheduler: b leads after a"]);
+    }
 }

@@ -8,6 +8,7 @@ pub mod error;
 pub mod events;
 pub mod gate;
 mod kinds;
+pub mod leaders;
 mod memory;
 pub mod observed;
 mod probe;
@@ -28,13 +29,14 @@ use tracing::{debug, info, warn};
 
 use apply::{Applied, ChangeKind, Prepared, Writer};
 use error::{ReconcileError, bounded};
+use leaders::Leaders;
 use observed::Observed;
 use status::{Answer, Certificates, Facts};
 
 use crate::{
     api::{
         FIELD_MANAGER,
-        v1alpha1::{ConditionStatus, MegaCluster, MegaClusterStatus},
+        v1alpha1::{Condition, ConditionStatus, MegaCluster, MegaClusterStatus},
     },
     build,
     children::Children,
@@ -140,7 +142,7 @@ impl Reconciler {
             facts: applied.observed.facts(&cluster.endpoint_service()),
             ..cluster
         };
-        let answer = self.ask(&cluster, &applied.observed).await;
+        let (answer, leaders) = self.ask(&cluster, &applied.observed).await;
         let notices = plan.warnings.iter().map(ToString::to_string).collect();
         let status = status::compute(&Facts {
             object,
@@ -148,6 +150,7 @@ impl Reconciler {
             children: &children,
             applied: &applied,
             answer: &answer,
+            leaders: leaders.as_ref(),
             certificates: Certificates::Planned(plan.next_rotation, notices),
             now,
         });
@@ -194,13 +197,14 @@ impl Reconciler {
         live: Observed,
         error: ReconcileError,
     ) -> Result<Next, ReconcileError> {
-        let answer = self.ask(cluster, &live).await;
+        let (answer, leaders) = self.ask(cluster, &live).await;
         let status = status::compute(&Facts {
             object,
             cluster,
             children: &Children::default(),
             applied: &Applied::untouched(live),
             answer: &answer,
+            leaders: leaders.as_ref(),
             certificates: Certificates::Failed(error.condition_reason(), error.to_string()),
             now: Timestamp::now(),
         });
@@ -212,21 +216,26 @@ impl Reconciler {
         Writer { client: &self.client, may_act: &*self.may_act, memory: &self.memory }
     }
 
-    /// Asks the endpoint, once there is somebody who could answer.
-    async fn ask(&self, cluster: &ValidatedCluster, observed: &Observed) -> Answer {
+    /// Asks the endpoint, once there is somebody who could answer, and who leads inside.
+    async fn ask(
+        &self,
+        cluster: &ValidatedCluster,
+        observed: &Observed,
+    ) -> (Answer, Option<Leaders>) {
+        let not_asked = |why: &str| (Answer::NotAsked(why.to_owned()), None);
         let rollouts = observed.rollouts(cluster);
         let some = |rollout: Option<observed::Rollout>| rollout.is_some_and(|r| r.ready > 0);
         let default_pool = rollouts.pools.first().and_then(|(_, rollout)| *rollout);
         if !some(default_pool) {
-            return Answer::NotAsked("no apiserver of the default pool is ready".to_owned());
+            return not_asked("no apiserver of the default pool is ready");
         }
         if !some(rollouts.front_door) {
-            return Answer::NotAsked("no replica of the front door is ready".to_owned());
+            return not_asked("no replica of the front door is ready");
         }
         let name = format!("{}-admin-kubeconfig", cluster.name);
         match observed.secrets().get(&name) {
             Some(admin) => probe::ask(cluster, admin).await,
-            None => Answer::NotAsked(format!("Secret {name} does not exist")),
+            None => not_asked(&format!("Secret {name} does not exist")),
         }
     }
 
@@ -315,16 +324,24 @@ fn children(cluster: &ValidatedCluster, plan: &PkiPlan) -> Result<Children, Reco
 }
 
 /// When to look again although nothing has changed: a Ready cluster's endpoint is asked now and
-/// then, and one that is not Ready the more rarely the longer that lasts.
+/// then, and one that is not Ready, or whose standbys are not warm yet, the more rarely the longer
+/// that lasts.
 fn pause(status: &MegaClusterStatus, next_rotation: Timestamp, now: Timestamp) -> Duration {
     let since = |from: Timestamp, to: Timestamp| {
         Duration::try_from(from.duration_until(to)).unwrap_or_default()
     };
+    let growing = |condition: &Condition| {
+        (since(condition.last_transition_time.0, now) / 8).clamp(SOON, STEADY)
+    };
+    let cold = conditions::find(&status.conditions, conditions::STANDBY_SYNCED).filter(|standby| {
+        standby.status == ConditionStatus::False && leaders::may_become_warm(&standby.reason)
+    });
     match conditions::find(&status.conditions, conditions::READY) {
         Some(ready) if ready.status == ConditionStatus::True => {
-            since(now, next_rotation).clamp(SOON, STEADY)
+            let steady = since(now, next_rotation).clamp(SOON, STEADY);
+            cold.map_or(steady, |cold| growing(cold).min(steady))
         }
-        Some(ready) => (since(ready.last_transition_time.0, now) / 8).clamp(SOON, STEADY),
+        Some(ready) => growing(ready),
         None => SOON,
     }
 }
@@ -348,6 +365,18 @@ mod tests {
         assert_eq!(pause(&status(true, 0), at(90_000), at(1000)), STEADY);
         assert_eq!(pause(&status(true, 0), at(1010), at(1000)), Duration::from_secs(10));
         assert_eq!(pause(&status(true, 0), at(900), at(1000)), SOON);
+    }
+
+    #[test]
+    fn a_standby_that_may_become_warm_is_looked_for_soon() {
+        let with = |reason| {
+            let mut list = conditions::Conditions::new(&[], None, at(0));
+            list.set_bool(conditions::READY, true, "Test", "");
+            list.set_bool(conditions::STANDBY_SYNCED, false, reason, "");
+            MegaClusterStatus { conditions: list.into_list(), ..MegaClusterStatus::default() }
+        };
+        assert_eq!(pause(&with("NoStandby"), at(90_000), at(10)), SOON);
+        assert_eq!(pause(&with("OneReplica"), at(90_000), at(10)), STEADY);
     }
 
     #[test]

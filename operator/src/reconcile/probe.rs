@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, Client, Config,
@@ -10,10 +11,11 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
+use super::leaders::{self, Leader, Leaders};
 use super::status::Answer;
 use crate::validate::ValidatedCluster;
 
-/// How long the endpoint may take for both questions together.
+/// How long the endpoint may take for all questions together.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the endpoint could not be asked, or what it said.
@@ -39,16 +41,17 @@ enum ProbeError {
 ///
 /// The connection goes to the Service's own address, whatever name clients use from elsewhere:
 /// that name may not be reachable from here, and its load balancer is not the cluster's fault.
-pub(super) async fn ask(cluster: &ValidatedCluster, admin: &Secret) -> Answer {
+///
+/// Where it answers it also says who leads.
+pub(super) async fn ask(cluster: &ValidatedCluster, admin: &Secret) -> (Answer, Option<Leaders>) {
     let Some(address) = cluster.facts.endpoint_cluster_ip else {
-        return Answer::NotAsked(
-            "the Service in front of the cluster has no address yet".to_owned(),
-        );
+        let why = "the Service in front of the cluster has no address yet";
+        return (Answer::NotAsked(why.to_owned()), None);
     };
     let answer = tokio::time::timeout(TIMEOUT, ask_at(cluster, address, admin)).await;
     match answer.unwrap_or(Err(ProbeError::Timeout)) {
-        Ok(()) => Answer::Yes,
-        Err(error) => Answer::No(chain(&error)),
+        Ok(leaders) => (Answer::Yes, leaders),
+        Err(error) => (Answer::No(chain(&error)), None),
     }
 }
 
@@ -56,7 +59,7 @@ async fn ask_at(
     cluster: &ValidatedCluster,
     address: IpAddr,
     admin: &Secret,
-) -> Result<(), ProbeError> {
+) -> Result<Option<Leaders>, ProbeError> {
     let data = admin.data.as_ref().and_then(|data| data.get("value"));
     let text = data.and_then(|value| std::str::from_utf8(&value.0).ok());
     let kubeconfig = Kubeconfig::from_yaml(text.ok_or(ProbeError::Incomplete("value"))?)?;
@@ -76,8 +79,22 @@ async fn ask_at(
     if said != "ok" {
         return Err(ProbeError::NotReady(said.chars().take(200).collect()));
     }
-    Api::<Namespace>::all(client).list_metadata(&ListParams::default().limit(1)).await?;
-    Ok(())
+    let leases: Api<Lease> = Api::namespaced(client.clone(), leaders::NAMESPACE);
+    let (all, one): (Api<Namespace>, _) = (Api::all(client), ListParams::default().limit(1));
+    let (namespaces, controller_manager, scheduler) = tokio::join!(
+        all.list_metadata(&one),
+        leases.get_opt(leaders::CONTROLLER_MANAGER),
+        leases.get_opt(leaders::SCHEDULER),
+    );
+    namespaces?;
+    // Whether the endpoint answers is the question; Leases that can't be read are no answer to it.
+    let (Ok(controller_manager), Ok(scheduler)) = (controller_manager, scheduler) else {
+        return Ok(None);
+    };
+    Ok(Some(Leaders {
+        controller_manager: Leader::of(controller_manager.as_ref()),
+        scheduler: Leader::of(scheduler.as_ref()),
+    }))
 }
 
 /// An error and what caused it: the cause of a failed connection is several layers down.

@@ -7,9 +7,10 @@ use super::{
     apply::Applied,
     conditions::{
         API_SERVERS_READY, CERTIFICATES_READY, CONTROLLER_MANAGER_READY, Conditions,
-        ENDPOINT_READY, PAUSED, READY, RECONCILING, SCHEDULER_READY, STALLED, STORE_READY,
-        UP_TO_DATE, WATCH_CACHE_READY,
+        ENDPOINT_READY, PAUSED, READY, RECONCILING, SCHEDULER_READY, STALLED, STANDBY_SYNCED,
+        STORE_READY, UP_TO_DATE, WATCH_CACHE_READY,
     },
+    leaders::{self, Leaders},
     observed::{Rollout, Rollouts},
 };
 use crate::{
@@ -51,6 +52,8 @@ pub struct Facts<'a> {
     pub applied: &'a Applied,
     /// Whether the endpoint answered.
     pub answer: &'a Answer,
+    /// Who leads inside, where that could be asked.
+    pub leaders: Option<&'a Leaders>,
     /// The keys and certificates.
     pub certificates: Certificates,
     /// The clock.
@@ -130,6 +133,7 @@ pub fn compute(facts: &Facts<'_>) -> MegaClusterStatus {
     for (type_, _, part) in &parts {
         conditions.set_bool(type_, part.well, part.reason, part.message.clone());
     }
+    leaders::condition(cluster, facts.leaders, &mut conditions);
     if object.spec.paused {
         let message = "the spec is not compared with what runs while it is paused";
         conditions.set(UP_TO_DATE, ConditionStatus::Unknown, "PausedByUser", message);
@@ -141,6 +145,11 @@ pub fn compute(facts: &Facts<'_>) -> MegaClusterStatus {
         && rollouts.controller_manager.is_some_and(|r| r.is_done())
         && up_to_date.well
         && !object.spec.paused;
+    let known = [
+        old.controller_manager.map(|manager| manager.leadership).unwrap_or_default(),
+        old.scheduler.map(|scheduler| scheduler.leadership).unwrap_or_default(),
+    ];
+    let [manager, relay] = leaders::status(cluster, facts.leaders, known);
     MegaClusterStatus {
         observed_generation: generation,
         version: if stock_is_new { Some(format!("v{}", cluster.version)) } else { old.version },
@@ -164,12 +173,14 @@ pub fn compute(facts: &Facts<'_>) -> MegaClusterStatus {
         controller_manager: Some(ControllerManagerStatus {
             replicas: cluster.controller_manager.replicas,
             ready: ready(rollouts.controller_manager),
+            leadership: manager,
         }),
         scheduler: Some(SchedulerStatus {
             shards: cluster.scheduler.shards,
             shards_ready: ready(rollouts.shards),
             relays: cluster.scheduler.relays,
             relays_ready: ready(rollouts.relays),
+            leadership: relay,
         }),
         conditions: conditions.into_list(),
     }
@@ -199,6 +210,7 @@ pub fn invalid(object: &MegaCluster, error: &InvalidSpec, now: Timestamp) -> Meg
         SCHEDULER_READY,
         CERTIFICATES_READY,
         ENDPOINT_READY,
+        STANDBY_SYNCED,
     ] {
         conditions.keep(type_);
     }

@@ -29,8 +29,8 @@ pub use networking::{EndpointSpec, EndpointType, NetworkingSpec};
 pub use pki::{PkiSpec, RotationSpec};
 pub use resources::{ResourceAmounts, Resources};
 pub use status::{
-    ApiServersStatus, Condition, ConditionStatus, ControllerManagerStatus, MegaClusterStatus,
-    PkiStatus, PoolStatus, ReplicaStatus, SchedulerStatus, SecretKeyRef,
+    ApiServersStatus, Condition, ConditionStatus, ControllerManagerStatus, LeaderStatus,
+    MegaClusterStatus, PkiStatus, PoolStatus, ReplicaStatus, SchedulerStatus, SecretKeyRef,
 };
 pub use store::{DurabilityMode, DurabilityRule, DurabilitySpec, StoreSpec, WalSpec};
 

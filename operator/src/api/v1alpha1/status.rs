@@ -1,5 +1,4 @@
-//! What the operator reports. Facts that change all the time (revisions, lag, leaders' epochs)
-//! are metrics of the components instead: here they would rewrite the object without end.
+//! What the operator reports. Facts that change all the time (revisions, lag) are metrics of the components instead: here they would rewrite the object without end.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
@@ -119,18 +118,36 @@ pub struct PoolStatus {
     pub updated: i32,
 }
 
+/// Who leads, by the Lease inside the cluster when it was last read.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaderStatus {
+    /// The pod that leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// The leadership's epoch: it grows with each takeover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<i64>,
+    /// Whether a warm replica would follow at once. Not there while nobody could be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby_synced: Option<bool>,
+}
+
 /// The controller manager.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ControllerManagerStatus {
     /// How many are wanted.
     pub replicas: i32,
     /// How many are ready.
     pub ready: i32,
+    /// Who leads.
+    #[serde(flatten)]
+    pub leadership: LeaderStatus,
 }
 
 /// The scheduler.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SchedulerStatus {
     /// How many shards are wanted.
@@ -141,6 +158,9 @@ pub struct SchedulerStatus {
     pub relays: i32,
     /// How many relays are ready.
     pub relays_ready: i32,
+    /// Which relay leads.
+    #[serde(flatten)]
+    pub leadership: LeaderStatus,
 }
 
 /// A condition as Kubernetes writes them (metav1.Condition).
