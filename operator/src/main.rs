@@ -148,7 +148,7 @@ async fn run(flags: RunFlags) -> Result<(), MainError> {
 
     // Watches and caches are there before this process leads; what may be written is asked for
     // each write.
-    let reconciler = Arc::new(reconciler(&flags, &client, leadership.clone()));
+    let reconciler = Arc::new(reconciler(&flags, &client, leadership.clone(), shutdown.token()));
     let options = controller::Options {
         namespace: flags.namespace.clone(),
         concurrency: flags.concurrency,
@@ -169,6 +169,7 @@ fn reconciler(
     flags: &RunFlags,
     client: &Client,
     leadership: watch::Receiver<Leadership>,
+    stopping: CancellationToken,
 ) -> Reconciler {
     let reporter =
         Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(flags.identity.clone()) };
@@ -181,6 +182,8 @@ fn reconciler(
             kubernetes_registry: flags.kubernetes_registry.clone(),
         },
         memory: Memory::default(),
-        may_act: Box::new(move || leadership.borrow().may_act()),
+        stopping: stopping.clone(),
+        // The write that is under way ends; the rest is the next leader's.
+        may_act: Box::new(move || !stopping.is_cancelled() && leadership.borrow().may_act()),
     }
 }

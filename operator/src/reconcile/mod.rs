@@ -25,6 +25,7 @@ use kube::{
     runtime::events::{Event, EventType, Recorder},
 };
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use apply::{Applied, ChangeKind, Prepared, Writer};
@@ -67,6 +68,8 @@ pub struct Reconciler {
     pub memory: Memory,
     /// Whether this process still leads: asked before each write.
     pub may_act: Box<dyn Fn() -> bool + Send + Sync>,
+    /// The process shall stop: whoever leads next waits for the reconciles that run.
+    pub stopping: CancellationToken,
 }
 
 impl std::fmt::Debug for Reconciler {
@@ -142,7 +145,10 @@ impl Reconciler {
             facts: applied.observed.facts(&cluster.endpoint_service()),
             ..cluster
         };
-        let (answer, leaders) = self.ask(&cluster, &applied.observed).await;
+        self.publish(object, events::of_writes(object, &applied, &plan)).await;
+        let Some((answer, leaders)) = self.ask(&cluster, &applied.observed).await else {
+            return Ok(Next::AwaitChange);
+        };
         let notices = plan.warnings.iter().map(ToString::to_string).collect();
         let status = status::compute(&Facts {
             object,
@@ -154,7 +160,6 @@ impl Reconciler {
             certificates: Certificates::Planned(plan.next_rotation, notices),
             now,
         });
-        self.publish(object, events::of_writes(object, &applied, &plan)).await;
         let pause = pause(&status, plan.next_rotation, now);
         self.report(object, status).await?;
         match applied.failure.take() {
@@ -197,7 +202,9 @@ impl Reconciler {
         live: Observed,
         error: ReconcileError,
     ) -> Result<Next, ReconcileError> {
-        let (answer, leaders) = self.ask(cluster, &live).await;
+        let Some((answer, leaders)) = self.ask(cluster, &live).await else {
+            return Ok(Next::AwaitChange);
+        };
         let status = status::compute(&Facts {
             object,
             cluster,
@@ -216,13 +223,14 @@ impl Reconciler {
         Writer { client: &self.client, may_act: &*self.may_act, memory: &self.memory }
     }
 
-    /// Asks the endpoint, once there is somebody who could answer, and who leads inside.
+    /// Asks the endpoint, once there is somebody who could answer, and who leads inside. `None`
+    /// where the process shall stop: a front door that doesn't answer would hold up the next leader.
     async fn ask(
         &self,
         cluster: &ValidatedCluster,
         observed: &Observed,
-    ) -> (Answer, Option<Leaders>) {
-        let not_asked = |why: &str| (Answer::NotAsked(why.to_owned()), None);
+    ) -> Option<(Answer, Option<Leaders>)> {
+        let not_asked = |why: &str| Some((Answer::NotAsked(why.to_owned()), None));
         let rollouts = observed.rollouts(cluster);
         let some = |rollout: Option<observed::Rollout>| rollout.is_some_and(|r| r.ready > 0);
         let default_pool = rollouts.pools.first().and_then(|(_, rollout)| *rollout);
@@ -234,7 +242,9 @@ impl Reconciler {
         }
         let name = format!("{}-admin-kubeconfig", cluster.name);
         match observed.secrets().get(&name) {
-            Some(admin) => probe::ask(cluster, admin).await,
+            Some(admin) => {
+                Box::pin(self.stopping.run_until_cancelled(probe::ask(cluster, admin))).await
+            }
             None => not_asked(&format!("Secret {name} does not exist")),
         }
     }

@@ -18,6 +18,7 @@ use megacluster_operator::{
     validate::ImageDefaults,
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 /// Objects by path, such as `/apis/apps/v1/namespaces/mc/deployments/prod-watchcache`.
 #[derive(Default)]
@@ -79,6 +80,7 @@ impl Fake {
             },
             memory: Memory::default(),
             may_act: Box::new(move || leads),
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -256,6 +258,12 @@ impl State {
             wanted["status"] = old["status"].clone();
             for field in ["uid", "resourceVersion", "generation"] {
                 wanted["metadata"][field] = old["metadata"][field].clone();
+            }
+            // Chosen by the API server, not asked for by anybody.
+            if let Some(address) = old["spec"].get("clusterIP")
+                && wanted["spec"].get("clusterIP").is_none()
+            {
+                wanted["spec"]["clusterIP"] = address.clone();
             }
             if old["spec"] != wanted["spec"] {
                 let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);

@@ -195,6 +195,33 @@ async fn who_does_not_lead_writes_nothing() {
     assert_eq!(fake.take_writes(), Vec::<String>::new());
 }
 
+/// A front door that takes connections and says nothing is asked for 5 s; whoever leads next would
+/// wait as long for the Lease.
+#[tokio::test]
+async fn who_shall_stop_does_not_wait_for_an_answer() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let fake = Fake::with_cluster(&format!(
+        "{{version: v1.36.3, networking: {{endpoint: {{type: ClusterIP, port: {port}}}}}}}"
+    ));
+    settle(&fake).await;
+    fake.edit("/api/v1/namespaces/mc/services/prod-api", |object| {
+        object["spec"]["clusterIP"] = json!("127.0.0.1");
+    });
+    let reconciler = fake.reconciler();
+    let stopping = reconciler.stopping.clone();
+    let stop = async {
+        let connection = silent.accept().await.unwrap();
+        fake.take_writes();
+        stopping.cancel();
+        connection
+    };
+    let both = async { tokio::join!(reconciler.reconcile("mc", "prod"), stop).0 };
+    let next = tokio::time::timeout(Duration::from_secs(2), both).await.unwrap();
+    assert_eq!(next.unwrap(), Next::AwaitChange);
+    assert_eq!(fake.take_writes(), Vec::<String>::new(), "nothing is known of the endpoint");
+}
+
 #[tokio::test]
 async fn a_refused_write_is_told_and_tried_again() {
     let fake = Fake::with_cluster(SPEC);
