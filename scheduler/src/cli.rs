@@ -115,7 +115,7 @@ pub struct ShardFlags {
     /// Flags of reservations.
     #[command(flatten)]
     pub reservation: ReservationFlags,
-    /// This shard's name, one of --shard-names.
+    /// This shard's name, one of --shard-names. Processes of one name are copies of one shard.
     #[arg(long)]
     pub name: String,
     /// All shards' names: they divide the nodes. The same on every shard and relay.
@@ -144,7 +144,8 @@ pub struct RelayFlags {
     /// Flags of what leads.
     #[command(flatten)]
     pub lead: LeadFlags,
-    /// A shard, as NAME=https://HOST:PORT. Repeat it for each: the same on every relay.
+    /// A shard, as NAME=https://HOST:PORT. Repeat it for each: the same on every relay. A name that
+    /// is given again has one more copy, which takes over when the one in use is gone.
     #[arg(long = "shard", value_parser = peer, required = true)]
     pub shards: Vec<(String, String)>,
     /// A relay that the leader may place between itself and some shards when there are more than

@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::protocol::transport::{self, ALPN, Peer, PeerError};
 use crate::relay::bind::BindLimits;
 use crate::relay::coordinator::{Coordinator, CoordinatorConfig};
+use crate::relay::copies::Copies;
 use crate::relay::driver::{self, Surroundings};
 use crate::relay::fanout::{Fanout, Shard};
 use crate::relay::{intake, lookup, report, tree};
@@ -194,13 +195,16 @@ pub async fn relay(flags: RelayFlags, token: CancellationToken) -> Result<(), Ru
     };
     let tls = ClientTls::new(files, ALPN)?;
     tls.watch(stop.clone());
-    let mut shards: HashMap<Arc<str>, Shard> = HashMap::new();
-    for (name, url) in &flags.shards {
-        let shard = Shard::Remote(Peer::new(url, &tls)?);
-        if shards.insert(name.as_str().into(), shard).is_some() {
-            return Err(RunError::Flags(format!("--shard {name}: given twice")));
+    let mut copies: HashMap<Arc<str>, Copies> = HashMap::new();
+    for (place, (name, url)) in flags.shards.iter().enumerate() {
+        if flags.shards[..place].iter().any(|(_, other)| other == url) {
+            return Err(RunError::Flags(format!("--shard {name}={url}: given twice")));
         }
+        let peer = Peer::new(url, &tls)?;
+        copies.entry(name.as_str().into()).or_insert_with(|| Copies::new(Vec::new())).push(peer);
     }
+    let shards: HashMap<Arc<str>, Shard> =
+        copies.into_iter().map(|(name, copies)| (name, Shard::Remote(Arc::new(copies)))).collect();
     let mut relays: HashMap<Arc<str>, Peer> = HashMap::new();
     for (name, url) in flags.relays.iter().filter(|(name, _)| *name != flags.name) {
         if relays.insert(name.as_str().into(), Peer::new(url, &tls)?).is_some() {

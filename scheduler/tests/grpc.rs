@@ -28,6 +28,7 @@ use megacluster_scheduler::protocol::{
 };
 use megacluster_scheduler::relay::bind::BindLimits;
 use megacluster_scheduler::relay::coordinator::{Coordinator, CoordinatorConfig};
+use megacluster_scheduler::relay::copies::Copies;
 use megacluster_scheduler::relay::driver::{self, Surroundings};
 use megacluster_scheduler::relay::fanout::{Fanout, Shard};
 use megacluster_scheduler::relay::intake::Compiler;
@@ -123,7 +124,7 @@ impl Fleet {
         let tls = client_tls(&self.authority, &self.authority);
         let peer = |name: &String| {
             let peer = Peer::new(&self.url(name), &tls).expect("peer");
-            (Arc::from(name.as_str()), Shard::Remote(peer))
+            (Arc::from(name.as_str()), Shard::Remote(Arc::new(Copies::new(vec![peer]))))
         };
         self.addresses.keys().map(peer).collect()
     }
@@ -295,6 +296,87 @@ async fn a_tree_answers_as_a_flat_relay_does() {
     assert!(matches!(response.answers[0], Answer::Outcome(Ok(()))));
     let held: usize = fleet.shards.iter().map(|shard| shard.lock().reservations()).sum();
     assert_eq!(held, 1);
+}
+
+/// Two processes of one name: the second takes over with its tables full, once it has heard the
+/// reservations; a leader that knows of neither goes to the one that holds them.
+#[tokio::test]
+async fn a_copy_takes_over_from_a_shard_that_dies() {
+    let fleet = fleet(1, 1).await;
+    let tls = client_tls(&fleet.authority, &fleet.authority);
+    let mut addresses = Vec::new();
+    let mut stops = Vec::new();
+    for incarnation in [1, 2] {
+        let mut machine = ShardMachine::new(ShardConfig {
+            name: "s0".into(),
+            membership: fleet.membership.clone(),
+            incarnation,
+            ttl: Duration::from_secs(90),
+        });
+        machine.node_list_begins();
+        machine.node_applied(&node("n0", 4));
+        machine.node_list_ends();
+        machine.pod_list_begins();
+        machine.pod_list_ends();
+        let shard = Arc::new(LocalShard::new(machine, Metrics::unregistered()));
+        let stop = fleet.token.child_token();
+        let loopback = "127.0.0.1:0".parse().expect("address");
+        let served =
+            transport::serve(shard, loopback, server_tls(&fleet.authority), stop.clone()).await;
+        let (address, task) = served.expect("serve");
+        addresses.push(format!("https://localhost:{}", address.port()));
+        stops.push((stop, task));
+    }
+    let copies = || {
+        let peers = addresses.iter().map(|url| Peer::new(url, &tls).expect("peer")).collect();
+        Copies::new(peers)
+    };
+    let reservation = |number: usize, token| {
+        let id = PodId {
+            uid: common::uid(number).into(),
+            namespace: "d".into(),
+            name: format!("p{number}").into(),
+        };
+        Reservation { pod: id, node: "n0".into(), class: class("3"), token }
+    };
+    let request = |incarnation, operations| {
+        let mut request = fleet.request(operations);
+        request.targets[0].incarnation = incarnation;
+        request
+    };
+    let leader = copies();
+    let asked = async |copies: &Copies, incarnation, operations| {
+        let response = copies.exchange(&request(incarnation, operations)).await;
+        let report = response.shards[0].clone();
+        (report.refusal, report.incarnation, response.answers)
+    };
+    // Nobody has served: the first is taken.
+    let (refusal, incarnation, _) = asked(&leader, 0, Vec::new()).await;
+    assert_eq!((refusal, incarnation), (Some(Refusal::NewIncarnation), 1));
+    let (refusal, _, answers) =
+        asked(&leader, 1, vec![Operation::Reserve(reservation(1, 7))]).await;
+    assert_eq!(refusal, None);
+    assert!(matches!(answers[0], Answer::Outcome(Ok(()))));
+    // A new leader, and one whose first choice would be the other copy, find the reservation.
+    assert_eq!(asked(&copies(), 0, Vec::new()).await.1, 1);
+    let (refusal, incarnation, _) = asked(&copies(), 1, Vec::new()).await;
+    assert_eq!((refusal, incarnation), (None, 1));
+
+    let (stop, task) = stops.remove(0);
+    stop.cancel();
+    task.await.expect("it ends");
+    let begun = std::time::Instant::now();
+    let (refusal, incarnation, answers) =
+        asked(&leader, 1, vec![Operation::Reserve(reservation(2, 8))]).await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!((refusal, incarnation), (Some(Refusal::NewIncarnation), 2), "nothing is reserved");
+    assert!(answers.is_empty());
+    let again = vec![Operation::Restore(reservation(1, 7)), Operation::Reserve(reservation(2, 8))];
+    let (refusal, _, answers) = asked(&leader, 2, again).await;
+    assert_eq!(refusal, None);
+    assert!(matches!(answers[0], Answer::Outcome(Ok(()))));
+    assert!(matches!(answers[1], Answer::Outcome(Err(_))), "there is room for one of them");
+    assert_eq!(asked(&copies(), 0, Vec::new()).await.1, 2);
 }
 
 /// A relay with everything but a watch: pods in, bindings out.

@@ -194,6 +194,9 @@ pub struct ShardReport {
     pub events: EventSet,
     /// Whether some pod on its nodes keeps others away from more than its own node.
     pub keeps_domains_free: bool,
+    /// The highest token of a reservation that this run was told of; 0 if none. Tokens grow with the
+    /// term and within it.
+    pub last_token: u64,
     /// Why it did nothing; `None`: it did all.
     pub refusal: Option<Refusal>,
 }
@@ -232,6 +235,7 @@ impl Response {
             changes: 0,
             events: EventSet::EMPTY,
             keeps_domains_free: false,
+            last_token: 0,
             refusal: Some(refusal.clone()),
         };
         Self { shards: targets.iter().map(report).collect(), answers: Vec::new() }

@@ -236,6 +236,7 @@ pub fn encode_response(response: &Response) -> pb::ExchangeResponse {
         changes: report.changes,
         events: report.events.bits(),
         keeps_domains_free: report.keeps_domains_free,
+        last_token: report.last_token,
         refusal: report.refusal.as_ref().map(encode_refusal),
     };
     pb::ExchangeResponse {
@@ -253,6 +254,7 @@ pub fn decode_response(response: pb::ExchangeResponse) -> Response {
         changes: report.changes,
         events: EventSet::from_bits(report.events),
         keeps_domains_free: report.keeps_domains_free,
+        last_token: report.last_token,
         refusal: report.refusal.map(decode_refusal),
     };
     Response {
@@ -508,6 +510,7 @@ mod tests {
             changes: 6,
             events: EventSet::from_bits(5),
             keeps_domains_free: true,
+            last_token: 12,
             refusal,
         };
         let response = Response {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::copies::Copies;
 use super::tree::{self, Branch, Part};
 use crate::core::membership::Membership;
 use crate::metrics::{Metrics, labels};
@@ -33,8 +34,8 @@ const KEEP_BACK: u32 = 5;
 pub enum Shard {
     /// In this process.
     Local(Arc<LocalShard>),
-    /// At the other end of a connection.
-    Remote(Peer),
+    /// At the other end of connections.
+    Remote(Arc<Copies>),
 }
 
 #[derive(Debug)]
@@ -111,7 +112,7 @@ impl Fanout {
         let begun = Instant::now();
         let response = match self.shards.get(name) {
             Some(Shard::Local(shard)) => shard.exchange(request.clone()).await,
-            Some(Shard::Remote(peer)) => peer.exchange(request).await,
+            Some(Shard::Remote(copies)) => copies.exchange(request).await,
             None => {
                 let refusal = Refusal::Malformed(format!("no shard {name} is known here"));
                 Response::refused(&request.targets, &refusal)

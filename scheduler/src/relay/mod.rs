@@ -3,6 +3,7 @@
 
 pub mod bind;
 pub mod coordinator;
+pub mod copies;
 pub mod driver;
 pub mod fanout;
 pub mod intake;

@@ -75,6 +75,7 @@ pub struct ShardMachine {
     pods_synced: bool,
     term: u64,
     term_at: Time,
+    last_token: u64,
     held: HashMap<PodUid, Held>,
     /// Counts changes that may help a waiting pod, and when each kind came last.
     changes: u64,
@@ -92,6 +93,7 @@ impl ShardMachine {
             pods_synced: false,
             term: 0,
             term_at: Time::ZERO,
+            last_token: 0,
             held: HashMap::new(),
             changes: 0,
             last_change: [0; KINDS],
@@ -210,6 +212,7 @@ impl ShardMachine {
             changes: self.changes,
             events: self.events_since(target.changes),
             keeps_domains_free: self.table.keeps_domains_free(),
+            last_token: self.last_token,
             refusal,
         };
         Response { shards: vec![report], answers }
@@ -387,6 +390,7 @@ impl ShardMachine {
     }
 
     fn hold(&mut self, now: Time, uid: PodUid, reservation: &Reservation) {
+        self.last_token = self.last_token.max(reservation.token);
         let before = self.held.get(&uid);
         let held = Held {
             pod: reservation.pod.clone(),

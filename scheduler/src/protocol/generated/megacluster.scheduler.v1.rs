@@ -149,6 +149,10 @@ pub struct ShardReport {
     /// Whether some pod on the shard's nodes keeps others away from more than its own node.
     #[prost(bool, tag = "6")]
     pub keeps_domains_free: bool,
+    /// The highest token of a reservation that this run was told of; 0 if none. By it a new leader finds
+    /// the copy of the shard that holds the last leader's reservations.
+    #[prost(uint64, tag = "8")]
+    pub last_token: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {

@@ -289,6 +289,7 @@ fn complete(targets: &[Target], response: &Response) -> Vec<ShardReport> {
             changes: 0,
             events: EventSet::EMPTY,
             keeps_domains_free: false,
+            last_token: 0,
             refusal: Some(Refusal::Unreachable("nobody reported".to_owned())),
         })
     };
