@@ -98,6 +98,12 @@ impl Names {
         self.child("scheduler-shard")
     }
 
+    /// The StatefulSet and headless Service of the scheduler shards' standbys.
+    #[must_use]
+    pub fn scheduler_standby(&self) -> String {
+        self.child("scheduler-standby")
+    }
+
     /// The scheduler relays' StatefulSet and headless Service.
     #[must_use]
     pub fn scheduler_relay(&self) -> String {

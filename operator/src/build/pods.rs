@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
     TopologySpreadConstraint, Volume, VolumeMount, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::labels::{self, Labels};
@@ -271,6 +271,26 @@ fn apart(labels: &Labels) -> Affinity {
         }),
         ..Affinity::default()
     }
+}
+
+/// Prefers nodes without a pod of `selector` that has the same value of the label `key`.
+pub(super) fn keep_away(template: &mut PodTemplateSpec, selector: LabelSelector, key: &str) {
+    let term = PodAffinityTerm {
+        label_selector: Some(selector),
+        match_label_keys: Some(vec![key.to_owned()]),
+        topology_key: "kubernetes.io/hostname".to_owned(),
+        ..PodAffinityTerm::default()
+    };
+    template
+        .spec
+        .get_or_insert_default()
+        .affinity
+        .get_or_insert_default()
+        .pod_anti_affinity
+        .get_or_insert_default()
+        .preferred_during_scheduling_ignored_during_execution
+        .get_or_insert_default()
+        .push(WeightedPodAffinityTerm { weight: 100, pod_affinity_term: term });
 }
 
 fn pull_secrets(cluster: &ValidatedCluster) -> Option<Vec<LocalObjectReference>> {

@@ -1,6 +1,7 @@
 //! The scheduler: shards that each keep a part of the nodes, relays that ask them, in a tree where
 //! there are more shards than one relay may ask. Each of both sorts is a StatefulSet: the nodes are
-//! divided by the shards' names, and a relay is asked by its own address.
+//! divided by the shards' names, and a relay is asked by its own address. Standbys of the shards are
+//! a third one: its pod of the same number runs under the shard's name, and relays know both.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,11 @@ use crate::validate::{Scheduler, ValidatedCluster};
 
 const ACCOUNT: &str = "scheduler";
 const SHARD: &str = "scheduler-shard";
+const STANDBY_SHARD: &str = "scheduler-standby";
 const RELAY: &str = "scheduler-relay";
+
+/// Label that the StatefulSet controller gives each pod: its number.
+const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
 const ADMIN_PORT: u16 = 10259;
 const GRPC: &str = "grpc";
@@ -30,16 +35,21 @@ const TLS: &str = "/etc/megacluster-scheduler/tls";
 pub(super) fn add(cluster: &ValidatedCluster, digests: &Digests, children: &mut Children) {
     let names = Names::of(cluster);
     pods::add_service_account(cluster, ACCOUNT, children);
-    let Scheduler { shards, relays, .. } = cluster.scheduler;
+    let Scheduler { shards, standby_per_shard, relays, .. } = cluster.scheduler;
+    let standbys = shards * standby_per_shard;
     let shard_args = shard_args(cluster, &names);
     let relay_args = relay_args(cluster, &names);
     let grpc = (From::Component(RELAY), SCHEDULER_PORT);
     let admin = (From::Anyone, ADMIN_PORT);
     let standby = (From::Component(RELAY), STANDBY_PORT);
     for (component, replicas, args, allowed) in [
-        (SHARD, shards, shard_args, &[grpc, admin][..]),
+        (SHARD, shards, shard_args.clone(), &[grpc, admin][..]),
+        (STANDBY_SHARD, standbys, shard_args, &[grpc, admin][..]),
         (RELAY, relays, relay_args, &[grpc, admin, standby][..]),
     ] {
+        if replicas == 0 {
+            continue;
+        }
         let name = names.child(component);
         let labels = labels::component(&names, component);
         // Relays ask shards, and a leading relay asks others to ask for it.
@@ -83,13 +93,16 @@ fn shard_args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
 }
 
 fn relay_args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
-    let Scheduler { shards, relays, fan_out, .. } = cluster.scheduler;
-    let peers = |flag: &'static str, set: String, count: i32| {
+    let Scheduler { shards, standby_per_shard, relays, fan_out, .. } = cluster.scheduler;
+    // Who is asked by the name of another set's pod of the same number stands by for it.
+    let peers = |flag: &'static str, named: String, set: String, count: i32| {
         ordinals(count).map(move |ordinal| {
             let address = names.pod_dns(&set, ordinal);
-            format!("--{flag}={set}-{ordinal}=https://{address}:{SCHEDULER_PORT}")
+            format!("--{flag}={named}-{ordinal}=https://{address}:{SCHEDULER_PORT}")
         })
     };
+    let (shard, standby) = (names.scheduler_shard(), names.scheduler_standby());
+    let relay = names.scheduler_relay();
     let mut args = vec![
         "relay".to_owned(),
         format!("--cert-file={TLS}/tls.crt"),
@@ -97,11 +110,12 @@ fn relay_args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
         format!("--fan-out={fan_out}"),
         format!("--standby-listen-address=0.0.0.0:{STANDBY_PORT}"),
     ];
-    args.extend(peers("shard", names.scheduler_shard(), shards));
+    args.extend(peers("shard", shard.clone(), shard.clone(), shards));
+    args.extend(peers("shard", shard, standby, shards * standby_per_shard));
     // Relays need to know each other only where they make a tree; elsewhere scaling them would
     // restart them all for nothing.
     if shards > fan_out {
-        args.extend(peers("relay", names.scheduler_relay(), relays));
+        args.extend(peers("relay", relay.clone(), relay, relays));
     }
     args
 }
@@ -117,21 +131,27 @@ fn template(
     mut args: Vec<String>,
     digests: &Digests,
 ) -> PodTemplateSpec {
+    let mut env = vec![pods::pod_field("POD_NAME", "metadata.name")];
+    let mut name = "$(POD_NAME)".to_owned();
+    if component == STANDBY_SHARD {
+        env.push(pods::pod_field("POD_INDEX", &format!("metadata.labels['{POD_INDEX}']")));
+        name = format!("{}-$(POD_INDEX)", names.scheduler_shard());
+    }
     args.extend([
         format!("--kubeconfig={KUBECONFIG}/{COMPONENT_KUBECONFIG}"),
-        "--name=$(POD_NAME)".to_owned(),
+        format!("--name={name}"),
         format!("--listen-address=0.0.0.0:{SCHEDULER_PORT}"),
         format!("--trusted-ca-file={TLS}/ca.crt"),
         format!("--admin-listen-address=0.0.0.0:{ADMIN_PORT}"),
     ]);
-    Program {
+    let mut template = Program {
         component,
         labels: labels::component(names, component),
         annotations: BTreeMap::from([(KEYS_DIGEST.to_owned(), digests.scheduler.clone())]),
         image: &cluster.images.scheduler,
         command: None,
         args,
-        env: vec![pods::pod_field("POD_NAME", "metadata.name")],
+        env,
         ports: if component == RELAY {
             &[(GRPC, SCHEDULER_PORT), (ADMIN, ADMIN_PORT), (STANDBY, STANDBY_PORT)]
         } else {
@@ -156,5 +176,10 @@ fn template(
         capabilities: &[],
         grace: 30,
     }
-    .template(cluster)
+    .template(cluster);
+    if component == STANDBY_SHARD {
+        let shard = labels::label_selector(&labels::component(names, SHARD));
+        pods::keep_away(&mut template, shard, POD_INDEX);
+    }
+    template
 }

@@ -190,6 +190,32 @@ fn a_hot_standby_is_our_own_program() {
     );
 }
 
+/// A standby runs under its shard's name, and relays know both addresses by it.
+#[test]
+fn a_standby_has_its_shard_s_name() {
+    let args = |suffix: &str| {
+        let all = workloads(&children(&cluster(LARGE)));
+        let found = all.iter().find(|(name, ..)| name.ends_with(suffix));
+        pod(&found.unwrap().2).containers[0].args.clone().unwrap()
+    };
+    let standby = args("scheduler-standby");
+    assert!(standby.contains(&"--name=prod-scheduler-shard-$(POD_INDEX)".to_owned()));
+    let shard = args("scheduler-shard");
+    let names =
+        |args: &[String]| args.iter().find(|arg| arg.starts_with("--shard-names=")).cloned();
+    assert_eq!(names(&standby), names(&shard));
+    let relay = args("scheduler-relay");
+    let second: Vec<&String> =
+        relay.iter().filter(|arg| arg.starts_with("--shard=prod-scheduler-shard-1=")).collect();
+    assert_eq!(
+        second,
+        [
+            "--shard=prod-scheduler-shard-1=https://prod-scheduler-shard-1.prod-scheduler-shard.mc.svc:7443",
+            "--shard=prod-scheduler-shard-1=https://prod-scheduler-standby-1.prod-scheduler-standby.mc.svc:7443",
+        ]
+    );
+}
+
 #[test]
 fn a_selector_finds_its_own_pods_only() {
     let workloads = workloads(&children(&cluster(LARGE)));
@@ -308,6 +334,7 @@ fn a_budget_guards_what_has_a_second_pod() {
             "prod-watchcache",
             "prod-controller-manager",
             "prod-scheduler-shard",
+            "prod-scheduler-standby",
             "prod-scheduler-relay",
         ]
     );

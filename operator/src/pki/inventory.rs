@@ -107,6 +107,10 @@ pub(crate) fn leaves(cluster: &ValidatedCluster) -> Vec<LeafSpec> {
         component(names, "controller-manager", "system:kube-controller-manager", &internal),
         component(names, "scheduler", "system:kube-scheduler", &internal),
     ];
+    if cluster.scheduler.standby_per_shard > 0 {
+        let alternatives = headless_names(names, &names.scheduler_standby());
+        leaves.push(server(names, "scheduler-standby", Authority::Scheduler, alternatives));
+    }
     leaves.extend(cluster.endpoint_url().map(|url| administrator(names, url)));
     leaves
 }

@@ -121,6 +121,7 @@ mod tests {
             front_door: Some(rollout(2, 2, 2)),
             controller_manager: Some(rollout(2, 2, 2)),
             shards: Some(rollout(2, 2, 2)),
+            shard_standbys: None,
             relays: Some(rollout(2, 2, 2)),
         }
     }
@@ -133,6 +134,7 @@ mod tests {
             front_door: None,
             controller_manager: None,
             shards: None,
+            shard_standbys: None,
             relays: None,
         };
         let empty = Observed::default();

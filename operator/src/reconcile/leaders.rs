@@ -94,6 +94,7 @@ pub(super) fn status(
 pub(super) fn condition(
     cluster: &ValidatedCluster,
     leaders: Option<&Leaders>,
+    shard_standbys: i32,
     conditions: &mut Conditions<'_>,
 ) {
     let Some(leaders) = leaders else {
@@ -114,6 +115,13 @@ pub(super) fn condition(
     let cold = parts.iter().find_map(|(what, leader, replicas, hot)| {
         let (reason, why) = cold(leader, *replicas, *hot)?;
         Some((reason, format!("{what}: {why}")))
+    });
+    let scheduler = &cluster.scheduler;
+    let wanted = scheduler.shards * scheduler.standby_per_shard;
+    let cold = cold.or_else(|| {
+        let message =
+            format!("the scheduler's shards: {shard_standbys} of {wanted} standbys ready");
+        (shard_standbys < wanted).then_some(("NoStandby", message))
     });
     let (holds, reason, message) = cold.map_or_else(
         || (true, "Synced", "a warm replica would follow each leader".to_owned()),
@@ -199,26 +207,34 @@ mod tests {
         assert_eq!(Leader::of(Some(&lease("", &released))), Leader::default());
     }
 
-    fn reason(manager: Leader, scheduler: Leader, hot: bool, replicas: i32) -> String {
+    fn reason(
+        manager: Leader,
+        scheduler: Leader,
+        hot: bool,
+        replicas: i32,
+        standbys: i32,
+    ) -> String {
         let cluster = cluster_with("prod", LARGE, Facts::default(), |spec| {
             spec.controller_manager.hot_standby = Some(hot);
             spec.controller_manager.replicas = replicas;
+            spec.scheduler.standby_per_shard = Some(1);
         });
         let leaders = Leaders { controller_manager: manager, scheduler };
         let mut conditions = Conditions::new(&[], None, Timestamp::UNIX_EPOCH);
-        condition(&cluster, Some(&leaders), &mut conditions);
+        condition(&cluster, Some(&leaders), standbys, &mut conditions);
         conditions.into_list()[0].reason.clone()
     }
 
     #[test]
     fn the_condition_says_which_takeover_would_be_cold() {
         let warm = || leads("relay-0_7444 00ff synced");
-        assert_eq!(reason(warm(), warm(), true, 2), "Synced");
-        assert_eq!(reason(warm(), leads("relay-0_7444 00ff cold"), true, 2), "StandbyCold");
-        assert_eq!(reason(leads(""), warm(), true, 2), "NoStandby");
-        assert_eq!(reason(warm(), Leader::default(), true, 2), "NoLeader");
-        assert_eq!(reason(warm(), warm(), true, 1), "OneReplica");
-        assert_eq!(reason(warm(), warm(), false, 2), "StockControllerManager");
+        assert_eq!(reason(warm(), warm(), true, 2, 3), "Synced");
+        assert_eq!(reason(warm(), warm(), true, 2, 2), "NoStandby", "of a shard");
+        assert_eq!(reason(warm(), leads("relay-0_7444 00ff cold"), true, 2, 3), "StandbyCold");
+        assert_eq!(reason(leads(""), warm(), true, 2, 3), "NoStandby");
+        assert_eq!(reason(warm(), Leader::default(), true, 2, 3), "NoLeader");
+        assert_eq!(reason(warm(), warm(), true, 1, 3), "OneReplica");
+        assert_eq!(reason(warm(), warm(), false, 2, 3), "StockControllerManager");
     }
 
     #[test]

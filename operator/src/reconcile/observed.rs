@@ -126,6 +126,7 @@ impl Observed {
             front_door: deployment("watchcache"),
             controller_manager: deployment("controller-manager"),
             shards: set("scheduler-shard"),
+            shard_standbys: set("scheduler-standby"),
             relays: set("scheduler-relay"),
         }
     }
@@ -144,6 +145,8 @@ pub struct Rollouts {
     pub controller_manager: Option<Rollout>,
     /// The scheduler's shards.
     pub shards: Option<Rollout>,
+    /// The standbys of the scheduler's shards.
+    pub shard_standbys: Option<Rollout>,
     /// The scheduler's relays.
     pub relays: Option<Rollout>,
 }

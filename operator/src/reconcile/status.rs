@@ -133,7 +133,8 @@ pub fn compute(facts: &Facts<'_>) -> MegaClusterStatus {
     for (type_, _, part) in &parts {
         conditions.set_bool(type_, part.well, part.reason, part.message.clone());
     }
-    leaders::condition(cluster, facts.leaders, &mut conditions);
+    let standbys = ready(rollouts.shard_standbys);
+    leaders::condition(cluster, facts.leaders, standbys, &mut conditions);
     if object.spec.paused {
         let message = "the spec is not compared with what runs while it is paused";
         conditions.set(UP_TO_DATE, ConditionStatus::Unknown, "PausedByUser", message);
@@ -145,11 +146,7 @@ pub fn compute(facts: &Facts<'_>) -> MegaClusterStatus {
         && rollouts.controller_manager.is_some_and(|r| r.is_done())
         && up_to_date.well
         && !object.spec.paused;
-    let known = [
-        old.controller_manager.map(|manager| manager.leadership).unwrap_or_default(),
-        old.scheduler.map(|scheduler| scheduler.leadership).unwrap_or_default(),
-    ];
-    let [manager, relay] = leaders::status(cluster, facts.leaders, known);
+    let (controller_manager, scheduler) = led(facts, &rollouts);
     MegaClusterStatus {
         observed_generation: generation,
         version: if stock_is_new { Some(format!("v{}", cluster.version)) } else { old.version },
@@ -170,20 +167,36 @@ pub fn compute(facts: &Facts<'_>) -> MegaClusterStatus {
         store: Some(replicas(1, rollouts.store)),
         watch_cache: Some(replicas(cluster.watch_cache.replicas, rollouts.front_door)),
         api_servers: Some(api_servers(cluster, &rollouts)),
-        controller_manager: Some(ControllerManagerStatus {
-            replicas: cluster.controller_manager.replicas,
-            ready: ready(rollouts.controller_manager),
-            leadership: manager,
-        }),
-        scheduler: Some(SchedulerStatus {
-            shards: cluster.scheduler.shards,
-            shards_ready: ready(rollouts.shards),
-            relays: cluster.scheduler.relays,
-            relays_ready: ready(rollouts.relays),
-            leadership: relay,
-        }),
+        controller_manager: Some(controller_manager),
+        scheduler: Some(scheduler),
         conditions: conditions.into_list(),
     }
+}
+
+/// The components that have a leader.
+fn led(facts: &Facts<'_>, rollouts: &Rollouts) -> (ControllerManagerStatus, SchedulerStatus) {
+    let cluster = facts.cluster;
+    let old = facts.object.status.clone().unwrap_or_default();
+    let known = [
+        old.controller_manager.map(|manager| manager.leadership).unwrap_or_default(),
+        old.scheduler.map(|scheduler| scheduler.leadership).unwrap_or_default(),
+    ];
+    let [manager, relay] = leaders::status(cluster, facts.leaders, known);
+    let controller_manager = ControllerManagerStatus {
+        replicas: cluster.controller_manager.replicas,
+        ready: ready(rollouts.controller_manager),
+        leadership: manager,
+    };
+    let scheduler = SchedulerStatus {
+        shards: cluster.scheduler.shards,
+        shards_ready: ready(rollouts.shards),
+        standbys_ready: (cluster.scheduler.standby_per_shard > 0)
+            .then(|| ready(rollouts.shard_standbys)),
+        relays: cluster.scheduler.relays,
+        relays_ready: ready(rollouts.relays),
+        leadership: relay,
+    };
+    (controller_manager, scheduler)
 }
 
 /// The status of a cluster whose spec is invalid: what ran goes on running, so all else that was
@@ -367,6 +380,8 @@ fn up_to_date(facts: &Facts<'_>, rollouts: &Rollouts) -> Verdict {
     }
     let pools =
         rollouts.pools.iter().map(|(name, rollout)| (format!("apiserver pool {name}"), *rollout));
+    let standbys = (facts.cluster.scheduler.standby_per_shard > 0)
+        .then(|| ("the standbys of the scheduler's shards".to_owned(), rollouts.shard_standbys));
     let workloads = [
         ("the store".to_owned(), rollouts.store),
         ("the front door".to_owned(), rollouts.front_door),
@@ -374,7 +389,7 @@ fn up_to_date(facts: &Facts<'_>, rollouts: &Rollouts) -> Verdict {
         ("the scheduler's shards".to_owned(), rollouts.shards),
         ("the scheduler's relays".to_owned(), rollouts.relays),
     ];
-    for (what, rollout) in workloads.into_iter().chain(pools) {
+    for (what, rollout) in workloads.into_iter().chain(standbys).chain(pools) {
         match rollout {
             None => return behind("Missing", format!("{what}: it does not exist")),
             Some(r) if !r.is_done() => {

@@ -182,6 +182,8 @@ pub struct ControllerManager {
 pub struct Scheduler {
     /// Shards, at least one.
     pub shards: i32,
+    /// Standbys of each shard: none or one.
+    pub standby_per_shard: i32,
     /// Relays, at least one.
     pub relays: i32,
     /// How many shards a relay asks by itself.

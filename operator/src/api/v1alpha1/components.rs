@@ -160,6 +160,12 @@ pub struct SchedulerSpec {
     #[schemars(range(min = 1, max = 1024))]
     pub shards: i32,
 
+    /// How many standbys each shard has: processes that keep the same tables full, one of which takes
+    /// over at once when the shard dies. 0 if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub standby_per_shard: Option<i32>,
+
     /// The relays in front of the shards.
     #[serde(default)]
     pub relays: RelaysSpec,
@@ -171,7 +177,12 @@ pub struct SchedulerSpec {
 
 impl Default for SchedulerSpec {
     fn default() -> Self {
-        Self { shards: one(), relays: RelaysSpec::default(), resources: None }
+        Self {
+            shards: one(),
+            standby_per_shard: None,
+            relays: RelaysSpec::default(),
+            resources: None,
+        }
     }
 }
 

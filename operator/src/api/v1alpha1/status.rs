@@ -154,6 +154,9 @@ pub struct SchedulerStatus {
     pub shards: i32,
     /// How many shards are ready.
     pub shards_ready: i32,
+    /// How many standbys of shards are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standbys_ready: Option<i32>,
     /// How many relays are wanted.
     pub relays: i32,
     /// How many relays are ready.
