@@ -338,7 +338,7 @@ fn recovery(keys: usize, with_snapshot: bool) -> Outcome {
             writer.key(&kv.ok_or("a key is gone")?)?;
         }
         let done = writer.finish()?;
-        log.truncate_behind(&done)?;
+        done.truncate_behind()?;
         let mut fill = |log: &mut Log, range: std::ops::Range<usize>| -> Outcome {
             for n in range {
                 engine.apply(put(key(n), noise(n, 1024)), 0)?;

@@ -81,7 +81,7 @@ fn write(random: &mut Random) -> Files {
                 writer.key(&KeyValue::new(fields)).unwrap();
             }
             let done = writer.finish().unwrap();
-            log.truncate_behind(&done).unwrap();
+            done.truncate_behind().unwrap();
         }
         let record = match random.below(10) {
             0 => Record::LeaseGrant { id: 9, ttl: 60 },

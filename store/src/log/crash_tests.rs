@@ -176,7 +176,7 @@ impl Driver {
             return Ok(()); // given up
         }
         let done = writer.finish()?;
-        log.truncate_behind(&done)
+        done.truncate_behind()
     }
 
     /// A client sees all that the rules allow it to see.
@@ -575,7 +575,7 @@ fn every_flipped_byte_of_a_snapshot_is_refused() {
     writer.key(&version(2, b"a", b"v")).unwrap();
     writer.key(&version(2, b"none/a", b"v")).unwrap();
     let done = writer.finish().unwrap();
-    log.truncate_behind(&done).unwrap();
+    done.truncate_behind().unwrap();
     log.append(Class::Fsync, &put(3, b"b", b"v")).unwrap();
     log.sync().unwrap();
     disk.restart(Crash::Power);

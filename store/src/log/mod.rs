@@ -15,7 +15,7 @@
 //! let mut snapshot = log.begin_snapshot(SnapshotMeta { revision, compact_revision })?;
 //! snapshot.lease(..)?; snapshot.key(..)?; // on another thread
 //! let done = snapshot.finish()?;
-//! log.truncate_behind(&done)?;
+//! done.truncate_behind()?;
 //! // 4. SIGTERM:
 //! log.close(revision, volatile)?;
 //! ```
@@ -46,7 +46,10 @@
 //! # On disk
 //!
 //! One directory: `LOCK`, segments `log-<sequence>`, at most one `snapshot-<sequence>`; names end in
-//! 20 decimal digits, `.tmp` is a file in the making and removed at start. A segment starts with a
+//! 20 decimal digits, `.tmp` is a file in the making. It is removed at start, but for the segment
+//! behind the last one: a new segment is written to before it has its name, so that nobody waits
+//! while the one before it is made whole on the disk. Nothing in it is synced until it has its name;
+//! it is taken if the segment before has the length that its header tells, and dropped otherwise. A segment starts with a
 //! header (magic, format version, sequence, length of the segment before, CRC32C) and holds blocks. A block is one write: magic,
 //! CRC32C, length, sequence, own offset, the offset known to be synced when it was made, and the
 //! records. Numbers are little-endian. A snapshot says which segment follows it. The last segment
@@ -72,6 +75,8 @@ mod writer;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod rotation_tests;
 #[cfg(test)]
 pub(crate) mod simulated;
 

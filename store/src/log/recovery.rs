@@ -1,7 +1,7 @@
 //! From the files to the state before the stop: one pass that checks everything and finds the end,
 //! then readers that hand the records over.
 
-use std::{io::Read, sync::Arc};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
@@ -41,7 +41,10 @@ pub struct Recovered {
 #[derive(Debug)]
 pub(super) struct Scan {
     snapshot: Option<u64>,
-    segments: Vec<u64>,
+    /// Sequences and good lengths.
+    segments: Vec<(u64, u64)>,
+    /// The last segment has no name of its own yet: the stop came between its beginning and a sync.
+    unnamed: bool,
     /// Good length of the last segment, and the length that was written.
     tail: (u64, u64),
     /// Its length in the file, with room that was reserved.
@@ -83,29 +86,37 @@ pub(super) fn scan(storage: &dyn Storage) -> Result<Scan, OpenError> {
         // The stop record of the run that made it, if there is one, is behind it.
         fold.clean = false;
     }
-    let mut tail = (0, 0);
-    let mut size = 0;
-    let mut bytes = 0;
+    let mut read = Pass::default();
     for (i, sequence) in segments.iter().enumerate() {
         let last = i + 1 == segments.len();
         let data = load(storage, *sequence)?;
         let head = segment_head(&data, *sequence)?;
-        if i > 0 && head.before.is_some_and(|before| before != tail.0) {
+        if i > 0 && head.before.is_some_and(|before| before != read.tail.0) {
             let name = names::segment(sequence - 1);
             let what = "the next segment knows it with another length";
-            return Err(OpenError::corrupt(&name, tail.0, what));
+            return Err(OpenError::corrupt(&name, read.tail.0, what));
         }
-        let good = fold.segment(&data, head, *sequence, last)?;
-        // Zeros at the end are room that was reserved, and nothing that was written.
-        let zeros = data[good..].iter().rev().take_while(|byte| **byte == 0).count();
-        tail = (good as u64, (data.len() - zeros) as u64);
-        size = data.len() as u64;
-        bytes += good as u64;
+        read.segment(&mut fold, &data, head, *sequence, last)?;
     }
+    let mut temporary: Vec<String> =
+        files.into_iter().filter(|name| names::is_temporary(name)).collect();
+    let mut unnamed = false;
+    if let Some(last) = segments.last()
+        && let sequence = last + 1
+        && let file = names::temporary(&names::segment(sequence))
+        && let Some(at) = temporary.iter().position(|name| *name == file)
+        && let Some((data, head)) = continuation(storage, sequence, read.tail.0)?
+    {
+        read.segment(&mut fold, &data, head, sequence, true)?;
+        temporary.swap_remove(at);
+        unnamed = true;
+    }
+    let Pass { segments, tail, size, bytes } = read;
     let (start_revision, compact_revision) = fold.outcome();
     Ok(Scan {
         snapshot,
         segments,
+        unnamed,
         tail,
         size,
         start_revision,
@@ -114,8 +125,54 @@ pub(super) fn scan(storage: &dyn Storage) -> Result<Scan, OpenError> {
         volatile: fold.volatile,
         lost: fold.lost,
         bytes,
-        temporary: files.into_iter().filter(|name| names::is_temporary(name)).collect(),
+        temporary,
     })
+}
+
+/// What was read of the segments.
+#[derive(Debug, Default)]
+struct Pass {
+    segments: Vec<(u64, u64)>,
+    tail: (u64, u64),
+    size: u64,
+    bytes: u64,
+}
+
+impl Pass {
+    fn segment(
+        &mut self,
+        fold: &mut Fold,
+        data: &Bytes,
+        head: SegmentHead,
+        sequence: u64,
+        last: bool,
+    ) -> Result<(), OpenError> {
+        let good = fold.segment(data, head, sequence, last)?;
+        // Zeros at the end are room that was reserved, and nothing that was written.
+        let zeros = data[good..].iter().rev().take_while(|byte| **byte == 0).count();
+        self.segments.push((sequence, good as u64));
+        self.tail = (good as u64, (data.len() - zeros) as u64);
+        self.size = data.len() as u64;
+        self.bytes += good as u64;
+        Ok(())
+    }
+}
+
+/// The segment without a name, if it goes on where the last one with a name ends. If that one is
+/// shorter than it was when this one was begun, or this one has no good header, the power was lost
+/// before any sync of what is in it.
+fn continuation(
+    storage: &dyn Storage,
+    sequence: u64,
+    before: u64,
+) -> Result<Option<(Bytes, SegmentHead)>, OpenError> {
+    let data = load(storage, sequence)?;
+    let head = block::check_segment_header(&data, sequence).ok();
+    let head = head.filter(|head| head.before == Some(before));
+    if head.is_none() {
+        tracing::warn!(sequence, "a segment that no sync had reached is dropped");
+    }
+    Ok(head.map(|head| (data, head)))
 }
 
 impl Scan {
@@ -125,9 +182,17 @@ impl Scan {
         for name in &self.temporary {
             storage.remove(name).map_err(|e| OpenError::io("remove", name, e))?;
         }
+        // Its end may still have room that was reserved.
+        if let (true, [.., (sequence, good), _]) = (self.unnamed, self.segments.as_slice()) {
+            let name = names::segment(*sequence);
+            let file = storage.open(&name).map_err(|e| OpenError::io("open", &name, e))?;
+            file.truncate(*good).map_err(|e| OpenError::io("truncate", &name, e))?;
+            file.finish().map_err(|e| OpenError::io("sync", &name, e))?;
+        }
         let tail = match self.segments.last() {
-            Some(sequence) => {
-                let name = names::segment(*sequence);
+            Some((sequence, _)) => {
+                let segment = names::segment(*sequence);
+                let name = if self.unnamed { names::temporary(&segment) } else { segment.clone() };
                 let file = storage.open(&name).map_err(|e| OpenError::io("open", &name, e))?;
                 let (good, len) = self.tail;
                 if good < len {
@@ -142,6 +207,10 @@ impl Scan {
                     file.truncate(good).map_err(|e| OpenError::io("truncate", &name, e))?;
                 }
                 file.sync().map_err(|e| OpenError::io("sync", &name, e))?;
+                if self.unnamed {
+                    let renamed = storage.rename(&name, &segment);
+                    renamed.map_err(|e| OpenError::io("rename", &name, e))?;
+                }
                 Some((*sequence, good))
             }
             None => None,
@@ -178,7 +247,6 @@ impl Scan {
             snapshot,
             records: RecordReader {
                 storage: Arc::clone(storage),
-                end: self.tail.0,
                 segments: self.segments.into_iter().rev().collect(),
                 current: None,
                 payload: Bytes::new(),
@@ -302,10 +370,8 @@ impl Fold {
 #[derive(Debug)]
 pub struct RecordReader {
     storage: Arc<dyn Storage>,
-    /// Segments still to read, the next one last.
-    segments: Vec<u64>,
-    /// Good length of the last one.
-    end: u64,
+    /// Segments still to read, the next one last, and how much of them is of the past.
+    segments: Vec<(u64, u64)>,
     /// Segment being read, its sequence, and the next block's offset.
     current: Option<(Bytes, u64, usize)>,
     /// What is left of the current block.
@@ -349,12 +415,10 @@ impl RecordReader {
                     Err(_) => return Err(self.changed()),
                 }
             }
-            let Some(sequence) = self.segments.pop() else { return Ok(false) };
+            let Some((sequence, end)) = self.segments.pop() else { return Ok(false) };
             let mut data = load(self.storage.as_ref(), sequence)?;
-            if self.segments.is_empty() {
-                // What this run appends is not of the past.
-                data.truncate(usize::try_from(self.end).unwrap_or(usize::MAX));
-            }
+            // What this run appends is not of the past.
+            data.truncate(usize::try_from(end).unwrap_or(usize::MAX));
             let head = segment_head(&data, sequence)?;
             self.current = Some((data, sequence, head.len));
         }
@@ -403,13 +467,18 @@ fn segment_head(data: &Bytes, sequence: u64) -> Result<SegmentHead, OpenError> {
     })
 }
 
-/// A whole segment. Its size is bounded by [`LogConfig::segment_bytes`] and one group.
+/// A whole segment, which may have no name of its own yet. Its size is bounded by
+/// [`LogConfig::segment_bytes`] and one group.
 fn load(storage: &dyn Storage, sequence: u64) -> Result<Bytes, OpenError> {
     let name = names::segment(sequence);
     let mut data = Vec::new();
-    storage
-        .read(&name)
-        .and_then(|mut file| file.read_to_end(&mut data))
+    let file = match storage.read(&name) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            storage.read(&names::temporary(&name))
+        }
+        found => found,
+    };
+    file.and_then(|mut file| std::io::Read::read_to_end(&mut file, &mut data))
         .map_err(|e| OpenError::io("read", &name, e))?;
     Ok(Bytes::from(data))
 }

@@ -20,6 +20,7 @@ use super::{
     names,
     rules::{Class, DurabilityRules},
     storage::{Source, Storage, StorageFile},
+    writer::SyncPoint,
 };
 use crate::core::{Fields, KeyValue};
 
@@ -64,6 +65,8 @@ pub struct SnapshotWriter {
     meta: SnapshotMeta,
     name: String,
     temporary: String,
+    /// The beginning of the segment that follows, until it is synced.
+    first: Option<SyncPoint>,
     /// One block in the making.
     buffer: Vec<u8>,
     offset: u64,
@@ -75,7 +78,8 @@ pub struct SnapshotWriter {
 /// A snapshot that is whole and durable.
 #[derive(Clone, Debug)]
 pub struct SnapshotDone {
-    pub(super) sequence: u64,
+    storage: Arc<dyn Storage>,
+    sequence: u64,
     /// What it is of.
     pub meta: SnapshotMeta,
     /// Its size in bytes.
@@ -88,6 +92,7 @@ impl SnapshotWriter {
     pub(super) fn create(
         storage: Arc<dyn Storage>,
         sequence: u64,
+        first: SyncPoint,
         meta: SnapshotMeta,
     ) -> Result<Self, LogError> {
         let name = names::snapshot(sequence);
@@ -108,6 +113,7 @@ impl SnapshotWriter {
             meta,
             name,
             temporary,
+            first: Some(first),
             buffer: Vec::new(),
             offset: 0,
             leases: 0,
@@ -156,6 +162,10 @@ impl SnapshotWriter {
         })?;
         self.flush()?;
         self.file.sync().map_err(|e| LogError::write("sync", &self.temporary, e))?;
+        // It stands for nothing without the segment that follows.
+        if let Some(first) = self.first.take() {
+            first.sync()?;
+        }
         self.storage
             .rename(&self.temporary, &self.name)
             .map_err(|e| LogError::write("rename", &self.temporary, e))?;
@@ -168,7 +178,13 @@ impl SnapshotWriter {
             bytes = self.offset,
             "snapshot written"
         );
-        Ok(SnapshotDone { sequence: self.sequence, meta: self.meta, size: self.offset, keys })
+        Ok(SnapshotDone {
+            storage: Arc::clone(&self.storage),
+            sequence: self.sequence,
+            meta: self.meta,
+            size: self.offset,
+            keys,
+        })
     }
 
     fn item(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> Result<(), LogError> {
@@ -197,6 +213,35 @@ impl SnapshotWriter {
     fn append(&mut self, data: &[u8]) -> Result<(), LogError> {
         self.file.append(data).map_err(|e| LogError::write("write", &self.temporary, e))?;
         self.offset += data.len() as u64;
+        Ok(())
+    }
+}
+
+impl SnapshotDone {
+    /// Removes the log that it makes needless, on whichever thread suits: the log goes on meanwhile.
+    /// A crash in between leaves files that the next call removes.
+    ///
+    /// # Errors
+    /// [`LogError::Write`]: some of it is still there, and does no harm.
+    pub fn truncate_behind(&self) -> Result<(), LogError> {
+        let sequence = self.sequence;
+        let mut stale: Vec<String> = self
+            .storage
+            .list()
+            .map_err(|e| LogError::write("list", "data directory", e))?
+            .into_iter()
+            .filter(|name| {
+                names::parse_segment(name).is_some_and(|s| s < sequence)
+                    || names::parse_snapshot(name).is_some_and(|s| s < sequence)
+            })
+            .collect();
+        // Oldest first: what is left after a crash is a log without a gap.
+        stale.sort();
+        for name in &stale {
+            self.storage.remove(name).map_err(|e| LogError::write("remove", name, e))?;
+        }
+        self.storage.sync_dir().map_err(|e| LogError::write("sync", "data directory", e))?;
+        tracing::info!(removed = stale.len(), sequence, "log truncated behind snapshot");
         Ok(())
     }
 }

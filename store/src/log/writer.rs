@@ -12,16 +12,12 @@ use super::{
     names,
     record::Record,
     rules::Class,
-    snapshot::{SnapshotDone, SnapshotMeta, SnapshotWriter},
+    snapshot::{SnapshotMeta, SnapshotWriter},
     storage::{Storage, StorageFile},
 };
 
 /// A block is closed when its payload reaches this many bytes.
 const BLOCK_TARGET: usize = 1 << 20;
-
-/// A segment is ended when less than this waits for a sync, so that nobody waits long for it; at
-/// twice its size in any case.
-const QUICK_SYNC: u64 = 2 << 20;
 
 /// A place in the log: all that was appended before it is covered by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,10 +60,27 @@ struct Shared {
     synced: Mutex<Synced>,
 }
 
+/// A new segment that has no name of its own yet. Blocks are written to it all the same; nothing in
+/// it counts as synced before it has its name, and it gets that only when the segment before it is
+/// whole on the disk. So only the last segment of a log can have a torn tail, and one without a name
+/// holds nothing that a loss of power must not take.
+#[derive(Clone, Debug)]
+struct Rotation {
+    storage: Arc<dyn Storage>,
+    /// The segment before.
+    old: Arc<dyn StorageFile>,
+    old_name: String,
+    /// The new one.
+    sequence: u64,
+    name: String,
+}
+
 /// What syncs have reached.
 #[derive(Debug, Default)]
 struct Synced {
     position: Position,
+    /// Present until a sync finishes it.
+    rotation: Option<Rotation>,
     /// Segment and length in it that are synced.
     sequence: u64,
     len: u64,
@@ -168,7 +181,8 @@ impl Log {
             return Ok(self.written);
         }
         let (len, limit) = (self.segment.len, self.config.segment_bytes);
-        if len >= limit && (self.syncs_quickly() || len >= 2 * limit) {
+        // One rotation at a time, unless syncs are hopelessly behind: then they are waited for.
+        if len >= limit && (!self.is_rotating() || len >= 2 * limit) {
             self.rotate()?;
         }
         self.write_buffer()
@@ -217,15 +231,15 @@ impl Log {
     }
 
     /// True while a sync should come soon whatever the class of the records: a reservation waits
-    /// for it, or the end of a segment.
+    /// for it, or a new segment for its name.
     #[must_use]
     pub fn wants_sync(&self) -> bool {
-        self.segment.len >= self.config.segment_bytes
-            || !self.shared.synced.lock().reservations.is_empty()
+        let synced = self.shared.synced.lock();
+        synced.rotation.is_some() || !synced.reservations.is_empty()
     }
 
-    fn syncs_quickly(&self) -> bool {
-        self.written.0 - self.synced().0.min(self.written.0) < QUICK_SYNC
+    fn is_rotating(&self) -> bool {
+        self.shared.synced.lock().rotation.is_some()
     }
 
     /// Why nothing more can be made durable, if so.
@@ -239,7 +253,7 @@ impl Log {
     pub fn snapshot_due(&self) -> bool {
         let (bytes, limit) = (self.bytes_since_snapshot, self.config.snapshot_bytes);
         // It ends a segment.
-        bytes >= limit && (self.syncs_quickly() || bytes - limit > limit / 4)
+        bytes >= limit && (!self.is_rotating() || bytes - limit > limit / 4)
     }
 
     /// Bytes of log that a start would replay.
@@ -255,31 +269,8 @@ impl Log {
         self.rotate()?;
         // Counted from here even if the snapshot fails, so that a full disk isn't hammered.
         self.bytes_since_snapshot = 0;
-        SnapshotWriter::create(Arc::clone(&self.storage), self.segment.sequence, meta)
-    }
-
-    /// Removes what a finished snapshot makes needless. A crash in between leaves files that the
-    /// next call removes.
-    pub fn truncate_behind(&mut self, done: &SnapshotDone) -> Result<(), LogError> {
-        let sequence = done.sequence;
-        let mut stale: Vec<String> = self
-            .storage
-            .list()
-            .map_err(|e| LogError::write("list", "data directory", e))?
-            .into_iter()
-            .filter(|name| {
-                names::parse_segment(name).is_some_and(|s| s < sequence)
-                    || names::parse_snapshot(name).is_some_and(|s| s < sequence)
-            })
-            .collect();
-        // Oldest first: what is left after a crash is a log without a gap.
-        stale.sort();
-        for name in &stale {
-            self.storage.remove(name).map_err(|e| LogError::write("remove", name, e))?;
-        }
-        self.storage.sync_dir().map_err(|e| LogError::write("sync", "data directory", e))?;
-        tracing::info!(removed = stale.len(), sequence, "log truncated behind snapshot");
-        Ok(())
+        let first = self.sync_point();
+        SnapshotWriter::create(Arc::clone(&self.storage), self.segment.sequence, first, meta)
     }
 
     /// Ends the log in order. `revision` is the highest revision given out. `volatile` says that
@@ -364,23 +355,27 @@ impl Log {
         }
     }
 
-    /// Begins a new segment. The old one is synced first, so that only the last segment of a log
-    /// can have a torn tail.
+    /// Begins a new segment without waiting for any disk: the next sync makes the old one whole
+    /// there and gives the new one its name.
     fn rotate(&mut self) -> Result<(), LogError> {
-        self.sync_point().finish()?;
+        if self.is_rotating() {
+            self.sync_point().sync()?;
+        }
         // What is in the buffer goes to the new one: the old one ends here.
         let (sequence, before) = (self.segment.sequence + 1, self.segment.len);
-        let next = create_segment(self.storage.as_ref(), sequence, before);
-        let next = next.map_err(|error| match error {
-            LogError::Poisoned { cause } => poison(&self.shared, cause.to_string()),
-            other => other,
-        })?;
+        let next = unnamed_segment(self.storage.as_ref(), sequence, before)?;
+        let old = std::mem::replace(&mut self.segment, next);
         {
             let mut shared = self.shared.synced.lock();
-            shared.sequence = next.sequence;
-            shared.len = next.len;
+            (shared.sequence, shared.len) = (sequence, 0);
+            shared.rotation = Some(Rotation {
+                storage: Arc::clone(&self.storage),
+                old: old.file,
+                old_name: old.name,
+                sequence,
+                name: self.segment.name.clone(),
+            });
         }
-        self.segment = next;
         // A snapshot may remove the segment that holds the reservation: carry it over, first in the
         // new segment. It was synced in the old one or is in the buffer, so it needs no waiting for.
         if self.reserved > 0 {
@@ -393,7 +388,6 @@ impl Log {
             let result = self.write_buffer();
             (self.buffer, self.blocks, self.written) = (buffer, blocks, written);
             result?;
-            self.sync_point().sync()?;
         }
         Ok(())
     }
@@ -436,7 +430,7 @@ impl SyncPoint {
         sync: impl FnOnce(&dyn StorageFile) -> io::Result<()>,
     ) -> Result<Position, LogError> {
         let _gate = self.shared.gate.lock();
-        {
+        let rotation = {
             let shared = self.shared.synced.lock();
             if let Some(cause) = &shared.poison {
                 return Err(LogError::Poisoned { cause: Arc::clone(cause) });
@@ -445,11 +439,23 @@ impl SyncPoint {
             if shared.position >= self.position && shared.sequence > self.sequence {
                 return Ok(shared.position);
             }
+            shared.rotation.clone().filter(|rotation| rotation.sequence == self.sequence)
+        };
+        if let Some(rotation) = &rotation
+            && let Err(error) = rotation.old.finish()
+        {
+            return Err(poison(&self.shared, format!("sync {}: {error}", rotation.old_name)));
         }
         if let Err(error) = sync(self.file.as_ref()) {
             return Err(poison(&self.shared, format!("sync {}: {error}", self.name)));
         }
+        if let Some(rotation) = &rotation {
+            self.give_name(rotation)?;
+        }
         let mut shared = self.shared.synced.lock();
+        if rotation.is_some() {
+            shared.rotation = None;
+        }
         shared.position = shared.position.max(self.position);
         if shared.sequence == self.sequence {
             shared.len = shared.len.max(self.len);
@@ -461,6 +467,19 @@ impl SyncPoint {
             shared.reservations.pop_front();
         }
         Ok(shared.position)
+    }
+}
+
+impl SyncPoint {
+    /// Both the segment before and this one are on the disk: now it may be found.
+    fn give_name(&self, rotation: &Rotation) -> Result<(), LogError> {
+        let Rotation { storage, name, .. } = rotation;
+        let temporary = names::temporary(name);
+        // It may be tried again: nothing is lost by it.
+        storage.rename(&temporary, name).map_err(|e| LogError::write("rename", &temporary, e))?;
+        storage
+            .sync_dir()
+            .map_err(|error| poison(&self.shared, format!("sync the directory of {name}: {error}")))
     }
 }
 
@@ -476,21 +495,33 @@ fn poison(shared: &Shared, cause: String) -> LogError {
 /// Makes a segment that is there with its header, or not at all. A failed sync comes back as
 /// [`LogError::Poisoned`]: to do it again and be told that all is well would prove nothing.
 fn create_segment(storage: &dyn Storage, sequence: u64, before: u64) -> Result<Segment, LogError> {
+    let segment = unnamed_segment(storage, sequence, before)?;
+    let name = &segment.name;
+    let unsynced = |e: io::Error| LogError::Poisoned { cause: format!("sync {name}: {e}").into() };
+    segment.file.sync().map_err(unsynced)?;
+    let temporary = names::temporary(name);
+    storage.rename(&temporary, name).map_err(|e| LogError::write("rename", &temporary, e))?;
+    storage.sync_dir().map_err(unsynced)?;
+    Ok(segment)
+}
+
+/// Makes a segment with its header under its temporary name, and syncs nothing.
+fn unnamed_segment(storage: &dyn Storage, sequence: u64, before: u64) -> Result<Segment, LogError> {
     let name = names::segment(sequence);
     let temporary = names::temporary(&name);
     let failed = |action: &'static str| {
-        let name = name.clone();
-        move |e| LogError::write(action, &name, e)
+        let temporary = temporary.clone();
+        move |e| LogError::write(action, &temporary, e)
     };
-    // Left by a try that failed.
-    if storage.list().map_err(failed("list"))?.contains(&temporary) {
-        storage.remove(&temporary).map_err(failed("remove"))?;
-    }
-    let file = storage.create(&temporary).map_err(failed("create"))?;
+    let file = match storage.create(&temporary) {
+        // Left by a try that failed.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            storage.remove(&temporary).map_err(failed("remove"))?;
+            storage.create(&temporary)
+        }
+        created => created,
+    };
+    let file = file.map_err(failed("create"))?;
     file.append(&block::segment_header(sequence, before)).map_err(failed("write"))?;
-    let unsynced = |e: io::Error| LogError::Poisoned { cause: format!("sync {name}: {e}").into() };
-    file.sync().map_err(unsynced)?;
-    storage.rename(&temporary, &name).map_err(failed("rename"))?;
-    storage.sync_dir().map_err(unsynced)?;
     Ok(Segment { sequence, name, file, len: SEGMENT_HEADER as u64 })
 }

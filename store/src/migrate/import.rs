@@ -214,7 +214,7 @@ impl Run<'_> {
             return Err(MigrateError::Progress { path: self.dir.join("import.keys"), reason });
         }
         let done = snapshot.finish()?;
-        self.log.truncate_behind(&done)?;
+        done.truncate_behind()?;
         self.progress.phase = Phase::Follow;
         self.progress.save(self.dir)?;
         Staging::remove(self.dir)?;

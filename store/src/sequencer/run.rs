@@ -353,12 +353,7 @@ impl Sequencer {
             let more = snapshot.advance(&self.engine);
             match snapshot.poll() {
                 Outcome::Pending => return more,
-                Outcome::Failed => {}
-                Outcome::Done(done) => {
-                    if let Err(error) = log.truncate_behind(&done) {
-                        error!(%error, "log not truncated behind the snapshot");
-                    }
-                }
+                Outcome::Failed | Outcome::Done => {}
             }
             self.snapshot = None;
             return false;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_cha
 use std::thread;
 
 use bytes::Bytes;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::core::{Engine, KeyRange, KeyValue};
 use crate::log::{Log, LogError, SnapshotDone, SnapshotMeta, SnapshotWriter};
@@ -34,7 +34,7 @@ pub(super) enum Outcome {
     /// It is still being written.
     Pending,
     /// It is whole and durable.
-    Done(SnapshotDone),
+    Done,
     /// It does not exist; the log is as good as before.
     Failed,
 }
@@ -128,7 +128,7 @@ impl Snapshot {
                     bytes = done.size,
                     "snapshot done"
                 );
-                Outcome::Done(done)
+                Outcome::Done
             }
             Ok(Err(error)) => {
                 warn!(%error, "snapshot failed: the log stays as it is");
@@ -150,7 +150,13 @@ fn write(
         writer.lease(*id, *ttl)?;
     }
     while let Ok(part) = parts.recv() {
-        let Part::Keys(slice) = part else { return writer.finish().map(Some) };
+        let Part::Keys(slice) = part else {
+            let done = writer.finish()?;
+            if let Err(error) = done.truncate_behind() {
+                error!(%error, "log not truncated behind the snapshot");
+            }
+            return Ok(Some(done));
+        };
         for kv in slice {
             writer.key(&kv)?;
         }
@@ -206,15 +212,14 @@ mod tests {
         let (mut log, _) = Log::open(dir.path(), LogConfig::default()).unwrap();
         let engine = filled(&mut log);
         let mut snapshot = Snapshot::begin(&engine, &mut log).unwrap();
-        let done = wait_for(|| {
+        wait_for(|| {
             while snapshot.advance(&engine) {}
             match snapshot.poll() {
                 Outcome::Pending => None,
-                Outcome::Done(done) => Some(done),
+                Outcome::Done => Some(()),
                 Outcome::Failed => panic!("the snapshot failed"),
             }
         });
-        log.truncate_behind(&done).unwrap();
         drop(log);
         let (_, recovered) = Log::open(dir.path(), LogConfig::default()).unwrap();
         let items: Result<Vec<SnapshotItem>, _> = recovered.snapshot.unwrap().collect();

@@ -11,7 +11,12 @@ use megacluster_store::log::{Source, Storage, StorageFile};
 struct Content {
     data: Vec<u8>,
     synced: usize,
+    /// The last loss of power took some of it.
+    cut: bool,
 }
+
+/// How the name of a file in the making ends.
+const TEMPORARY: &str = ".tmp";
 
 #[derive(Debug, Default)]
 struct File(Mutex<Content>);
@@ -22,18 +27,25 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// The newest segment and its length: where the log ends.
+    /// The newest segment, by the name that it has or will have, and its length: where the log ends.
     pub(crate) fn tail(&self) -> (String, usize) {
         let files = self.files.lock().unwrap();
-        let (name, file) =
-            files.iter().rfind(|(n, _)| n.starts_with("log-") && !n.contains(".tmp")).unwrap();
-        (name.clone(), file.0.lock().unwrap().data.len())
+        let (name, file) = files.iter().rfind(|(n, _)| n.starts_with("log-")).unwrap();
+        let len = file.0.lock().unwrap().data.len();
+        (name.trim_end_matches(TEMPORARY).to_owned(), len)
     }
 
-    /// Whether what a segment held up to `len` is still there, or no longer needed.
+    /// Whether what a segment held up to `len` is still there, or no longer needed. One without a
+    /// name counts only behind a segment that is whole.
     pub(crate) fn holds(&self, (name, len): &(String, usize)) -> bool {
         let files = self.files.lock().unwrap();
-        files.get(name).is_none_or(|file| file.0.lock().unwrap().data.len() >= *len)
+        let holds = |file: &File| file.0.lock().unwrap().data.len() >= *len;
+        if let Some(file) = files.get(name) {
+            return holds(file);
+        }
+        let Some(file) = files.get(&format!("{name}{TEMPORARY}")) else { return true };
+        let before = files.iter().rfind(|(n, _)| n.starts_with("log-") && *n < name);
+        holds(file) && before.is_none_or(|(_, before)| !before.0.lock().unwrap().cut)
     }
 
     /// Drops a part of what was not synced: `keep` thousandths of it stay.
@@ -41,6 +53,7 @@ impl Disk {
         for file in self.files.lock().unwrap().values() {
             let mut content = file.0.lock().unwrap();
             let len = content.synced + (content.data.len() - content.synced) * keep / 1000;
+            content.cut = len < content.data.len();
             content.data.truncate(len);
             content.synced = len;
         }
@@ -55,7 +68,7 @@ impl Disk {
     /// A disk with these files on it.
     pub(crate) fn with(files: &BTreeMap<String, Vec<u8>>) -> Self {
         let file = |data: &Vec<u8>| {
-            let content = Content { data: data.clone(), synced: data.len() };
+            let content = Content { data: data.clone(), synced: data.len(), cut: false };
             Arc::new(File(Mutex::new(content)))
         };
         Self { files: Mutex::new(files.iter().map(|(n, d)| (n.clone(), file(d))).collect()) }

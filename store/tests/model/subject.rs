@@ -160,7 +160,7 @@ impl Subject {
             writer.key(&kv).unwrap();
         }
         let done = writer.finish().unwrap();
-        self.log().truncate_behind(&done).unwrap();
+        done.truncate_behind().unwrap();
         Some(at)
     }
 
