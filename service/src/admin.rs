@@ -200,7 +200,9 @@ impl Admin {
         }
     }
 
-    fn readyz(&self, verbose: bool) -> Response<Full<Bytes>> {
+    /// `/readyz`, for another port that has it too.
+    #[must_use]
+    pub fn readyz(&self, verbose: bool) -> Response<Full<Bytes>> {
         match (self.readiness.is_ready(), verbose) {
             (true, false) => text(StatusCode::OK, "ok"),
             (true, true) => text(StatusCode::OK, self.readiness.report() + "readyz check passed\n"),
@@ -211,7 +213,9 @@ impl Admin {
         }
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    /// `/metrics`, for another port that has it too. It takes a millisecond or more.
+    #[must_use]
+    pub fn metrics(&self) -> Response<Full<Bytes>> {
         let mut body = String::new();
         if encode(&mut body, &self.registry.lock()).is_err() {
             return text(StatusCode::INTERNAL_SERVER_ERROR, "metrics can't be encoded\n");

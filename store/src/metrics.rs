@@ -1,8 +1,10 @@
 //! Metrics, under etcd's names where they mean the same, so that dashboards and alerts made for
 //! etcd show the truth.
 
+mod grpc;
 mod process;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+pub use self::grpc::{Direct, Grpc, Meter, Tally, Ticket};
 use crate::core::{Command, Status};
 
 type Int = Gauge<i64, AtomicI64>;
@@ -48,6 +51,12 @@ pub struct Metrics {
     pub handshakes_failed: Counter,
     /// Requests refused because the queue was full.
     pub shed: Counter,
+    healthy: Int,
+    unhealthy: Int,
+    lease_ttl: Histogram,
+    hash: Histogram,
+    /// What is counted of each gRPC method.
+    pub grpc: Arc<Grpc>,
 }
 
 impl Metrics {
@@ -80,41 +89,37 @@ impl Metrics {
             connections: Counter::default(),
             handshakes_failed: Counter::default(),
             shed: Counter::default(),
+            healthy: Int::default(),
+            unhealthy: Int::default(),
+            lease_ttl: Histogram::new(exponential_buckets(1.0, 2.0, 24)),
+            hash: Histogram::new(exponential_buckets(0.01, 2.0, 15)),
+            grpc: Arc::default(),
         };
         metrics.register(registry);
         metrics
     }
 
     fn register(&self, registry: &mut Registry) {
-        let one = Int::default();
-        one.set(1);
-        registry.register(
-            "etcd_server_has_leader",
-            "Always 1: one member leads itself",
-            one.clone(),
-        );
-        registry.register(
-            "etcd_server_is_leader",
-            "Always 1: one member leads itself",
-            one.clone(),
-        );
-        registry.register("etcd_server_is_learner", "Always 0", Int::default());
-        for (name, help) in [
-            ("etcd_server_leader_changes_seen", "Always 0: there is no election"),
-            ("etcd_server_proposals_failed", "Always 0: nothing is proposed to others"),
-        ] {
-            registry.register(name, help, Counter::<u64>::default());
-        }
-        for (name, label, version) in [
-            ("etcd_server_version", "server_version", crate::api::ETCD_VERSION),
-            ("etcd_cluster_version", "cluster_version", "3.6"),
-        ] {
-            let family = Family::<[(&'static str, &'static str); 1], Int>::default();
-            family.get_or_create(&[(label, version)]).set(1);
-            registry.register(name, "1 for the version of etcd that is offered", family);
-        }
-        registry.register("etcd_server_proposals_pending", "Always 0", Int::default());
+        constants(registry);
         registry.register_collector(Box::new(process::Process));
+        registry.register_collector(Box::new(grpc::Shown(self.grpc.clone())));
+        // Counters in etcd, with names that are not a counter's here.
+        for (name, help, counter) in [
+            ("etcd_server_health_success", "Answers of /health that were true", &self.healthy),
+            ("etcd_server_health_failures", "Answers of /health that were false", &self.unhealthy),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register(
+            "etcd_debugging_lease_ttl_total",
+            "Seconds of the leases that were asked for",
+            self.lease_ttl.clone(),
+        );
+        registry.register(
+            "etcd_mvcc_hash_rev_duration_seconds",
+            "Seconds that a HashKV took",
+            self.hash.clone(),
+        );
         for (name, help, counter) in [
             ("etcd_mvcc_range", "Ranges", &self.ranges),
             ("etcd_mvcc_put", "Puts outside transactions", &self.puts),
@@ -160,6 +165,12 @@ impl Metrics {
             "Seconds of a sync of the log that writes waited for",
             self.fsync.clone(),
         );
+        // What bbolt's commit is in etcd: until a batch is on disk.
+        registry.register(
+            "etcd_disk_backend_commit_duration_seconds",
+            "Seconds to make a batch durable for its class",
+            self.commit.clone(),
+        );
         registry.register(
             "megacluster_store_commit_seconds",
             "Seconds to make a batch durable for its class",
@@ -182,6 +193,16 @@ impl Metrics {
         self.fsync.observe(took.as_secs_f64());
     }
 
+    /// An answer of `/health`.
+    pub fn count_health(&self, healthy: bool) {
+        if healthy { &self.healthy } else { &self.unhealthy }.inc();
+    }
+
+    /// A `HashKV` that was answered.
+    pub fn observe_hash(&self, took: Duration) {
+        self.hash.observe(took.as_secs_f64());
+    }
+
     /// A batch that is durable.
     pub fn count_batch(&self) {
         self.proposals.inc();
@@ -194,7 +215,11 @@ impl Metrics {
             Command::Put(_) => &self.puts,
             Command::Delete(_) => &self.deletes,
             Command::Txn(_) => &self.txns,
-            Command::LeaseGrant { .. } => &self.granted,
+            Command::LeaseGrant { ttl, .. } => {
+                self.lease_ttl
+                    .observe(Duration::from_secs(u64::try_from(*ttl).unwrap_or(0)).as_secs_f64());
+                &self.granted
+            }
             Command::LeaseRevoke(_) => &self.revoked,
             Command::LeaseRenew(_) => &self.renewed,
             _ => return,
@@ -213,5 +238,37 @@ impl Metrics {
         self.watchers.set(int(status.watchers));
         self.streams.set(int(streams));
         self.leases.set(int(status.leases));
+    }
+}
+
+/// What is the same for every store: of one member, with nobody to ask.
+fn constants(registry: &mut Registry) {
+    let one = Int::default();
+    one.set(1);
+    registry.register("etcd_server_has_leader", "Always 1: one member leads itself", one.clone());
+    registry.register("etcd_server_is_leader", "Always 1: one member leads itself", one.clone());
+    registry.register("etcd_server_is_learner", "Always 0", Int::default());
+    for (name, help) in [
+        ("etcd_server_leader_changes_seen", "Always 0: there is no election"),
+        ("etcd_server_proposals_failed", "Always 0: nothing is proposed to others"),
+        ("etcd_server_heartbeat_send_failures", "Always 0: there is no peer"),
+        ("etcd_server_read_indexes_failed", "Always 0: no peer is asked before a read"),
+        ("etcd_server_slow_read_indexes", "Always 0: no peer is asked before a read"),
+    ] {
+        registry.register(name, help, Counter::<u64>::default());
+    }
+    for (name, label, version) in [
+        ("etcd_server_version", "server_version", crate::api::ETCD_VERSION),
+        ("etcd_cluster_version", "cluster_version", "3.6"),
+    ] {
+        let family = Family::<[(&'static str, &'static str); 1], Int>::default();
+        family.get_or_create(&[(label, version)]).set(1);
+        registry.register(name, "1 for the version of etcd that is offered", family);
+    }
+    for (name, help) in [
+        ("etcd_server_proposals_pending", "Always 0"),
+        ("etcd_disk_defrag_inflight", "Always 0: there is nothing to defragment"),
+    ] {
+        registry.register(name, help, Int::default());
     }
 }

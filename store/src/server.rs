@@ -142,7 +142,7 @@ impl Server {
             keepalive_timeout: flags.grpc_keepalive_timeout,
             runtimes: runtimes(flags.io_threads),
         };
-        let listeners = Listeners::start(serve, api, metrics, drain.clone()).await?;
+        let listeners = Listeners::start(serve, api, admin, metrics, drain.clone()).await?;
         readiness.set("serving", true);
         tokio::spawn(watch_health(handle, readiness.clone(), drain.clone()));
         Ok(Self { running, listeners, admin: bound, readiness, drain, end })

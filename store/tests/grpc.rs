@@ -151,6 +151,9 @@ async fn pages_are_served_beside_grpc() {
     for (path, status, text) in [
         ("/health", StatusCode::OK, r#"{"health":"true","reason":""}"#),
         ("/version", StatusCode::OK, r#""etcdserver":"3.6.8""#),
+        ("/metrics", StatusCode::OK, "etcd_server_has_leader 1\n"),
+        ("/readyz?verbose", StatusCode::OK, "[+]log ok"),
+        ("/livez", StatusCode::OK, "ok\n"),
         ("/nothing", StatusCode::NOT_FOUND, "404 page not found"),
     ] {
         let request = Request::builder().method(Method::GET).uri(format!("http://test{path}"));
@@ -170,6 +173,25 @@ async fn pages_are_served_beside_grpc() {
         timeout(SOON, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
         assert_eq!(answer.matches(&format!("HTTP/1.1 {}", status.as_u16())).count(), 2);
         assert_eq!(answer.matches(text).count(), 2, "{answer}");
+    }
+    store.server.finish().await;
+}
+
+#[tokio::test]
+async fn pages_are_only_read() {
+    let store = plain_store().await;
+    for (method, path, status) in [
+        ("POST", "/health", "405 Method Not Allowed"),
+        ("PUT", "/metrics", "405 Method Not Allowed"),
+        ("POST", "/nothing", "404 Not Found"),
+    ] {
+        let mut stream = TcpStream::connect(plain(&store)).await.unwrap();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(SOON, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
     }
     store.server.finish().await;
 }

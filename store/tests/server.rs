@@ -513,3 +513,69 @@ async fn health_and_metrics_are_etcds() {
     KvClient::new(channel.clone()).delete_range(delete).await.unwrap();
     store.server.finish().await;
 }
+
+#[tokio::test]
+async fn calls_are_counted_under_etcds_names() {
+    let store = Store::start(&[]).await;
+    let channel = store.connect().await;
+    for n in 0..5 {
+        put(&channel, "k", n.to_string()).await.unwrap();
+    }
+    let future = RangeRequest { key: "k".into(), revision: 99, ..Default::default() };
+    KvClient::new(channel.clone()).range(future).await.unwrap_err();
+    let all = RangeRequest { key: "a".into(), range_end: "z".into(), ..Default::default() };
+    KvClient::new(channel.clone()).range(all).await.unwrap();
+    MaintenanceClient::new(channel.clone()).status(StatusRequest {}).await.unwrap();
+    let mut watch = Watch::open(&channel).await;
+    watch.create(prefix("k", 2)).await;
+    let mut events = 0;
+    while events < 5 {
+        events += watch.next().await.events.len();
+    }
+    let expected = |sent: &str| {
+        let of = |method: &str, service: &str, kind: &str| {
+            format!(
+                r#"grpc_type="{kind}",grpc_service="etcdserverpb.{service}",grpc_method="{method}""#
+            )
+        };
+        let (put, range) = (of("Put", "KV", "unary"), of("Range", "KV", "unary"));
+        let watch = of("Watch", "Watch", "bidi_stream");
+        let status = of("Status", "Maintenance", "unary");
+        [
+            format!("grpc_server_started_total{{{put}}} 5"),
+            format!("grpc_server_msg_received_total{{{put}}} 5"),
+            format!("grpc_server_msg_sent_total{{{put}}} 5"),
+            format!("grpc_server_handled_total{{grpc_code=\"OK\",{put}}} 5"),
+            format!("grpc_server_started_total{{{range}}} 2"),
+            format!("grpc_server_handled_total{{grpc_code=\"OK\",{range}}} 1"),
+            format!("grpc_server_handled_total{{grpc_code=\"OutOfRange\",{range}}} 1"),
+            format!("grpc_server_handled_total{{grpc_code=\"OK\",{status}}} 1"),
+            format!("grpc_server_started_total{{{watch}}} 1"),
+            format!("grpc_server_msg_received_total{{{watch}}} 1"),
+            format!("grpc_server_handled_total{{grpc_code=\"Canceled\",{watch}}} {sent}"),
+        ]
+    };
+    let admin = store.server.admin_addresses()[0];
+    let metrics = http_get(admin, "/metrics").await;
+    for line in expected("0") {
+        assert!(metrics.contains(&format!("{line}\n")), "{line}\n{metrics}");
+    }
+    let bytes = |metrics: &str, name: &str| -> u64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().parse().unwrap()
+    };
+    assert!(bytes(&metrics, "etcd_network_client_grpc_received_bytes_total") > 40);
+    assert!(bytes(&metrics, "etcd_network_client_grpc_sent_bytes_total") > 200);
+
+    // A watch whose client is gone has ended: dashboards show the difference as open streams.
+    drop(watch);
+    let last = expected("1").into_iter().next_back().unwrap();
+    timeout(SOON, async {
+        while !http_get(admin, "/metrics").await.contains(&last) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    store.server.finish().await;
+}

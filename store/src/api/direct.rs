@@ -19,14 +19,8 @@ const PREFIX: usize = 5;
 /// Room is taken in pieces of this size, which several answers share.
 const ROOM: usize = 16 * 1024;
 
-/// A call that may go this way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
-    Range,
-    Put,
-    Delete,
-    Txn,
-}
+/// A call that may go this way: those that a connection counts by itself.
+pub(crate) type Call = crate::metrics::Direct;
 
 impl Call {
     /// The call at a request's path.
@@ -34,7 +28,7 @@ impl Call {
         match path.strip_prefix("/etcdserverpb.KV/")? {
             "Range" => Some(Self::Range),
             "Put" => Some(Self::Put),
-            "DeleteRange" => Some(Self::Delete),
+            "DeleteRange" => Some(Self::DeleteRange),
             "Txn" => Some(Self::Txn),
             _ => None,
         }
@@ -69,7 +63,7 @@ impl Api {
                 self.admit_put(&request, size)?;
                 Command::Put(request)
             }
-            Call::Delete => {
+            Call::DeleteRange => {
                 let request: DeleteRangeRequest = decode(message)?;
                 self.admit_delete(&request, size)?;
                 Command::Delete(request)
@@ -164,7 +158,7 @@ mod tests {
     #[test]
     fn calls_are_known_by_their_paths() {
         assert_eq!(Call::at("/etcdserverpb.KV/Txn"), Some(Call::Txn));
-        assert_eq!(Call::at("/etcdserverpb.KV/DeleteRange"), Some(Call::Delete));
+        assert_eq!(Call::at("/etcdserverpb.KV/DeleteRange"), Some(Call::DeleteRange));
         for path in ["/etcdserverpb.KV/Compact", "/etcdserverpb.Watch/Watch", "/", "Range", ""] {
             assert_eq!(Call::at(path), None, "{path}");
         }

@@ -160,6 +160,11 @@ impl Api {
             .prepare()
     }
 
+    /// Where everything is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
     async fn ask(&self, command: Command, size: usize) -> Result<Reply, Status> {
         self.inner.handle.ask(command, size).await.map_err(|error| {
             if error == Error::TooManyRequests {

@@ -24,14 +24,15 @@ use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::Status;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 
-use super::http::page;
+use super::http::Pages;
 use super::io::Io;
 use super::{grpc, stream};
 use crate::api::{Api, Call, Way};
 use crate::core::{Error, Reply};
+use crate::metrics::Tally;
 use crate::sequencer::{Asked, Outbox, Replies};
 
 /// Flow-control windows: large enough that a list of many MiB does not wait for the client's
@@ -93,6 +94,7 @@ impl Http2 {
         stream: S,
         read: BytesMut,
         api: Api,
+        pages: Pages,
         routes: Routes,
         drain: CancellationToken,
     ) -> Result<(), Ended>
@@ -102,6 +104,7 @@ impl Http2 {
         let io = Io::new(stream, read);
         let mut h2 = self.builder.handshake::<_, Bytes>(io.clone()).await?;
         let ping = h2.ping_pong();
+        let tally = Tally::new(api.metrics().grpc.clone());
         let keepalive = Keepalive {
             interval: self.keepalive_interval,
             timeout: self.keepalive_timeout,
@@ -115,6 +118,8 @@ impl Http2 {
             calls: Calls {
                 api,
                 routes,
+                pages,
+                tally,
                 mailbox: Arc::default(),
                 waiting: Slab::new(),
                 batch: Vec::new(),
@@ -170,6 +175,7 @@ impl Outbox for Mailbox {
 
 /// A call whose reply the sequencer owes.
 struct Waiting {
+    kind: Call,
     /// `None` once it was answered that its time is over.
     respond: Option<SendResponse<Bytes>>,
     deadline: Option<Instant>,
@@ -178,6 +184,8 @@ struct Waiting {
 /// The calls of a connection that go to the sequencer.
 struct Calls {
     api: Api,
+    pages: Pages,
+    tally: Tally,
     routes: Routes,
     mailbox: Arc<Mailbox>,
     /// By tag. A call keeps its place until its reply is there, whatever becomes of the client.
@@ -254,6 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
             return Poll::Ready(ended);
         }
         this.calls.expire(&mut this.tick, cx);
+        this.calls.tally.tell();
         if this.keepalive.poll(&this.io, this.ping.as_mut(), cx).is_ready() {
             return Poll::Ready(Err(Ended::Silent));
         }
@@ -287,8 +296,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Err(status) => return send(&mut respond, grpc::refusal(&status)),
         };
         let Some(kind) = Call::at(request.uri().path()) else {
+            let ticket = self.calls.api.metrics().grpc.begin(request.uri().path());
             let routes = self.calls.routes.clone();
-            tokio::spawn(stream::route(request, respond, routes, deadline));
+            tokio::spawn(stream::route(request, respond, routes, deadline, ticket));
             return;
         };
         let (head, body) = request.into_parts();
@@ -308,13 +318,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn page(&self, request: &Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        let page = page(&self.calls.api, request.method(), request.uri().path());
-        let (head, body) = page.into_parts();
-        let text = body.into_inner().unwrap_or_default();
-        // The client may be gone.
-        if let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), false) {
-            let _ = stream.send_data(text, true);
-        }
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let pages = self.calls.pages.clone();
+        tokio::spawn(async move {
+            let (head, body) = pages.answer(&method, &uri).await.into_parts();
+            let text = body.into_inner().unwrap_or_default();
+            // The client may be gone.
+            if let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), false) {
+                let _ = stream::send(&mut stream, text).await;
+                let _ = stream.send_data(Bytes::new(), true);
+            }
+        });
     }
 }
 
@@ -432,22 +446,36 @@ impl Calls {
                 let status = grpc::fault(&fault, &head.headers, self.api.message_limit());
                 return send(&mut respond, grpc::refusal(&status));
             }
-            Finished::Crowded => return refuse(&mut respond),
+            Finished::Crowded => {
+                self.tally.begin(kind, 0);
+                return self.refuse(kind, &mut respond);
+            }
             Finished::Gone => return,
         };
+        let bytes = message.len();
         let entry = self.waiting.vacant_entry();
         match self.api.admit(kind, entry.key(), message) {
             Ok(Way::Pages(request)) => {
+                self.tally.begin(kind, bytes);
                 let (api, held) = (self.api.clone(), self.held.clone());
                 let answer = async move { api.pages(request).await };
-                tokio::spawn(stream::answer(answer, respond, deadline, held));
+                let ticket = self.tally.ticket(kind);
+                tokio::spawn(stream::answer(answer, respond, deadline, held, ticket));
             }
             Ok(Way::Parcel(asked)) => {
+                self.tally.begin(kind, bytes);
                 self.batch.push(asked);
                 self.timed += usize::from(deadline.is_some());
-                entry.insert(Waiting { respond: Some(respond), deadline });
+                entry.insert(Waiting { kind, respond: Some(respond), deadline });
             }
-            Err(status) => send(&mut respond, grpc::refusal(&status)),
+            Err(status) => {
+                // What grpc-go itself refuses never reaches what counts.
+                if !status.message().starts_with("grpc: ") {
+                    self.tally.begin(kind, bytes);
+                    self.tally.failed(kind, status.code());
+                }
+                send(&mut respond, grpc::refusal(&status));
+            }
         }
     }
 
@@ -460,24 +488,37 @@ impl Calls {
     // ---- answers --------------------------------------------------------------------------------
 
     fn reply(&mut self, tag: usize, result: Result<Reply, Error>) {
-        let Some(Waiting { respond, deadline }) = self.waiting.try_remove(tag) else { return };
+        let Some(Waiting { kind, respond, deadline }) = self.waiting.try_remove(tag) else {
+            return;
+        };
         let Some(mut respond) = respond else { return };
         self.timed -= usize::from(deadline.is_some());
         match self.api.message(result, &mut self.room) {
-            Ok(message) => self.answer(&mut respond, message, deadline),
-            Err(status) => send(&mut respond, grpc::refusal(&status)),
+            Ok(message) => self.answer(kind, &mut respond, message, deadline),
+            Err(status) => {
+                self.tally.failed(kind, status.code());
+                send(&mut respond, grpc::refusal(&status));
+            }
         }
+    }
+
+    fn refuse(&mut self, kind: Call, respond: &mut SendResponse<Bytes>) {
+        let status = Status::from(Error::TooManyRequests);
+        self.tally.failed(kind, status.code());
+        send(respond, grpc::refusal(&status));
     }
 
     fn answer(
         &mut self,
+        kind: Call,
         respond: &mut SendResponse<Bytes>,
         message: Bytes,
         deadline: Option<Instant>,
     ) {
         if self.held.load(Ordering::Relaxed) > HELD {
-            return refuse(respond);
+            return self.refuse(kind, respond);
         }
+        self.tally.went_well(kind, message.len().saturating_sub(grpc::PREFIX));
         // Errors mean that nobody waits any more.
         let Ok(mut stream) = respond.send_response(grpc::head(), false) else { return };
         stream.reserve_capacity(message.len());
@@ -503,6 +544,7 @@ impl Calls {
                     && let Some(mut respond) = waiting.respond.take()
                 {
                     self.timed -= 1;
+                    self.tally.failed(waiting.kind, Code::DeadlineExceeded);
                     send(&mut respond, grpc::refusal(&grpc::too_late()));
                 }
             }
@@ -513,10 +555,6 @@ impl Calls {
             sleep.as_mut().reset(now + TICK);
         }
     }
-}
-
-fn refuse(respond: &mut SendResponse<Bytes>) {
-    send(respond, grpc::refusal(&Status::from(Error::TooManyRequests)));
 }
 
 /// Asks a silent client for a sign of life.

@@ -12,7 +12,7 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// A message's compression flag and length.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 /// Whether a request says that its body is gRPC.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
@@ -80,6 +80,11 @@ pub(super) fn refusal(status: &Status) -> Response<()> {
     let mut response = head();
     response.headers_mut().extend(trailers(status));
     response
+}
+
+/// The code that headers or trailers carry; success if they carry none.
+pub(super) fn code(headers: &HeaderMap) -> Code {
+    headers.get(GRPC_STATUS).map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
 }
 
 /// What grpc-go answers to a request that is not gRPC.

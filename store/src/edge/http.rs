@@ -1,9 +1,11 @@
 //! `/health` and `/version` in etcd's JSON form (etcd `server/etcdserver/api/etcdhttp`), for the
-//! admin port and for plain HTTP requests on the client port.
+//! admin port and for plain HTTP requests on the client port, which has `/metrics`, `/livez` and
+//! `/readyz` too.
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, header};
+use http::{Method, Response, StatusCode, Uri, header};
 use http_body_util::Full;
+use megacluster_service::admin::Admin;
 use serde::Serialize;
 
 use crate::api::{Api, ETCD_VERSION};
@@ -50,6 +52,9 @@ pub fn health_pages(
             } else {
                 (StatusCode::SERVICE_UNAVAILABLE, "false")
             };
+            if let Some(api) = api {
+                api.metrics().count_health(reason.is_empty());
+            }
             Some(json(status, &EtcdHealth { health, reason }))
         }
         "/version" => Some(json(
@@ -60,13 +65,65 @@ pub fn health_pages(
     }
 }
 
-/// A page of the client port: [`health_pages`], and 404 in etcd's words for everything else.
-pub(super) fn page(api: &Api, method: &Method, path: &str) -> Response<Full<Bytes>> {
-    health_pages(Some(api), method, path).unwrap_or_else(|| {
-        let mut response = Response::new(Full::from("404 page not found\n"));
-        *response.status_mut() = StatusCode::NOT_FOUND;
+/// The pages of the client port.
+#[derive(Clone, Debug)]
+pub(super) struct Pages {
+    api: Api,
+    admin: Admin,
+}
+
+impl Pages {
+    pub(super) fn new(api: Api, admin: Admin) -> Self {
+        Self { api, admin }
+    }
+
+    /// Answers a path that is there, and 404 in etcd's words for everything else.
+    pub(super) async fn answer(&self, method: &Method, uri: &Uri) -> Response<Full<Bytes>> {
+        if method != Method::GET {
+            return Self::refuse(method, uri.path());
+        }
+        if let Some(page) = health_pages(Some(&self.api), method, uri.path()) {
+            return page;
+        }
+        match uri.path() {
+            "/metrics" => {
+                // Off the thread that serves connections: the text is long, and some of it is read
+                // from files.
+                let admin = self.admin.clone();
+                let made = tokio::task::spawn_blocking(move || admin.metrics()).await;
+                made.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "metrics\n"))
+            }
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.admin.readyz(uri.query().is_some_and(|q| q.contains("verbose"))),
+            _ => not_found(),
+        }
+    }
+
+    fn refuse(method: &Method, path: &str) -> Response<Full<Bytes>> {
+        let known = matches!(path, "/metrics" | "/livez" | "/readyz")
+            || health_pages(None, &Method::GET, path).is_some();
+        if !known {
+            return not_found();
+        }
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET"));
+        if method == Method::HEAD {
+            *response.body_mut() = Full::default();
+        }
         response
-    })
+    }
+}
+
+fn not_found() -> Response<Full<Bytes>> {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    let kind = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {

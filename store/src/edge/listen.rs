@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
-use http_body_util::Full;
+use bytes::BytesMut;
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use megacluster_service::admin::Admin;
 use megacluster_service::linger::Linger;
 use megacluster_service::tls::ServerTls;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, join, split};
@@ -22,7 +22,7 @@ use tonic::service::Routes;
 use tracing::{debug, info, warn};
 
 use super::connection::Http2;
-use super::http::page;
+use super::http::Pages;
 use super::runtimes::{Place, Runtimes};
 use crate::api::Api;
 use crate::metrics::Metrics;
@@ -86,6 +86,7 @@ pub enum ServeError {
 #[derive(Clone, Debug)]
 struct Serve {
     api: Api,
+    pages: Pages,
     routes: Routes,
     tls: Option<ServerTls>,
     http2: Http2,
@@ -101,10 +102,12 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds all addresses and serves them until `drain` is cancelled.
+    /// Binds all addresses and serves them until `drain` is cancelled. `admin` makes those pages that
+    /// both ports have.
     pub async fn start(
         config: ServeConfig,
         api: Api,
+        admin: Admin,
         metrics: Arc<Metrics>,
         drain: CancellationToken,
     ) -> Result<Self, ServeError> {
@@ -112,7 +115,8 @@ impl Listeners {
         let http2 =
             Http2::new(config.max_streams, config.keepalive_interval, config.keepalive_timeout);
         let routes = api.routes();
-        let serve = Serve { api, routes, tls: config.tls, http2, metrics, drain };
+        let pages = Pages::new(api.clone(), admin);
+        let serve = Serve { api, pages, routes, tls: config.tls, http2, metrics, drain };
         let mut addresses = Vec::new();
         for (address, security) in config.addresses {
             if security == Security::Tls && serve.tls.is_none() {
@@ -221,8 +225,10 @@ async fn speak(
     };
     let stream = Linger::new(stream);
     if is_http2 {
-        let (api, routes, drain) = (serve.api.clone(), serve.routes.clone(), serve.drain.clone());
-        if let Err(error) = serve.http2.serve(stream, read, api, routes, drain).await {
+        let (pages, routes) = (serve.pages.clone(), serve.routes.clone());
+        let served =
+            serve.http2.serve(stream, read, serve.api.clone(), pages, routes, serve.drain.clone());
+        if let Err(error) = served.await {
             debug!(%peer, %error, "connection");
         }
     } else {
@@ -245,7 +251,7 @@ async fn sniff(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(BytesMut, b
     Ok((read, true))
 }
 
-/// Serves the health pages over HTTP/1.
+/// Serves the pages over HTTP/1.
 async fn pages(
     stream: impl AsyncRead + AsyncWrite + Send + 'static,
     read: BytesMut,
@@ -254,10 +260,10 @@ async fn pages(
 ) {
     let (input, output) = split(stream);
     let stream = join(io::Cursor::new(read.freeze()).chain(input), output);
-    let api = serve.api.clone();
+    let pages = serve.pages.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let page: Response<Full<Bytes>> = page(&api, request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(page) }
+        let pages = pages.clone();
+        async move { Ok::<_, Infallible>(pages.answer(request.method(), request.uri()).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

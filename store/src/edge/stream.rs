@@ -13,19 +13,24 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use http_body::{Body as _, Frame};
 use tokio::time::{Instant, timeout_at};
-use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 
 use super::grpc;
+use crate::metrics::{Meter, Ticket};
 
 /// Bytes handed to the codec at once for one stream.
 const PIECE: usize = 64 * 1024;
 
 /// A request's body, which gives the client's window back as it is read.
 #[derive(Debug)]
-struct Incoming(RecvStream);
+struct Incoming {
+    body: RecvStream,
+    meter: Meter,
+    ticket: Option<Arc<Ticket>>,
+}
 
 impl http_body::Body for Incoming {
     type Data = Bytes;
@@ -35,9 +40,14 @@ impl http_body::Body for Incoming {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        match ready!(self.0.poll_data(cx)) {
+        match ready!(self.body.poll_data(cx)) {
             Some(Ok(data)) => {
-                self.0.flow_control().release_capacity(data.len())?;
+                let this = &mut *self;
+                if let Some(ticket) = &this.ticket {
+                    let (messages, bytes) = this.meter.measure(&data);
+                    ticket.received(messages, bytes);
+                }
+                this.body.flow_control().release_capacity(data.len())?;
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(error))),
@@ -47,12 +57,12 @@ impl http_body::Body for Incoming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 }
 
 /// The client took its call back, or is gone.
-struct Gone;
+pub(super) struct Gone;
 
 impl From<h2::Error> for Gone {
     fn from(_: h2::Error) -> Self {
@@ -67,9 +77,12 @@ pub(super) async fn route(
     mut respond: SendResponse<Bytes>,
     mut routes: Routes,
     deadline: Option<Instant>,
+    ticket: Option<Ticket>,
 ) {
     let path = request.uri().path().to_owned();
-    let request = request.map(|body| Body::new(Incoming(body)));
+    let ticket = ticket.map(Arc::new);
+    let incoming = |body| Incoming { body, meter: Meter::default(), ticket: ticket.clone() };
+    let request = request.map(|body| Body::new(incoming(body)));
     // `Routes` is always ready and answers every error itself.
     let call = routes.call(request);
     let answered = tokio::select! {
@@ -80,6 +93,7 @@ pub(super) async fn route(
         Some(Ok(response)) => response,
         Some(Err(impossible)) => match impossible {},
         None => {
+            end(ticket.as_ref(), Code::DeadlineExceeded);
             let _ = respond.send_response(grpc::refusal(&grpc::too_late()), true);
             return;
         }
@@ -87,13 +101,27 @@ pub(super) async fn route(
     let (mut head, body) = response.into_parts();
     grpc::name_the_unknown(&path, &mut head.headers);
     grpc::name_the_large(&mut head.headers);
-    let end = body.is_end_stream();
-    let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), end) else { return };
-    if end {
+    let whole = body.is_end_stream();
+    let code = grpc::code(&head.headers);
+    let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), whole) else {
         return;
+    };
+    if whole {
+        return end(ticket.as_ref(), code);
     }
-    if within(deadline, copy(body, &mut stream)).await.is_none() {
-        let _ = stream.send_trailers(grpc::trailers(&grpc::too_late()));
+    match within(deadline, copy(body, &mut stream, ticket.as_deref())).await {
+        Some(Ok(code)) => end(ticket.as_ref(), code),
+        Some(Err(Gone)) => {}
+        None => {
+            end(ticket.as_ref(), Code::DeadlineExceeded);
+            let _ = stream.send_trailers(grpc::trailers(&grpc::too_late()));
+        }
+    }
+}
+
+fn end(ticket: Option<&Arc<Ticket>>, code: Code) {
+    if let Some(ticket) = ticket {
+        ticket.end(code);
     }
 }
 
@@ -105,8 +133,14 @@ async fn within<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -
     }
 }
 
-/// Sends a body at the client's pace: the next frame is asked for when there is room for it.
-async fn copy(mut body: Body, stream: &mut SendStream<Bytes>) -> Result<(), Gone> {
+/// Sends a body at the client's pace: the next frame is asked for when there is room for it. Gives
+/// the code at its end.
+async fn copy(
+    mut body: Body,
+    stream: &mut SendStream<Bytes>,
+    ticket: Option<&Ticket>,
+) -> Result<Code, Gone> {
+    let mut meter = Meter::default();
     loop {
         // A reset while the body has nothing to say ends the call too.
         let frame = tokio::select! {
@@ -117,27 +151,34 @@ async fn copy(mut body: Body, stream: &mut SendStream<Bytes>) -> Result<(), Gone
             Some(Ok(frame)) => frame,
             Some(Err(status)) => {
                 stream.send_trailers(grpc::trailers(&status))?;
-                return Ok(());
+                return Ok(status.code());
             }
             None => {
                 stream.send_data(Bytes::new(), true)?;
-                return Ok(());
+                return Ok(Code::Ok);
             }
         };
         match frame.into_data() {
-            Ok(data) => send(stream, data).await?,
+            Ok(data) => {
+                if let Some(ticket) = ticket {
+                    let (messages, bytes) = meter.measure(&data);
+                    ticket.sent(messages, bytes);
+                }
+                send(stream, data).await?;
+            }
             Err(frame) => {
                 let mut trailers = frame.into_trailers().unwrap_or_else(|_| grpc::ok_trailers());
                 grpc::name_the_large(&mut trailers);
+                let code = grpc::code(&trailers);
                 stream.send_trailers(trailers)?;
-                return Ok(());
+                return Ok(code);
             }
         }
     }
 }
 
 /// Sends bytes as the client's windows open.
-async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), Gone> {
+pub(super) async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), Gone> {
     while data.has_remaining() {
         stream.reserve_capacity(data.len().min(PIECE));
         // Room that is there already is not announced again.
@@ -157,6 +198,7 @@ pub(super) async fn answer(
     mut respond: SendResponse<Bytes>,
     deadline: Option<Instant>,
     held: Arc<AtomicUsize>,
+    ticket: Ticket,
 ) {
     let made = tokio::select! {
         made = within(deadline, message) => made.unwrap_or_else(|| Err(grpc::too_late())),
@@ -165,11 +207,14 @@ pub(super) async fn answer(
     // Errors mean that nobody waits any more.
     match made {
         Ok(message) => {
+            ticket.sent(1, message.len().saturating_sub(grpc::PREFIX) as u64);
+            ticket.end(Code::Ok);
             if let Ok(stream) = respond.send_response(grpc::head(), false) {
                 finish(stream, message, deadline, held).await;
             }
         }
         Err(status) => {
+            ticket.end(status.code());
             let _ = respond.send_response(grpc::refusal(&status), true);
         }
     }

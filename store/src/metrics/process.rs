@@ -12,8 +12,22 @@ use prometheus_client::metrics::gauge::ConstGauge;
 /// Ticks of a second in `/proc`: fixed for user space (`USER_HZ`).
 const TICKS: f64 = 100.0;
 
+/// The largest number of 64 bits, as Prometheus shows it.
+const UNLIMITED: f64 = 18_446_744_073_709_551_615.0;
+
 #[derive(Debug)]
 pub(super) struct Process;
+
+/// Bytes received and sent by all interfaces (`/proc/net/dev`).
+fn traffic(dev: &str) -> (u64, u64) {
+    let mut sums = (0_u64, 0_u64);
+    for (_, numbers) in dev.lines().filter_map(|line| line.split_once(':')) {
+        let mut numbers = numbers.split_whitespace().map(|n| n.parse::<u64>().unwrap_or(0));
+        sums.0 = sums.0.saturating_add(numbers.next().unwrap_or(0));
+        sums.1 = sums.1.saturating_add(numbers.nth(7).unwrap_or(0));
+    }
+    sums
+}
 
 /// Field by its number in proc(5), from those of `/proc/self/stat` behind the program's name.
 fn field(stat: &str, number: usize) -> Option<f64> {
@@ -44,7 +58,24 @@ impl Collector for Process {
         }
         let status = read("/proc/self/status");
         let started = field(&stat, 22).zip(line(&read("/proc/stat"), "btime"));
+        let limits = read("/proc/self/limits");
+        let max_fds = line(&limits, "Max open files");
+        let (received, sent) = traffic(&read("/proc/self/net/dev"));
+        for (name, help, bytes) in [
+            (
+                "process_network_receive_bytes",
+                "Bytes that this network namespace received",
+                received,
+            ),
+            ("process_network_transmit_bytes", "Bytes that this network namespace sent", sent),
+        ] {
+            let counter = ConstCounter::new(bytes);
+            let kind = counter.metric_type();
+            counter.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+        }
         let open = fs::read_dir("/proc/self/fd").map(Iterator::count).ok();
+        // The directory itself is one of them while it is read.
+        let open = open.and_then(|open| u32::try_from(open).ok()).map(f64::from);
         for (name, help, value) in [
             (
                 "process_resident_memory_bytes",
@@ -57,17 +88,17 @@ impl Collector for Process {
                 "Start, in seconds since 1970",
                 started.map(|(ticks, boot)| boot + ticks / TICKS),
             ),
-            // The directory itself is one of them while it is read.
+            // As in Go, "unlimited" is the largest number there is.
             (
-                "process_open_fds",
-                "Open files",
-                open.and_then(|open| u32::try_from(open).ok()).map(f64::from),
+                "process_virtual_memory_max_bytes",
+                "Most address space",
+                Some(line(&limits, "Max address space").unwrap_or(UNLIMITED)),
             ),
-            (
-                "process_max_fds",
-                "Most open files",
-                line(&read("/proc/self/limits"), "Max open files"),
-            ),
+            ("process_open_fds", "Open files", open),
+            ("process_max_fds", "Most open files", max_fds),
+            // etcd's own names for the same.
+            ("os_fd_used", "Open files", open),
+            ("os_fd_limit", "Most open files", max_fds),
         ] {
             let Some(value) = value else { continue };
             let gauge = ConstGauge::new(value);
