@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_cha
 use std::thread;
 
 use bytes::Bytes;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::core::{Engine, KeyRange, KeyValue};
 use crate::log::{Log, LogError, SnapshotDone, SnapshotMeta, SnapshotWriter};
@@ -17,6 +17,9 @@ use crate::log::{Log, LogError, SnapshotDone, SnapshotMeta, SnapshotWriter};
 /// Keys of one slice, and slices that may wait for the writer.
 const SLICE: usize = 2048;
 const SLICES: usize = 8;
+
+/// What is added to the niceness of the thread that writes: a tenth of the weight of the others.
+const NICE: i32 = 10;
 
 type Slice = Vec<KeyValue>;
 
@@ -65,6 +68,7 @@ impl Snapshot {
             .map_err(|error| error.to_string())
             .and_then(|writer| {
                 let work = move || {
+                    stand_back();
                     // Nothing is sent for a snapshot that was given up.
                     if let Some(result) = write(writer, &leases, &incoming).transpose() {
                         let _ = finished.send(result);
@@ -137,6 +141,14 @@ impl Snapshot {
             Err(TryRecvError::Empty) => Outcome::Pending,
             Err(TryRecvError::Disconnected) => Outcome::Failed,
         }
+    }
+}
+
+/// Lets the threads that clients wait for go first: where cores are few, a snapshot as eager as they
+/// are would take a third of one from them for as long as it lasts.
+fn stand_back() {
+    if let Err(error) = rustix::process::nice(NICE) {
+        debug!(%error, "the snapshot's thread has the priority of all others");
     }
 }
 
