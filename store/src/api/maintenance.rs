@@ -30,18 +30,6 @@ impl Api {
         alarms
     }
 
-    async fn hash_at(&self, revision: i64) -> Result<HashKvResponse, Status> {
-        match self.ask(Command::Hash(revision), 0).await? {
-            Reply::Hash { revision, at, compacted, hash } => Ok(HashKvResponse {
-                header: Some(self.header(revision)),
-                hash,
-                compact_revision: compacted,
-                hash_revision: at,
-            }),
-            _ => Err(mismatch()),
-        }
-    }
-
     pub(super) async fn status_now(&self) -> Result<core::Status, Status> {
         match self.ask(Command::Status, 0).await? {
             Reply::Status(status) => Ok(status),
@@ -117,6 +105,8 @@ impl Maintenance for Api {
         Ok(Response::new(DefragmentResponse { header: None }))
     }
 
+    /// etcd's goes over its whole file, which differs from member to member; here it is that of the
+    /// keys.
     async fn hash(&self, _: Request<HashRequest>) -> Answer<HashResponse> {
         let HashKvResponse { header, hash, .. } = self.hash_at(0).await?;
         Ok(Response::new(HashResponse { header, hash }))

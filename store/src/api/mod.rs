@@ -4,6 +4,7 @@
 mod auth;
 mod cluster;
 mod direct;
+mod hash;
 mod kv;
 mod lease;
 mod maintenance;
@@ -106,6 +107,7 @@ struct Inner {
     /// Where a snapshot's file is written before it is sent.
     data_dir: PathBuf,
     snapshots: Arc<Semaphore>,
+    hashes: Semaphore,
     metrics: Arc<Metrics>,
     drain: CancellationToken,
     streams: AtomicU64,
@@ -131,6 +133,7 @@ impl Api {
                 limits,
                 data_dir,
                 snapshots: Arc::new(Semaphore::new(1)),
+                hashes: Semaphore::new(1),
                 metrics,
                 drain,
                 streams: AtomicU64::new(0),

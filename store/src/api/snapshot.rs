@@ -16,17 +16,17 @@ use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use super::{Api, TERM, mismatch};
-use crate::bolt::{BuildError, Member, Snapshot};
+use crate::bolt::{BuildError, Compacted, Member, Snapshot};
 use crate::core::{Command, Error, KeyRange, Reply};
 use crate::pb::etcdserverpb::SnapshotResponse;
 
 /// Bytes of keys and values of a page.
-const PAGE_BYTES: usize = 256 * 1024;
+pub(super) const PAGE_BYTES: usize = 256 * 1024;
 /// Bytes of one answer, and answers that may wait for the client.
 const BLOB: usize = 128 * 1024;
 const OUTGOING: usize = 4;
 /// How often it begins again behind compactions. Kubernetes compacts every five minutes.
-const TRIES: u32 = 4;
+pub(super) const TRIES: u32 = 4;
 /// What the file says it is.
 const STORAGE_VERSION: &str = "3.6.0";
 
@@ -110,13 +110,13 @@ impl Api {
                         .await
                         .map_err(|error| Status::internal(error.to_string()))?
                 }
-                Err(status) if is_compacted(&status) => Err(BuildError::Compacted),
+                Err(status) if is_compacted(&status) => Err(BuildError::Compacted(Compacted)),
                 Err(status) => return Err(status),
             };
             match built {
                 Ok(built) => return Ok(built),
-                Err(BuildError::Compacted) if tries < TRIES => tries += 1,
-                Err(BuildError::Compacted) => return Err(Error::Compacted.into()),
+                Err(BuildError::Compacted(_)) if tries < TRIES => tries += 1,
+                Err(BuildError::Compacted(_)) => return Err(Error::Compacted.into()),
                 Err(BuildError::Io(error)) => {
                     warn!(%error, "etcd snapshot not written");
                     return Err(Status::internal(format!(
@@ -128,7 +128,7 @@ impl Api {
     }
 }
 
-fn is_compacted(status: &Status) -> bool {
+pub(super) fn is_compacted(status: &Status) -> bool {
     status.code() == Code::OutOfRange && status.message() == Error::Compacted.to_string()
 }
 

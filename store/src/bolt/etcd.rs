@@ -1,21 +1,18 @@
 //! etcd 3.6's buckets (etcd `server/storage/schema`), filled from this store.
 //!
-//! Bucket `key` holds every version since the compacted revision, by revision and its number within
-//! the revision. Those at or below the compacted revision are the live ones; which number they had
-//! within their revision is not known here any more, and no client can tell.
+//! Bucket `key` holds every version since the compacted revision, and those that lived at it
+//! ([`Entries`]).
 
 use std::collections::HashSet;
 use std::io::{self, Seek, Write};
 
-use bytes::Bytes;
 use prost::encoding::int64;
 use serde::Serialize;
 
-use super::writer::{Bucket, Database};
-use crate::core::{Fields, History, KeyRange, KeyValue, Read};
+use super::entries::{Compacted, Entries, each_version, revision_key};
+use super::writer::Database;
+use crate::core::{History, KeyValue};
 
-/// Events that are taken from the history at a time.
-const EVENTS: usize = 4096;
 /// Storage version and cluster version: what is written here is etcd 3.6's.
 const VERSION: &str = "3.6.0";
 /// A lease that only a key knows of (it was granted and revoked while leases were listed) is
@@ -29,8 +26,8 @@ pub enum BuildError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// A compaction took the history that was being read.
-    #[error("history was compacted meanwhile")]
-    Compacted,
+    #[error(transparent)]
+    Compacted(#[from] Compacted),
 }
 
 /// The member that the file is of; `etcdutl snapshot restore` puts others in its place.
@@ -99,36 +96,21 @@ impl Snapshot {
     ) -> Result<(), BuildError> {
         let mut known: HashSet<i64> = self.leases.iter().map(|(id, _)| *id).chain([0]).collect();
         let mut unknown = Vec::new();
-        let mut keys = Keys { bucket: database.bucket(b"key"), last: (0, 0), buffer: Vec::new() };
+        let (mut bucket, mut entries) = (database.bucket(b"key"), Entries::default());
         // Keys come in key order; a stable sort leaves those of one revision so.
         self.base.sort_by_key(KeyValue::mod_revision);
-        let mut put = |keys: &mut Keys<'_, W>, kv: &KeyValue| {
+        let mut put = |kv: &KeyValue| {
             if known.insert(kv.lease()) {
                 unknown.push((kv.lease(), UNKNOWN_TTL));
             }
-            keys.put(kv)
+            let (key, value) = entries.entry(kv);
+            bucket.put(key, value)
         };
         for kv in std::mem::take(&mut self.base) {
-            put(&mut keys, &kv)?;
+            put(&kv)?;
         }
-        let everything = KeyRange::From(Bytes::from_static(b"\0"));
-        let mut next = self.compacted.max(0) + 1;
-        while next <= self.revision {
-            let (batches, through) = match history.read(next, EVENTS, &everything) {
-                Read::Events(batches, through) => (batches, through),
-                Read::Compacted(_) => return Err(BuildError::Compacted),
-            };
-            for event in batches.iter().flat_map(|batch| batch.iter()) {
-                if (next..=self.revision).contains(&event.kv.mod_revision()) {
-                    put(&mut keys, &event.kv)?;
-                }
-            }
-            if through < next {
-                break;
-            }
-            next = through + 1;
-        }
-        keys.bucket.finish()?;
+        each_version::<BuildError>(history, self.compacted, self.revision, |kv| Ok(put(kv)?))?;
+        bucket.finish()?;
         self.leases.extend(unknown);
         Ok(())
     }
@@ -159,36 +141,4 @@ impl Snapshot {
         meta.put(b"term", &self.term.to_be_bytes())?;
         meta.finish()
     }
-}
-
-/// Bucket `key` in the making.
-struct Keys<'a, W: Write + Seek> {
-    bucket: Bucket<'a, W>,
-    /// The last revision and number in it.
-    last: (i64, i64),
-    buffer: Vec<u8>,
-}
-
-impl<W: Write + Seek> Keys<'_, W> {
-    fn put(&mut self, kv: &KeyValue) -> io::Result<()> {
-        let number = if self.last.0 == kv.mod_revision() { self.last.1 + 1 } else { 0 };
-        self.last = (kv.mod_revision(), number);
-        let mut key = revision_key(kv.mod_revision(), number).to_vec();
-        self.buffer.clear();
-        if kv.is_tombstone() {
-            key.push(b't');
-            // Of a deleted key etcd keeps the name alone.
-            Fields { key: kv.key(), ..Fields::default() }.encode(&mut self.buffer);
-            return self.bucket.put(&key, &self.buffer);
-        }
-        self.bucket.put(&key, kv.encoded())
-    }
-}
-
-/// etcd's `RevToBytes`: both numbers big-endian, with an underscore between.
-fn revision_key(main: i64, sub: i64) -> [u8; 17] {
-    let mut key = [b'_'; 17];
-    key[..8].copy_from_slice(&main.to_be_bytes());
-    key[9..].copy_from_slice(&sub.to_be_bytes());
-    key
 }

@@ -77,8 +77,6 @@ pub enum Command {
     },
     /// End a watch.
     Unwatch(WatchKey),
-    /// Checksum of the versions up to a revision; 0 means the newest.
-    Hash(i64),
     /// Sizes and revisions.
     Status,
     /// Take the alarm for space back.
@@ -113,17 +111,6 @@ pub enum Reply {
     LeaseList(i64, Vec<i64>),
     /// To [`Command::Watch`].
     Watch(Watching),
-    /// To [`Command::Hash`].
-    Hash {
-        /// Newest revision.
-        revision: i64,
-        /// Revision of the checksum.
-        at: i64,
-        /// Compacted revision.
-        compacted: i64,
-        /// The checksum.
-        hash: u32,
-    },
     /// To [`Command::Status`].
     Status(Status),
 }
@@ -330,12 +317,6 @@ impl Engine {
             Command::Unwatch(key) => {
                 self.watches.remove(key);
                 Ok(Reply::Done(current))
-            }
-            Command::Hash(revision) => {
-                let at = self.state.mvcc.resolve(revision, current)?;
-                let hash = self.state.mvcc.hash(at);
-                let compacted = self.state.mvcc.compacted();
-                Ok(Reply::Hash { revision: current, at, compacted, hash })
             }
             Command::Status => Ok(Reply::Status(self.status())),
             Command::Disarm => {

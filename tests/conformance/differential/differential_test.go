@@ -342,7 +342,7 @@ func TestSameAnswers(t *testing.T) {
 					etcd.start(t, etcdBinary)
 					store.start(t, storeBinary)
 				default:
-					compareAnswers(t, g, step, etcd, store)
+					compareAnswers(t, g, step, etcd, store, g.request())
 				}
 				if t.Failed() {
 					return
@@ -352,9 +352,8 @@ func TestSameAnswers(t *testing.T) {
 	}
 }
 
-func compareAnswers(t *testing.T, g *generator, step int, etcd, store *server) {
+func compareAnswers(t *testing.T, g *generator, step int, etcd, store *server, request any) {
 	t.Helper()
-	request := g.request()
 	want, got := etcd.ask(t, request), store.ask(t, request)
 	g.last = append(g.last[max(0, len(g.last)-3):], fmt.Sprintf("%T %v\n    gives %v", request, request, want))
 	same := want.err == got.err && (want.err != "" || proto.Equal(want.message, got.message))

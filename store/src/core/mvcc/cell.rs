@@ -128,20 +128,6 @@ impl Cell {
             && versions.latest.is_tombstone()
             && versions.latest.mod_revision() <= compacted
     }
-
-    /// Versions that a reader between `compacted` and `at` can reach, oldest first.
-    pub(super) fn reachable(&self, compacted: i64, at: i64) -> Vec<KeyValue> {
-        let versions = self.0.lock();
-        let mut all =
-            versions.older.as_ref().map_or_else(Vec::new, |chain| chain.all(&versions.latest));
-        all.push(versions.latest.clone());
-        let kept = all.iter().rposition(|kv| kv.mod_revision() <= compacted).unwrap_or(0);
-        all.drain(..kept);
-        all.retain(|kv| {
-            kv.mod_revision() <= at && (kv.mod_revision() > compacted || !kv.is_tombstone())
-        });
-        all
-    }
 }
 
 /// The change that `pack` made, on a count of bytes.

@@ -124,7 +124,8 @@ impl Chain {
     }
 
     /// All versions, oldest first.
-    pub(super) fn all(&self, latest: &KeyValue) -> Vec<KeyValue> {
+    #[cfg(test)]
+    fn all(&self, latest: &KeyValue) -> Vec<KeyValue> {
         let mut all: Vec<KeyValue> = self.whole.iter().rev().cloned().collect();
         self.open.back(self.front(latest), |bytes, _| {
             all.push(KeyValue::from_encoded(bytes));

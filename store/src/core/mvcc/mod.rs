@@ -251,25 +251,6 @@ impl Mvcc {
         count
     }
 
-    /// A checksum of all reachable versions up to `at`. It agrees between two stores of this kind
-    /// with the same content, not with etcd's.
-    #[must_use]
-    pub fn hash(&self, at: i64) -> u32 {
-        let mut sum = 0;
-        self.tree.walk::<()>(b"", None, |cell, _| {
-            for kv in cell.reachable(self.compacted, at) {
-                let kv = kv.fields();
-                sum = crc32c::crc32c_append(sum, kv.key);
-                for n in [kv.create_revision, kv.mod_revision, kv.version, kv.lease] {
-                    sum = crc32c::crc32c_append(sum, &n.to_le_bytes());
-                }
-                sum = crc32c::crc32c_append(sum, kv.value);
-            }
-            ControlFlow::Continue(())
-        });
-        sum
-    }
-
     // ---- writing -------------------------------------------------------------------------------
 
     /// Puts a key at `revision`, which is that of the running transaction, and gives the version
