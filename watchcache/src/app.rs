@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::authn::{ClientCa, ClientCaError};
+use crate::authn::{ClientCa, ClientCaError, Identity};
 use crate::cache::{Cache, Store};
 use crate::config::{BackendTls, ConfigError, RouterConfiguration};
 use crate::flags::Flags;
@@ -194,7 +194,8 @@ fn start_cache(flags: &Flags, token: &CancellationToken) -> Option<Cache> {
         identity: flags.etcd_certfile.clone().zip(flags.etcd_keyfile.clone()),
         next: Arc::default(),
     };
-    Some(Cache::start(&flags.cache_resource, &flags.etcd_prefix, &store, token))
+    let own = Identity::of_front_door().in_groups(&flags.cache_review_group);
+    Some(Cache::start(&flags.cache_resource, &flags.etcd_prefix, &store, own, token))
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<u8>, StartError> {

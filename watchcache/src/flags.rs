@@ -7,8 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use megacluster_service::flags::LogFlags;
 
-use crate::cache::KINDS;
-use crate::cache::wire::Kind;
+use crate::cache::kinds::{self, Kind};
 
 /// The front door of a Kubernetes control plane: takes requests, finds out who asks, and passes
 /// them on to pools of kube-apiservers.
@@ -54,8 +53,9 @@ pub struct Flags {
     #[arg(long, default_value = "20s", value_parser = duration)]
     pub shutdown_timeout: Duration,
     /// Resource whose reads in protobuf are answered from the front door's own cache, for clients
-    /// with a certificate; may be given more than once. Off by default.
-    #[arg(long, value_parser = kind, requires = "etcd_servers")]
+    /// with a certificate, such as `pods` or `leases.coordination.k8s.io`; may be given more than
+    /// once, or as a list. Off by default.
+    #[arg(long, value_parser = kind, value_delimiter = ',', requires = "etcd_servers")]
     pub cache_resource: Vec<&'static Kind>,
     /// URL of the store that the cache follows, as kube-apiserver's flag; may be given more than
     /// once, or as a list.
@@ -73,6 +73,10 @@ pub struct Flags {
     /// Prefix of the kube-apiservers' keys in the store.
     #[arg(long, default_value = "/registry")]
     pub etcd_prefix: String,
+    /// Group in which the front door asks the kube-apiservers who may read what and whom a token
+    /// names, beside its own name, system:megacluster-watchcache; may be given more than once.
+    #[arg(long)]
+    pub cache_review_group: Vec<String>,
     /// How often the configuration and the client CA are read again.
     #[arg(long, default_value = "5s", value_parser = duration, hide = true)]
     pub reload_interval: Duration,
@@ -82,8 +86,9 @@ pub struct Flags {
 }
 
 fn kind(text: &str) -> Result<&'static Kind, String> {
-    KINDS.into_iter().find(|kind| kind.resource == text).ok_or_else(|| {
-        let known: Vec<_> = KINDS.iter().map(|kind| kind.resource).collect();
+    let (resource, group) = text.split_once('.').unwrap_or((text, ""));
+    kinds::find(group, resource).ok_or_else(|| {
+        let known: Vec<_> = kinds::all().iter().map(Kind::full_name).collect();
         format!("must be one of {}", known.join(", "))
     })
 }

@@ -106,6 +106,13 @@ impl Identity {
         }
     }
 
+    /// The same in these groups; those that no header can carry are left out.
+    #[must_use]
+    pub fn in_groups(mut self, groups: &[String]) -> Self {
+        self.groups.extend(groups.iter().filter_map(|group| carried("a group", group).ok()));
+        self
+    }
+
     /// Whether the user is in `system:masters`, whom no limit turns away.
     #[must_use]
     pub fn is_privileged(&self) -> bool {

@@ -1,6 +1,7 @@
 //! Whether a client may read what it asks for: kube-apiserver's own answer, by a
 //! `SubjectAccessReview`, kept for a few seconds. A refusal is not kept, nor told to the client:
-//! its request goes on, and kube-apiserver refuses it in its own words.
+//! its request goes on, and kube-apiserver refuses it in its own words. Who a bearer token names
+//! is asked in the same way, by a `TokenReview`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,10 +15,13 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::subject::Subject;
 use crate::authn::Identity;
 use crate::upstream::{Lane, Load, Pool, RequestBody};
 
-/// How long a client may go on to read after its right was taken away.
+/// How long a client may go on to read after its right was taken away, or its token. As long as
+/// kube-apiserver itself keeps a token that it has accepted
+/// (`k8s.io/kubernetes/pkg/kubeapiserver/options/authentication.go`, `TokenSuccessCacheTTL`).
 const KEPT: Duration = Duration::from_secs(10);
 /// Answers kept; at the bound all are thrown out.
 const MOST: usize = 64 * 1024;
@@ -25,6 +29,7 @@ const MOST: usize = 64 * 1024;
 const DEADLINE: Duration = Duration::from_secs(5);
 const MAX_ANSWER: usize = 256 * 1024;
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+const TOKEN_REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 /// How often it is looked which version the kube-apiservers are.
 const VERSION_KEPT: Duration = Duration::from_mins(1);
 /// The minor version whose encoding the cache knows. Another one might add defaults to stored
@@ -36,6 +41,8 @@ const MINOR: &str = "36";
 pub struct Attributes<'a> {
     /// `get`, `list` or `watch`.
     pub verb: &'a str,
+    /// API group.
+    pub group: &'a str,
     /// The plural name.
     pub resource: &'a str,
     /// The version in the group.
@@ -50,31 +57,62 @@ pub struct Attributes<'a> {
     pub label_selector: &'a str,
 }
 
+/// SHA-256 of a question.
+type Digest = [u8; 32];
+
+fn digest(text: &str) -> Digest {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref().try_into().unwrap_or_default()
+}
+
+/// Answers that are kept for a while.
+#[derive(Debug)]
+struct Kept<T>(Mutex<HashMap<Digest, (Instant, T)>>);
+
+impl<T: Clone> Kept<T> {
+    fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    fn get(&self, question: &Digest, now: Instant) -> Option<T> {
+        let kept = self.0.lock();
+        kept.get(question).filter(|(until, _)| *until > now).map(|(_, answer)| answer.clone())
+    }
+
+    /// Keeps an answer to a question that was asked at `asked`: it is no newer.
+    fn put(&self, question: Digest, asked: Instant, answer: T) {
+        let mut kept = self.0.lock();
+        if kept.len() >= MOST {
+            kept.clear();
+        }
+        kept.insert(question, (asked + KEPT, answer));
+    }
+}
+
 /// Reviews of late.
 #[derive(Debug)]
 pub struct Access {
-    allowed: Mutex<HashMap<Arc<str>, Instant>>,
+    allowed: Kept<()>,
+    tokens: Kept<Arc<Subject>>,
     version: Mutex<Option<(Instant, bool)>>,
     own: Identity,
 }
 
-impl Default for Access {
-    fn default() -> Self {
-        Self {
-            allowed: Mutex::default(),
-            version: Mutex::default(),
-            own: Identity::of_front_door(),
-        }
-    }
-}
-
 impl Access {
+    /// Nothing is known; who may what is asked as this user.
+    #[must_use]
+    pub fn new(own: Identity) -> Self {
+        Self { allowed: Kept::new(), tokens: Kept::new(), version: Mutex::default(), own }
+    }
+
     /// Whether a client may; false too where that can't be found out.
-    pub async fn allows(&self, pool: &Pool, who: &Identity, what: &Attributes<'_>) -> bool {
-        let Some(review) = review(who, what) else { return false };
-        let text: Arc<str> = review.to_string().into();
-        let now = Instant::now();
-        if self.allowed.lock().get(&text).is_some_and(|until| *until > now) {
+    pub async fn allows(&self, pool: &Pool, who: &Subject, what: &Attributes<'_>) -> bool {
+        if !who.is_someone() {
+            return false;
+        }
+        let text = review(who, what).to_string();
+        let (question, now) = (digest(&text), Instant::now());
+        if self.allowed.get(&question, now).is_some() {
             return true;
         }
         let answer = self.ask(pool, Method::POST, REVIEWS, Some(&text)).await;
@@ -83,14 +121,32 @@ impl Access {
             answer["status"]["allowed"] == true && answer["status"]["denied"] != true
         });
         if allowed {
-            let mut kept = self.allowed.lock();
-            if kept.len() >= MOST {
-                kept.clear();
-            }
-            // From before the question: the answer is no newer.
-            kept.insert(text, now + KEPT);
+            self.allowed.put(question, now, ());
         }
         allowed
+    }
+
+    /// Who a bearer token names; none where kube-apiserver does not accept it, or can't be asked.
+    pub async fn who(&self, pool: &Pool, token: &str) -> Option<Arc<Subject>> {
+        let (question, now) = (digest(token), Instant::now());
+        if let Some(subject) = self.tokens.get(&question, now) {
+            return Some(subject);
+        }
+        let review = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token},
+        });
+        let review = review.to_string();
+        let mut answer = self.ask(pool, Method::POST, TOKEN_REVIEWS, Some(&review)).await?;
+        let status = answer["status"].take();
+        if status["authenticated"] != true || status.get("error").is_some() {
+            return None;
+        }
+        let subject: Subject = serde_json::from_value(status["user"].clone()).ok()?;
+        let subject = Arc::new(subject);
+        self.tokens.put(question, now, subject.clone());
+        Some(subject)
     }
 
     /// Whether the kube-apiservers are of the version that the cache knows.
@@ -153,29 +209,25 @@ impl Access {
     }
 }
 
-/// The question; none for an identity that kube-apiserver treats in its own way.
-fn review(who: &Identity, what: &Attributes<'_>) -> Option<Value> {
-    let (user, uid, groups, credential_id) = who.parts()?;
-    if user == "system:anonymous" || groups.contains(&"system:unauthenticated") {
-        return None;
-    }
-    let mut groups = groups;
+/// The question.
+fn review(who: &Subject, what: &Attributes<'_>) -> Value {
+    let mut groups: Vec<&str> = who.groups.iter().map(String::as_str).collect();
     if !groups.contains(&"system:authenticated") {
         groups.push("system:authenticated");
     }
     let selector =
         |raw: &str| if raw.is_empty() { Value::Null } else { json!({"rawSelector": raw}) };
-    Some(json!({
+    json!({
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
         "spec": {
-            "user": user,
-            "uid": uid,
+            "user": who.username,
+            "uid": who.uid,
             "groups": groups,
-            "extra": {"authentication.kubernetes.io/credential-id": [credential_id]},
+            "extra": who.extra,
             "resourceAttributes": {
                 "verb": what.verb,
-                "group": "",
+                "group": what.group,
                 "version": what.version,
                 "resource": what.resource,
                 "namespace": what.namespace,
@@ -184,5 +236,5 @@ fn review(who: &Identity, what: &Attributes<'_>) -> Option<Value> {
                 "labelSelector": selector(what.label_selector),
             },
         },
-    }))
+    })
 }

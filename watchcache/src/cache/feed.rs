@@ -8,14 +8,14 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::table::{Filter, Object};
+use super::filter::Filter;
+use super::table::Object;
 
 /// Events kept for all.
 const KEPT: usize = 16 * 1024;
-/// Events kept of one node.
-const KEPT_OF_NODE: usize = 256;
-
-/// Nodes whose feeds are remembered before those that nobody reads are thrown out.
+/// Events kept of a part: a node, a namespace, one object.
+const KEPT_OF_PART: usize = 256;
+/// Parts whose feeds are remembered before those that nobody reads are thrown out.
 const SWEEP: usize = 1024;
 
 /// A change of one object.
@@ -106,6 +106,21 @@ impl Feed {
         self.changed.subscribe()
     }
 
+    /// The events after a revision of which something is wanted, oldest first, whether their
+    /// revision is reached or not; none where they are not kept any more.
+    pub fn after(
+        &self,
+        revision: u64,
+        mut wanted: impl FnMut(&Arc<Event>) -> bool,
+    ) -> Option<Vec<Arc<Event>>> {
+        let ring = self.ring.lock();
+        if ring.closed || revision < ring.complete_after {
+            return None;
+        }
+        let from = ring.events.partition_point(|event| event.revision <= revision);
+        Some(ring.events.range(from..).filter(|event| wanted(event)).cloned().collect())
+    }
+
     /// About `most` events after a revision, or all where that is `usize::MAX`.
     #[must_use]
     pub fn read(&self, revision: u64, most: usize) -> Found {
@@ -132,13 +147,59 @@ impl Feed {
     }
 }
 
+/// What a feed may be of, beside all objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// All objects.
+    All,
+    /// Those of a namespace.
+    Namespace(&'a str),
+    /// Those with this value of the indexed field.
+    Index(&'a str),
+    /// One object, by its key.
+    Key(&'a str),
+}
+
+/// Feeds by name. Those that nobody reads go when the map has doubled.
+#[derive(Debug)]
+struct Parts {
+    feeds: HashMap<Box<str>, Weak<Feed>>,
+    sweep_at: usize,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self { feeds: HashMap::new(), sweep_at: SWEEP }
+    }
+}
+
+impl Parts {
+    fn get(&self, name: &str) -> Option<Arc<Feed>> {
+        // Where nobody watches a part, nothing is hashed.
+        if self.feeds.is_empty() { None } else { self.feeds.get(name)?.upgrade() }
+    }
+
+    fn of(&mut self, name: &str, reached: &Arc<AtomicU64>) -> Arc<Feed> {
+        if let Some(feed) = self.get(name) {
+            return feed;
+        }
+        if self.feeds.len() >= self.sweep_at {
+            self.feeds.retain(|_, feed| feed.strong_count() > 0);
+            self.sweep_at = (self.feeds.len() * 2).max(SWEEP);
+        }
+        let feed = Arc::new(Feed::new(KEPT_OF_PART, reached));
+        self.feeds.insert(name.into(), Arc::downgrade(&feed));
+        feed
+    }
+}
+
 /// The feeds of a table.
 #[derive(Debug)]
 pub struct Feeds {
     all: Arc<Feed>,
-    /// Of the nodes that are watched; those without a watch go when the map has doubled.
-    nodes: HashMap<Box<str>, Weak<Feed>>,
-    sweep_at: usize,
+    namespaces: Parts,
+    indexed: Parts,
+    keys: Parts,
     reached: Arc<AtomicU64>,
     /// Feeds with events that are not reached yet.
     touched: Vec<Arc<Feed>>,
@@ -155,8 +216,14 @@ impl Feeds {
     #[must_use]
     pub fn new(revision: u64) -> Self {
         let reached = Arc::new(AtomicU64::new(revision));
-        let all = Arc::new(Feed::new(KEPT, &reached));
-        Self { all, nodes: HashMap::new(), sweep_at: SWEEP, reached, touched: Vec::new() }
+        Self {
+            all: Arc::new(Feed::new(KEPT, &reached)),
+            namespaces: Parts::default(),
+            indexed: Parts::default(),
+            keys: Parts::default(),
+            reached,
+            touched: Vec::new(),
+        }
     }
 
     /// The feed of all objects.
@@ -165,31 +232,31 @@ impl Feeds {
         &self.all
     }
 
-    /// The feed of one node, or of all objects.
-    pub fn of(&mut self, node: Option<&str>) -> Arc<Feed> {
-        let Some(node) = node else { return self.all.clone() };
-        if let Some(feed) = self.nodes.get(node).and_then(Weak::upgrade) {
-            return feed;
+    /// The feed of a part.
+    pub fn of(&mut self, part: Part<'_>) -> Arc<Feed> {
+        match part {
+            Part::All => self.all.clone(),
+            Part::Namespace(name) => self.namespaces.of(name, &self.reached),
+            Part::Index(value) => self.indexed.of(value, &self.reached),
+            Part::Key(key) => self.keys.of(key, &self.reached),
         }
-        if self.nodes.len() >= self.sweep_at {
-            self.nodes.retain(|_, feed| feed.strong_count() > 0);
-            self.sweep_at = (self.nodes.len() * 2).max(SWEEP);
-        }
-        let feed = Arc::new(Feed::new(KEPT_OF_NODE, &self.reached));
-        self.nodes.insert(node.into(), Arc::downgrade(&feed));
-        feed
     }
 
     /// Takes an event in. Nobody reads it before its revision is reached.
     pub fn push(&mut self, event: Event) {
         let event = Arc::new(event);
-        let node = |object: &Option<Arc<Object>>| {
-            let object = object.as_ref()?;
-            self.nodes.get(&object.seen.node).and_then(Weak::upgrade)
-        };
-        let (before, after) = (node(&event.before), node(&event.after));
-        let same = before.as_ref().map(Arc::as_ptr) == after.as_ref().map(Arc::as_ptr);
-        let feeds = [Some(self.all.clone()), after, before.filter(|_| !same)];
+        let (before, after) = (event.before.as_deref(), event.after.as_deref());
+        let Some(one) = after.or(before) else { return };
+        let (index_before, index_after) =
+            (before.map(|object| &*object.index), after.map(|object| &*object.index));
+        let moved = index_before.filter(|_| index_before != index_after);
+        let feeds = [
+            Some(self.all.clone()),
+            one.namespace().and_then(|name| self.namespaces.get(name)),
+            self.keys.get(&one.key),
+            index_after.and_then(|value| self.indexed.get(value)),
+            moved.and_then(|value| self.indexed.get(value)),
+        ];
         for feed in feeds.into_iter().flatten() {
             feed.push(&event);
             self.touched.push(feed);
@@ -206,8 +273,10 @@ impl Feeds {
 
     /// Ends all who read.
     pub fn close(&mut self) {
-        let nodes = self.nodes.values().filter_map(Weak::upgrade);
-        for feed in nodes.chain([self.all.clone()]) {
+        let parts = [&self.namespaces, &self.indexed, &self.keys];
+        let feeds =
+            parts.into_iter().flat_map(|parts| parts.feeds.values().filter_map(Weak::upgrade));
+        for feed in feeds.chain([self.all.clone()]) {
             feed.ring.lock().closed = true;
             feed.changed.send_replace(());
         }

@@ -4,17 +4,21 @@
 //!
 //! The way of a read: [`plan`] (is it one that the cache knows?) → [`Access`] (may the client?
 //! kube-apiserver says) → [`Shard`] (is what is known new enough? the store says) → [`table`]
-//! (which objects, which events?) → [`stream`] and [`wire`] (their bytes). The core ([`table`],
-//! [`feed`], [`wire`], [`selector`], [`query`]) has no clock and no sockets.
+//! (which objects, which events?) → [`stream`] and [`wire`] (their bytes). The core ([`kinds`],
+//! [`table`], [`feed`], [`filter`], [`wire`], [`page`], [`query`]) has no clock and no sockets.
 
 mod access;
 mod etcd;
 pub mod feed;
+pub mod filter;
+pub mod kinds;
+pub mod page;
 pub mod query;
 pub mod selector;
 mod shard;
 mod store;
 pub mod stream;
+mod subject;
 pub mod table;
 pub mod wire;
 
@@ -23,6 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
 pub use access::{Access, Attributes};
@@ -30,21 +35,21 @@ pub use query::{Pass, Plan, plan};
 pub use shard::Shard;
 pub use store::{Store, StoreError};
 pub use stream::Pieces;
+pub use subject::Subject;
 
+use self::kinds::Kind;
 use self::query::{Freshness, From};
 use self::stream::Wants;
-use self::table::{NoStart, Table};
+use self::table::{OutOfReach, Page};
+use self::wire::ListMeta;
 use crate::api::RequestInfo;
-use crate::authn::Identity;
+use crate::authn::{Credentials, Identity};
 use crate::upstream::Pool;
 
 const OBJECT: &str = "application/vnd.kubernetes.protobuf";
 const STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 /// A watch from a revision that the shard is about to learn of waits this long for it.
 const CATCH_UP: Duration = Duration::from_secs(1);
-
-/// The kinds that can be cached.
-pub const KINDS: [&wire::Kind; 1] = [&wire::PODS];
 
 /// An answer.
 pub struct Answer {
@@ -70,28 +75,44 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Begins to follow the store for these resources, under kube-apiserver's `--etcd-prefix`.
+    /// Begins to follow the store for these resources, under kube-apiserver's `--etcd-prefix`. It
+    /// asks as `own` who may read them.
     #[must_use]
     pub fn start(
-        kinds: &[&'static wire::Kind],
+        kinds: &[&'static Kind],
         prefix: &str,
         store: &Store,
+        own: Identity,
         token: &CancellationToken,
     ) -> Self {
         let shards: Vec<_> = kinds.iter().map(|kind| Arc::new(Shard::new(kind, prefix))).collect();
         for shard in &shards {
             tokio::spawn(shard.clone().run(store.clone(), token.clone()));
         }
-        Self { shards, access: Access::default() }
+        Self { shards, access: Access::new(own) }
     }
 
     /// The shard of the resource that a request is about.
     #[must_use]
     pub fn shard(&self, info: &RequestInfo<'_>) -> Option<&Arc<Shard>> {
-        if !info.is_resource || !info.group.is_empty() {
-            return None;
+        let same = |shard: &&Arc<Shard>| {
+            shard.kind.resource == info.resource && shard.kind.group == info.group
+        };
+        self.shards.iter().filter(|_| info.is_resource).find(same)
+    }
+
+    /// Who asks; none where that is for kube-apiserver to say.
+    pub async fn subject(
+        &self,
+        pool: &Pool,
+        credentials: &Credentials,
+        headers: &HeaderMap,
+    ) -> Option<Arc<Subject>> {
+        match credentials {
+            Credentials::Identity(identity) => Subject::of(identity).map(Arc::new),
+            Credentials::Token => self.access.who(pool, subject::bearer(headers)?).await,
+            Credentials::Anonymous | Credentials::Refused => None,
         }
-        self.shards.iter().find(|shard| shard.kind.resource == info.resource)
     }
 
     /// Answers, or says why the request goes on to a kube-apiserver.
@@ -99,7 +120,7 @@ impl Cache {
         &self,
         shard: &Shard,
         pool: &Pool,
-        who: &Identity,
+        who: &Subject,
         what: &Attributes<'_>,
         plan: &Plan,
     ) -> Result<Answer, Pass> {
@@ -117,11 +138,12 @@ impl Cache {
                 let bytes = wire::object(shard.kind, &object.message, object.revision);
                 Ok(whole(bytes))
             }
-            Plan::List { filter, freshness } => {
+            Plan::List { filter, freshness, window } => {
                 fresh(shard, *freshness).await?;
-                let read = |table: &Table| (table.list(filter), table.revision());
-                let (objects, revision) = shard.read(read).ok_or("not-ready")?;
-                let (pieces, length) = stream::list(shard.kind, objects, revision);
+                let page = shard.read(|table| table.page(filter, window)).ok_or("not-ready")?;
+                let page = page.map_err(out_of_reach)?;
+                let meta = list_meta(shard.kind, &page, filter.namespace.as_deref());
+                let (pieces, length) = stream::list(shard.kind, page.objects, &meta);
                 Ok(Answer { content_type: OBJECT, length: Some(length), pieces })
             }
             Plan::Watch { filter, from, bookmarks, timeout } => {
@@ -138,10 +160,7 @@ impl Cache {
                     }
                 };
                 let start = shard.begin(|table| table.watch(filter, after)).ok_or("not-ready")?;
-                let start = start.map_err(|reason| match reason {
-                    NoStart::TooOld => "too-old",
-                    NoStart::TooNew => "too-new",
-                })?;
+                let start = start.map_err(out_of_reach)?;
                 let wants = Wants { bookmarks: *bookmarks, marked, timeout: *timeout };
                 let pieces = stream::watch(shard.kind, filter.clone(), start, wants);
                 Ok(Answer { content_type: STREAM, length: None, pieces })
@@ -152,6 +171,20 @@ impl Cache {
 
 async fn fresh(shard: &Shard, freshness: Freshness) -> Result<(), Pass> {
     if shard.is_fresh(freshness).await { Ok(()) } else { Err("stale") }
+}
+
+fn out_of_reach(reason: OutOfReach) -> Pass {
+    match reason {
+        OutOfReach::TooOld => "too-old",
+        OutOfReach::TooNew => "too-new",
+    }
+}
+
+/// What a page says of itself; kube-apiserver continues after the last object it has given.
+fn list_meta(kind: &Kind, page: &Page, namespace: Option<&str>) -> ListMeta {
+    let last = page.objects.last().filter(|_| page.more);
+    let next = last.map(|last| page::encode(kind.cached, page.revision, &last.key, namespace));
+    ListMeta { version: page.revision, next: next.unwrap_or_default(), remaining: page.remaining }
 }
 
 fn whole(bytes: Bytes) -> Answer {

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, header};
 
-use super::selector::{LabelSelector, node_of};
-use super::table::Filter;
-use super::wire::Kind;
+use super::filter::{Filter, is_plain};
+use super::kinds::Kind;
+use super::page;
+use super::table::Window;
 use crate::api::{RequestInfo, first_value};
 
 /// Why a request goes on, for the metric.
@@ -16,7 +17,7 @@ pub type Pass = &'static str;
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// Parameters that are understood, each at most once.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "watch",
     "allowWatchBookmarks",
     "timeoutSeconds",
@@ -26,6 +27,7 @@ const KNOWN: [&str; 10] = [
     "fieldSelector",
     "labelSelector",
     "limit",
+    "continue",
     "sendInitialEvents",
 ];
 
@@ -59,7 +61,7 @@ pub enum From {
 pub enum Plan {
     /// One object.
     Get {
-        /// `namespace/name`.
+        /// `namespace/name`, or the name alone.
         key: String,
         /// How new.
         freshness: Freshness,
@@ -70,6 +72,8 @@ pub enum Plan {
         filter: Filter,
         /// How new.
         freshness: Freshness,
+        /// Which part.
+        window: Window,
     },
     /// A watch.
     Watch {
@@ -84,31 +88,24 @@ pub enum Plan {
     },
 }
 
-/// Plans a request for a resource in namespaces.
+/// Plans a request for a resource.
 pub fn plan(
-    kind: &Kind,
+    kind: &'static Kind,
     method: &Method,
     info: &RequestInfo<'_>,
     query: &str,
     headers: &HeaderMap,
 ) -> Result<Plan, Pass> {
     if *method != Method::GET
-        || info.prefix != "api"
-        || !info.group.is_empty()
+        || info.group != kind.group
         || info.version != kind.version
         || info.resource != kind.resource
         || !info.subresource.is_empty()
-        || !is_canonical(info)
+        || !is_canonical(kind, info)
     {
         return Err("other");
     }
-    let plain = |name: &str| {
-        name.len() <= 253
-            && name.bytes().all(|byte| {
-                byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte)
-            })
-    };
-    if !plain(info.namespace) || !plain(info.name) {
+    if !is_plain(info.namespace) || !is_plain(info.name) {
         return Err("name");
     }
     let Some(stream) = accepted(headers) else { return Err("content-type") };
@@ -118,46 +115,39 @@ pub fn plan(
         return Err("content-type");
     }
     if !info.name.is_empty() {
-        return get(info, &parameters);
+        return get(kind, info, &parameters);
     }
-    let filter = parameters.filter(info.namespace)?;
-    let version = parameters.version()?;
-    let matching = parameters.text("resourceVersionMatch");
+    // A resource in no namespace has no collection in one.
+    if !kind.namespaced && !info.namespace.is_empty() {
+        return Err("other");
+    }
+    let fields = parameters.text("fieldSelector").unwrap_or_default();
+    let labels = parameters.text("labelSelector").unwrap_or_default();
+    let filter = Filter::parse(kind, info.namespace, &fields, &labels).ok_or("selector")?;
     if watch {
-        return parameters.watch(filter, version, matching.as_deref());
+        return parameters.watch(filter);
     }
     if parameters.text("sendInitialEvents").is_some()
         || parameters.text("allowWatchBookmarks").is_some_and(|value| value != "false")
     {
         return Err("query");
     }
-    match matching.as_deref() {
-        None | Some("") => {}
-        Some("NotOlderThan") if version.is_some() => {}
-        Some(_) => return Err("resource-version"),
-    }
-    match parameters.text("limit").as_deref() {
-        None | Some("" | "0") => {}
-        // kube-apiserver's cache answers this in full, too.
-        Some(limit) if version == Some(0) && limit.parse::<u32>().is_ok() => {}
-        Some(_) => return Err("limit"),
-    }
-    let freshness = match version {
-        None => Freshness::Latest,
-        Some(0) => Freshness::Any,
-        Some(version) => Freshness::NotOlderThan(version),
-    };
-    Ok(Plan::List { filter, freshness })
+    parameters.list(kind, filter)
 }
 
 /// Whether the path is the one that a collection or an object has; others, such as `/watch/`, go
 /// on.
-fn is_canonical(info: &RequestInfo<'_>) -> bool {
+fn is_canonical(kind: &Kind, info: &RequestInfo<'_>) -> bool {
     let mut path = info.path;
-    let collection = ["namespaces", info.namespace];
-    let parts = ["api", info.version]
-        .into_iter()
-        .chain(collection.into_iter().filter(|_| !info.namespace.is_empty()))
+    // A namespace itself is named twice in what was read of its path.
+    let namespace = if kind.namespaced { info.namespace } else { "" };
+    let collection = ["namespaces", namespace];
+    let root: &[&str] = if info.group.is_empty() { &["api"] } else { &["apis", info.group] };
+    let parts = root
+        .iter()
+        .copied()
+        .chain([info.version])
+        .chain(collection.into_iter().filter(|_| !namespace.is_empty()))
         .chain([info.resource, info.name].into_iter().filter(|part| !part.is_empty()));
     for part in parts {
         let left = path.strip_prefix('/').and_then(|path| path.strip_prefix(part));
@@ -167,19 +157,28 @@ fn is_canonical(info: &RequestInfo<'_>) -> bool {
     path.is_empty()
 }
 
-fn get(info: &RequestInfo<'_>, parameters: &Parameters<'_>) -> Result<Plan, Pass> {
-    if info.namespace.is_empty() {
+fn get(kind: &Kind, info: &RequestInfo<'_>, parameters: &Parameters<'_>) -> Result<Plan, Pass> {
+    if kind.namespaced && info.namespace.is_empty() {
         return Err("other");
     }
     if KNOWN.iter().any(|name| *name != "resourceVersion" && parameters.text(name).is_some()) {
         return Err("query");
     }
-    let freshness = match parameters.version()? {
+    let freshness = freshness(parameters.version()?);
+    let key = if kind.namespaced {
+        format!("{}/{}", info.namespace, info.name)
+    } else {
+        info.name.to_owned()
+    };
+    Ok(Plan::Get { key, freshness })
+}
+
+fn freshness(version: Option<u64>) -> Freshness {
+    match version {
         None => Freshness::Latest,
         Some(0) => Freshness::Any,
         Some(version) => Freshness::NotOlderThan(version),
-    };
-    Ok(Plan::Get { key: format!("{}/{}", info.namespace, info.name), freshness })
+    }
 }
 
 /// Whether protobuf is what the client wants most, and whether it said that it wants a stream.
@@ -241,24 +240,52 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    fn filter(&self, namespace: &str) -> Result<Filter, Pass> {
-        let node = match self.text("fieldSelector").as_deref() {
-            None | Some("") => None,
-            Some(text) => Some(node_of(text).ok_or("selector")?.to_owned()),
+    /// As `waitUntilFreshAndList` of `k8s.io/apiserver/pkg/storage/cacher/watch_cache.go` decides
+    /// it, after the rules of `ValidateListOptions`.
+    fn list(&self, kind: &Kind, filter: Filter) -> Result<Plan, Pass> {
+        let version = self.version()?;
+        let limit = match self.text("limit").as_deref() {
+            None | Some("") => 0,
+            Some(text) => text.parse::<u32>().map_err(|_| "limit")? as usize,
         };
-        let labels = self.text("labelSelector").unwrap_or_default();
-        let labels = LabelSelector::parse(&labels).ok_or("selector")?;
-        let namespace = (!namespace.is_empty()).then(|| namespace.to_owned());
-        Ok(Filter { namespace, node, labels })
+        let matching = self.text("resourceVersionMatch").unwrap_or_default();
+        let next = self.text("continue").unwrap_or_default();
+        let mut window = Window { limit, by_index: kind.cached, ..Window::default() };
+        let mut freshness = freshness(version);
+        match (&*matching, version) {
+            ("", None) if !next.is_empty() => {
+                let namespace = filter.namespace.as_deref();
+                let place = page::decode(&next, namespace).ok_or("continue")?;
+                (window.at, window.from, window.by_index) = (place.at, place.from, false);
+                freshness = place.at.map_or(Freshness::Latest, Freshness::NotOlderThan);
+            }
+            (_, _) if !next.is_empty() => return Err("continue"),
+            ("Exact", Some(version @ 1..)) => (window.at, window.by_index) = (Some(version), false),
+            // The legacy of before there was a way to say it.
+            ("", Some(version @ 1..)) if limit > 0 => {
+                (window.at, window.by_index) = (Some(version), false);
+            }
+            // kube-apiserver's cache answers in full what may be old; the store knows no such thing.
+            ("" | "NotOlderThan", Some(0)) if kind.cached => window.limit = 0,
+            ("" | "NotOlderThan", Some(0)) if limit > 0 => freshness = Freshness::Latest,
+            ("", _) | ("NotOlderThan", Some(_)) => {}
+            _ => return Err("resource-version"),
+        }
+        // kube-apiserver 1.36 does not find its place again where a field selector has narrowed the
+        // first page to a namespace; that is its to tell.
+        if (filter.key.is_some() || filter.narrowed)
+            && (window.limit > 0 || window.at.is_some() || !next.is_empty())
+        {
+            return Err("limit");
+        }
+        Ok(Plan::List { filter, freshness, window })
     }
 
-    fn watch(
-        &self,
-        filter: Filter,
-        version: Option<u64>,
-        matching: Option<&str>,
-    ) -> Result<Plan, Pass> {
-        if self.text("limit").is_some() {
+    fn watch(&self, filter: Filter) -> Result<Plan, Pass> {
+        let version = self.version()?;
+        let matching = self.text("resourceVersionMatch");
+        let matching = matching.as_deref();
+        if self.text("limit").is_some() || self.text("continue").is_some() {
             return Err("limit");
         }
         let bookmarks = self.flag("allowWatchBookmarks")?.unwrap_or(false);
@@ -269,14 +296,9 @@ impl<'a> Parameters<'a> {
             }
         };
         let from = match (self.flag("sendInitialEvents")?, matching) {
-            (Some(true), Some("NotOlderThan")) if bookmarks => From::State {
-                freshness: match version {
-                    None => Freshness::Latest,
-                    Some(0) => Freshness::Any,
-                    Some(version) => Freshness::NotOlderThan(version),
-                },
-                marked: true,
-            },
+            (Some(true), Some("NotOlderThan")) if bookmarks => {
+                From::State { freshness: freshness(version), marked: true }
+            }
             (None, None | Some("")) => match version {
                 None | Some(0) => From::State { freshness: Freshness::Any, marked: false },
                 Some(version) => From::After(version),
@@ -291,15 +313,19 @@ impl<'a> Parameters<'a> {
 mod tests {
     use http::HeaderValue;
 
-    use super::super::wire::PODS;
+    use super::super::kinds;
     use super::*;
 
     fn planned(target: &str, accept: &'static str) -> Result<Plan, Pass> {
+        planned_for(kinds::find("", "pods").unwrap(), target, accept)
+    }
+
+    fn planned_for(kind: &'static Kind, target: &str, accept: &'static str) -> Result<Plan, Pass> {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let info = RequestInfo::parse(&Method::GET, path, query);
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-        plan(&PODS, &Method::GET, &info, query, &headers)
+        plan(kind, &Method::GET, &info, query, &headers)
     }
 
     #[test]
@@ -308,7 +334,11 @@ mod tests {
         let all = Filter::default();
         assert_eq!(
             planned("/api/v1/pods?limit=500&resourceVersion=0", ACCEPT),
-            Ok(Plan::List { filter: all.clone(), freshness: Freshness::Any })
+            Ok(Plan::List {
+                filter: all.clone(),
+                freshness: Freshness::Any,
+                window: Window { by_index: true, ..Window::default() },
+            })
         );
         assert_eq!(
             planned("/api/v1/namespaces/a/pods/p", ACCEPT),
@@ -322,7 +352,7 @@ mod tests {
                 ACCEPT
             ),
             Ok(Plan::Watch {
-                filter: Filter { node: Some("n1".to_owned()), ..all.clone() },
+                filter: Filter { index: Some("n1".to_owned()), ..all.clone() },
                 from: From::State { freshness: Freshness::Latest, marked: true },
                 bookmarks: true,
                 timeout: Some(Duration::from_mins(9)),
@@ -332,6 +362,53 @@ mod tests {
             planned("/api/v1/pods?watch=1&resourceVersion=7", ACCEPT),
             Ok(Plan::Watch { filter: all, from: From::After(7), bookmarks: false, timeout: None })
         );
+    }
+
+    #[test]
+    fn lists_in_parts() {
+        let window = |target: &str| match planned(target, PROTOBUF) {
+            Ok(Plan::List { window, freshness, .. }) => (window, freshness),
+            other => panic!("{target}: {other:?}"),
+        };
+        let first = Window { limit: 5, by_index: true, ..Window::default() };
+        assert_eq!(window("/api/v1/pods?limit=5"), (first, Freshness::Latest));
+        let exact = Window { limit: 5, at: Some(7), ..Window::default() };
+        let seven = Freshness::NotOlderThan(7);
+        assert_eq!(window("/api/v1/pods?limit=5&resourceVersion=7"), (exact.clone(), seven));
+        let whole = Window { limit: 0, ..exact.clone() };
+        let target = "/api/v1/pods?resourceVersionMatch=Exact&resourceVersion=7";
+        assert_eq!(window(target), (whole, seven));
+        let token = page::encode(true, 7, "a/p", Some("a"));
+        let next = Window { from: "a/p\0".to_owned(), ..exact };
+        let target = format!("/api/v1/namespaces/a/pods?limit=5&continue={token}");
+        assert_eq!(window(&target), (next, seven));
+    }
+
+    #[test]
+    fn other_resources() {
+        let nodes = kinds::find("", "nodes").unwrap();
+        let key = "n".to_owned();
+        let one = Ok(Plan::Get { key, freshness: Freshness::Latest });
+        assert_eq!(planned_for(nodes, "/api/v1/nodes/n", PROTOBUF), one);
+        assert!(planned_for(nodes, "/api/v1/nodes", PROTOBUF).is_ok());
+        assert!(planned_for(nodes, "/api/v1/namespaces/a/nodes", PROTOBUF).is_err());
+        let leases = kinds::find("coordination.k8s.io", "leases").unwrap();
+        let path = "/apis/coordination.k8s.io/v1/namespaces/a/leases/l";
+        let key = "a/l".to_owned();
+        assert_eq!(
+            planned_for(leases, path, PROTOBUF),
+            Ok(Plan::Get { key, freshness: Freshness::Latest })
+        );
+        assert!(planned_for(leases, "/api/v1/leases", PROTOBUF).is_err());
+        let namespaces = kinds::find("", "namespaces").unwrap();
+        let key = "a".to_owned();
+        let one = Ok(Plan::Get { key, freshness: Freshness::Latest });
+        assert_eq!(planned_for(namespaces, "/api/v1/namespaces/a", PROTOBUF), one);
+        assert!(planned_for(namespaces, "/api/v1/namespaces", PROTOBUF).is_ok());
+        // Another version of what is stored in v1.
+        let events = kinds::find("", "events").unwrap();
+        assert!(planned_for(events, "/apis/events.k8s.io/v1/events", PROTOBUF).is_err());
+        assert!(planned_for(events, "/api/v1/events", PROTOBUF).is_ok());
     }
 
     #[test]
@@ -345,9 +422,12 @@ mod tests {
             "/api/v1/pods/p",
             "/api/v1/namespaces/a/pods/p/log",
             "/api/v1/namespaces/A/pods",
-            "/api/v1/pods?limit=5",
-            "/api/v1/pods?limit=5&resourceVersion=7",
             "/api/v1/pods?continue=x",
+            "/api/v1/pods?limit=-1",
+            "/api/v1/pods?resourceVersionMatch=Exact&resourceVersion=0",
+            "/api/v1/pods?resourceVersionMatch=Exact",
+            "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Da&limit=1",
+            "/api/v1/pods?fieldSelector=spec.nothing%3Da",
             "/api/v1/pods?shardSelector=x",
             "/api/v1/pods?pretty=1",
             "/api/v1/pods?watch=1&watch=0",
@@ -355,9 +435,7 @@ mod tests {
             "/api/v1/pods?resourceVersion=x",
             "/api/v1/pods?resourceVersion=-1",
             "/api/v1/pods?resourceVersionMatch=NotOlderThan",
-            "/api/v1/pods?resourceVersionMatch=Exact&resourceVersion=5",
             "/api/v1/pods?sendInitialEvents=true",
-            "/api/v1/pods?fieldSelector=metadata.name%3Da",
             "/api/v1/pods?labelSelector=a%3D%3D%3D",
             "/api/v1/pods?labelSelector=%zz",
             "/api/v1/pods?labelSelector=a;b",

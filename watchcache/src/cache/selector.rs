@@ -1,6 +1,8 @@
 //! Selectors that the cache understands. What it does not understand in full goes to a
 //! kube-apiserver, which also knows how to refuse it.
 
+use std::sync::Arc;
+
 /// Label requirements, all of which must hold (`k8s.io/apimachinery/pkg/labels`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelSelector(Vec<Requirement>);
@@ -41,15 +43,31 @@ impl LabelSelector {
         }
     }
 
-    /// Whether labels in the order of their keys fit.
+    /// Whether it asks for nothing.
     #[must_use]
-    pub fn matches(&self, labels: &[(Box<str>, Box<str>)]) -> bool {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Labels, as `key=value`, each of which an object must have.
+    pub fn required(&self) -> impl Iterator<Item = String> {
+        self.0.iter().filter_map(|requirement| match &requirement.operator {
+            Operator::In(values) => match &values[..] {
+                [value] => Some(format!("{}={value}", requirement.key)),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    /// Whether labels, each `key=value`, fit.
+    #[must_use]
+    pub fn matches(&self, labels: &[Arc<str>]) -> bool {
         self.0.iter().all(|requirement| {
+            // A key holds no `=`.
             let value = labels
-                .binary_search_by(|(key, _)| (**key).cmp(&requirement.key))
-                .ok()
-                .and_then(|place| labels.get(place))
-                .map(|(_, value)| &**value);
+                .iter()
+                .find_map(|label| label.strip_prefix(requirement.key.as_str())?.strip_prefix('='));
             match (&requirement.operator, value) {
                 (Operator::In(values), Some(value)) => values.iter().any(|one| one == value),
                 (Operator::NotIn(values), Some(value)) => values.iter().all(|one| one != value),
@@ -146,15 +164,38 @@ fn is_name(name: &str) -> bool {
         && !name.contains('/')
 }
 
-/// The node of `spec.nodeName=NODE`; none for any other field selector.
+/// What a field selector asks of an object, all of which must hold
+/// (`k8s.io/apimachinery/pkg/fields`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// The field's name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+    /// Whether it must have the value; else it must not.
+    pub equal: bool,
+}
+
+/// Reads `a=1,b!=2`; none where it needs an escape, or is malformed.
 #[must_use]
-pub fn node_of(text: &str) -> Option<&str> {
-    let value = text.strip_prefix("spec.nodeName=")?;
-    let value = value.strip_prefix('=').unwrap_or(value);
-    let plain = |letter: char| {
-        letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-.".contains(letter)
+pub fn fields(text: &str) -> Option<Vec<Term>> {
+    if text.contains('\\') {
+        return None;
+    }
+    let term = |text: &str| {
+        let place = text.find(['=', '!'])?;
+        let (name, rest) = text.split_at(place);
+        let (equal, value) = match rest.strip_prefix("!=") {
+            Some(value) => (false, value),
+            None => (true, rest.strip_prefix("==").or_else(|| rest.strip_prefix('='))?),
+        };
+        (!name.is_empty() && !value.contains(['=', '!'])).then(|| Term {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            equal,
+        })
     };
-    (!value.is_empty() && value.chars().all(plain)).then_some(value)
+    text.split(',').map(term).collect()
 }
 
 #[cfg(test)]
@@ -162,9 +203,8 @@ mod tests {
     use super::*;
 
     fn fits(selector: &str, labels: &[(&str, &str)]) -> Option<bool> {
-        let mut labels: Vec<(Box<str>, Box<str>)> =
-            labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        labels.sort();
+        let labels: Vec<Arc<str>> =
+            labels.iter().map(|(key, value)| format!("{key}={value}").into()).collect();
         LabelSelector::parse(selector).map(|selector| selector.matches(&labels))
     }
 
@@ -241,20 +281,27 @@ mod tests {
     }
 
     #[test]
-    fn nodes() {
-        assert_eq!(node_of("spec.nodeName=node-1.x"), Some("node-1.x"));
-        assert_eq!(node_of("spec.nodeName==a"), Some("a"));
-        for other in [
-            "",
-            "spec.nodeName=",
-            "spec.nodeName!=a",
-            "metadata.name=a",
-            "spec.nodeName=a,metadata.name=b",
-            "spec.nodeName=a\\,b",
-            "spec.nodeName=A",
-            "spec.nodeName===a",
-        ] {
-            assert_eq!(node_of(other), None, "{other}");
+    fn field_selectors() {
+        let term = |name: &str, value: &str, equal| Term {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            equal,
+        };
+        assert_eq!(
+            fields("spec.nodeName=node-1.x"),
+            Some(vec![term("spec.nodeName", "node-1.x", true)])
+        );
+        assert_eq!(
+            fields("a==b,status.phase!=Failed,c="),
+            Some(vec![
+                term("a", "b", true),
+                term("status.phase", "Failed", false),
+                term("c", "", true)
+            ])
+        );
+        for other in ["", ",", "a", "=a", "a=b,", "a=b=c", "a===b", "a=b\\,c", "a!b", "!=a", "a=!b"]
+        {
+            assert_eq!(fields(other), None, "{other}");
         }
     }
 }

@@ -17,10 +17,11 @@ use super::etcd::{
     Etcd, Event, EventType, KeyValue, RangeRequest, WatchCreate, WatchProgress, WatchRequest,
     WatchResponse, Wish,
 };
+use super::kinds::Kind;
 use super::query::Freshness;
 use super::store::{Store, StoreError};
 use super::table::{Object, Table};
-use super::wire::{self, Kind, Unsupported};
+use super::wire::{self, Unsupported};
 
 /// Objects read at a time.
 const PAGE: i64 = 500;
@@ -87,7 +88,7 @@ impl Shard {
     pub fn new(kind: &'static Kind, prefix: &str) -> Self {
         Self {
             kind,
-            prefix: format!("{}/{}/", prefix.trim_end_matches('/'), kind.resource),
+            prefix: format!("{}/{}/", prefix.trim_end_matches('/'), kind.prefix),
             table: RwLock::new(None),
             reached: watch::Sender::new(0),
             cluster: AtomicU64::new(0),
@@ -181,7 +182,7 @@ impl Shard {
                 _ => PAUSE,
             };
             if let Err(error) = ended {
-                warn!(resource = self.kind.resource, %error, "cache");
+                warn!(resource = self.kind.full_name(), %error, "cache");
             }
             tokio::select! {
                 () = token.cancelled() => return,
@@ -258,21 +259,29 @@ impl Shard {
             key = [&last.key[..], &[0]].concat().into();
         }
         let revision = u64::try_from(revision).unwrap_or(0);
-        info!(resource = self.kind.resource, objects = objects.len(), revision, "cache loaded");
+        info!(resource = self.kind.full_name(), objects = objects.len(), revision, "cache loaded");
         *self.table.write() = Some(Table::new(objects, revision));
         self.reached.send_replace(revision);
         Ok(revision)
     }
 
     fn object(&self, kv: &KeyValue) -> Result<Object, Unsupported> {
-        let (message, seen) = wire::read(self.kind, &kv.value)?;
-        let revision = u64::try_from(kv.mod_revision).unwrap_or(0);
-        Ok(Object { key: self.key(&kv.key)?, message, seen, revision })
+        let (message, labels) = wire::read(self.kind, &kv.value)?;
+        let index = self.kind.index.and_then(|name| self.kind.field(name));
+        let index = index.map(|field| Arc::from(&*field.value(message.bytes())));
+        Ok(Object {
+            key: self.key(&kv.key)?,
+            message,
+            labels: labels.into(),
+            index: index.unwrap_or_default(),
+            revision: u64::try_from(kv.mod_revision).unwrap_or(0),
+        })
     }
 
     fn key(&self, key: &[u8]) -> Result<Arc<str>, Unsupported> {
         key.strip_prefix(self.prefix.as_bytes())
             .and_then(|key| std::str::from_utf8(key).ok())
+            .filter(|key| key.split('/').count() == 1 + usize::from(self.kind.namespaced))
             .map(Arc::from)
             .ok_or(Unsupported { kind: self.kind.name, problem: "its key" })
     }

@@ -9,8 +9,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 
 use super::feed::{Event, Feed, Found, Told};
-use super::table::{Filter, Object, Start};
-use super::wire::{self, Kind};
+use super::filter::Filter;
+use super::kinds::Kind;
+use super::table::{Object, Start};
+use super::wire::{self, ListMeta};
 
 /// Bytes of an answer made at a time.
 const PIECE: usize = 64 * 1024;
@@ -28,10 +30,10 @@ pub type Pieces = BoxStream<'static, Bytes>;
 
 /// A list, and how many bytes it has.
 #[must_use]
-pub fn list(kind: &'static Kind, objects: Vec<Arc<Object>>, revision: u64) -> (Pieces, usize) {
+pub fn list(kind: &'static Kind, objects: Vec<Arc<Object>>, meta: &ListMeta) -> (Pieces, usize) {
     let items = objects.iter().map(|one| wire::item_len(&one.message, one.revision)).sum();
     let mut begun = BytesMut::with_capacity(PIECE);
-    let length = wire::begin_list(&mut begun, kind, revision, items);
+    let length = wire::begin_list(&mut begun, kind, meta, items);
     let state = (Some(begun), objects.into_iter());
     let pieces = stream::unfold(state, |(begun, mut objects)| async move {
         let mut piece = begun?;

@@ -1,51 +1,47 @@
 //! What is stored of one resource, as of one revision, and the way there of late. No clock, no
 //! sockets: objects and events are handed in, in the order of the store.
 
+use std::collections::btree_map::Range;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
-use super::feed::{Event, Feed, Feeds, Found};
-use super::selector::LabelSelector;
-use super::wire::{Message, Seen};
+use super::feed::{Event, Feed, Feeds};
+use super::filter::Filter;
+use super::wire::Message;
 
 /// One stored object.
 #[derive(Debug)]
 pub struct Object {
-    /// `namespace/name`.
+    /// `namespace/name`, or the name alone of what is in no namespace.
     pub key: Arc<str>,
     /// Its message, without a version.
     pub message: Message,
-    /// What selectors look at.
-    pub seen: Seen,
+    /// Its labels, each `key=value`. Objects share them.
+    pub labels: Arc<[Arc<str>]>,
+    /// The value of the indexed field; empty where there is none.
+    pub index: Arc<str>,
     /// The revision of its last change.
     pub revision: u64,
 }
 
-/// What a request asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// One namespace; else all.
-    pub namespace: Option<String>,
-    /// `spec.nodeName`.
-    pub node: Option<String>,
-    /// Labels.
-    pub labels: LabelSelector,
-}
-
-impl Filter {
-    /// Whether an object is asked for.
+impl Object {
+    /// Its namespace, if it has one.
     #[must_use]
-    pub fn matches(&self, object: &Object) -> bool {
-        self.namespace.as_ref().is_none_or(|namespace| {
-            object.key.strip_prefix(namespace.as_str()).is_some_and(|rest| rest.starts_with('/'))
-        }) && self.node.as_ref().is_none_or(|node| *node == *object.seen.node)
-            && self.labels.matches(&object.seen.labels)
+    pub fn namespace(&self) -> Option<&str> {
+        self.key.split_once('/').map(|(namespace, _)| namespace)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.key.split_once('/').map_or(&self.key, |(_, name)| name)
     }
 }
 
-/// Why a watch can't begin here.
+/// Why a read can't be answered here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoStart {
+pub enum OutOfReach {
     /// Events after that revision are not kept any more.
     TooOld,
     /// The table has not come as far.
@@ -65,11 +61,42 @@ pub struct Start {
     pub events: Vec<Arc<Event>>,
 }
 
+/// Which part of a list is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Keys from here on.
+    pub from: String,
+    /// So many objects at most; 0 is all.
+    pub limit: usize,
+    /// As of this revision; else as of the table's.
+    pub at: Option<u64>,
+    /// Whether kube-apiserver reads by its index: what has another value of the indexed field is
+    /// then not more to come.
+    pub by_index: bool,
+}
+
+/// A part of a list.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Its objects, in the order of keys.
+    pub objects: Vec<Arc<Object>>,
+    /// The revision that it is of.
+    pub revision: u64,
+    /// Whether there may be more, after the last object. As in kube-apiserver, which looks at
+    /// what it has not yet filtered.
+    pub more: bool,
+    /// How many objects are left after these, where the request has no selector.
+    pub remaining: Option<usize>,
+}
+
+type Keys = BTreeSet<Arc<str>>;
+
 /// The objects of one resource.
 #[derive(Debug, Default)]
 pub struct Table {
     objects: BTreeMap<Arc<str>, Arc<Object>>,
-    by_node: HashMap<Box<str>, BTreeSet<Arc<str>>>,
+    indexed: HashMap<Arc<str>, Keys>,
+    labelled: HashMap<Arc<str>, Keys>,
     feeds: Feeds,
     revision: u64,
 }
@@ -79,10 +106,9 @@ impl Table {
     #[must_use]
     pub fn new(objects: impl IntoIterator<Item = Object>, revision: u64) -> Self {
         let mut table = Self { feeds: Feeds::new(revision), revision, ..Self::default() };
-        for object in objects {
-            let object = Arc::new(object);
-            table.index(&object);
-            table.objects.insert(object.key.clone(), object);
+        for mut object in objects {
+            table.index(&mut object, None);
+            table.objects.insert(object.key.clone(), Arc::new(object));
         }
         table
     }
@@ -108,16 +134,18 @@ impl Table {
     /// Takes an event in: the object under a key as of `revision`, or none where it is gone. It
     /// is told when [`Table::reach`] says that the revision is complete.
     pub fn apply(&mut self, key: &Arc<str>, after: Option<Object>, revision: u64) {
-        let after = after.map(Arc::new);
-        let before = match &after {
-            Some(object) => self.objects.insert(key.clone(), object.clone()),
-            None => self.objects.remove(key),
-        };
+        let before = self.objects.get(key).cloned();
         if let Some(before) = &before {
-            self.unindex(before);
+            self.unindex(before, after.as_ref());
         }
-        if let Some(after) = &after {
-            self.index(after);
+        let after = after.map(|mut object| {
+            self.index(&mut object, before.as_deref());
+            let object = Arc::new(object);
+            self.objects.insert(object.key.clone(), object.clone());
+            object
+        });
+        if after.is_none() {
+            self.objects.remove(key);
         }
         if before.is_some() || after.is_some() {
             self.feeds.push(Event { revision, before, after });
@@ -137,18 +165,32 @@ impl Table {
         self.feeds.close();
     }
 
-    fn index(&mut self, object: &Arc<Object>) {
-        if !object.seen.node.is_empty() {
-            let keys = self.by_node.entry(object.seen.node.clone()).or_default();
-            keys.insert(object.key.clone());
+    /// Puts an object into the indexes where it is not in them since before, and lets it share
+    /// its texts with others.
+    fn index(&mut self, object: &mut Object, before: Option<&Object>) {
+        if let Some(before) = before {
+            object.key = before.key.clone();
+        }
+        match before.filter(|before| before.index == object.index) {
+            Some(before) => object.index = before.index.clone(),
+            None if object.index.is_empty() => {}
+            None => object.index = put(&mut self.indexed, &object.index, &object.key),
+        }
+        if let Some(before) = before.filter(|before| before.labels == object.labels) {
+            object.labels = before.labels.clone();
+        } else {
+            let shared = |label| put(&mut self.labelled, label, &object.key);
+            object.labels = object.labels.iter().map(shared).collect();
         }
     }
 
-    fn unindex(&mut self, object: &Object) {
-        if let Some(keys) = self.by_node.get_mut(&object.seen.node) {
-            keys.remove(&object.key);
-            if keys.is_empty() {
-                self.by_node.remove(&object.seen.node);
+    fn unindex(&mut self, object: &Object, after: Option<&Object>) {
+        if after.is_none_or(|after| after.index != object.index) {
+            take(&mut self.indexed, &object.index, &object.key);
+        }
+        if after.is_none_or(|after| after.labels != object.labels) {
+            for label in &*object.labels {
+                take(&mut self.labelled, label, &object.key);
             }
         }
     }
@@ -162,37 +204,157 @@ impl Table {
     /// What is asked for, in the order of keys.
     #[must_use]
     pub fn list(&self, filter: &Filter) -> Vec<Arc<Object>> {
-        let fits = |object: &&Arc<Object>| filter.matches(object);
-        if let Some(node) = &filter.node {
-            let keys = self.by_node.get(node.as_str()).into_iter().flatten();
-            return keys.filter_map(|key| self.objects.get(key)).filter(fits).cloned().collect();
+        if let Some(key) = &filter.key {
+            return self.get(key).filter(|object| filter.matches(object)).into_iter().collect();
         }
-        let Some(namespace) = &filter.namespace else {
-            return self.objects.values().filter(fits).cloned().collect();
+        let Some(keys) = self.keys(filter) else {
+            let all = self.from(filter, "");
+            return all.filter(|object| filter.matches(object)).cloned().collect();
         };
-        let prefix: Arc<str> = format!("{namespace}/").into();
-        self.objects
-            .range(prefix.clone()..)
-            .take_while(|(key, _)| key.starts_with(&*prefix))
-            .map(|(_, object)| object)
-            .filter(fits)
+        let begin = filter.namespace.as_ref().map(|namespace| format!("{namespace}/"));
+        let begin = begin.unwrap_or_default();
+        keys.range::<str, _>((Bound::Included(begin.as_str()), Bound::Unbounded))
+            .take_while(|key| key.starts_with(&begin))
+            .filter_map(|key| self.objects.get(key))
+            .filter(|object| filter.matches(object))
             .cloned()
             .collect()
     }
 
+    /// The keys of an index that hold all that is asked for; none where no index does.
+    fn keys(&self, filter: &Filter) -> Option<&Keys> {
+        static NONE: Keys = Keys::new();
+        let by_index = filter.index.as_deref().map(|value| self.indexed.get(value));
+        let by_label = filter.labels.required().map(|label| self.labelled.get(label.as_str()));
+        by_index
+            .into_iter()
+            .chain(by_label)
+            .map(|keys| keys.unwrap_or(&NONE))
+            .min_by_key(|keys| keys.len())
+    }
+
+    /// Objects of the namespace that is asked for, from a key on.
+    fn from<'a>(&'a self, filter: &Filter, from: &str) -> InNamespace<'a> {
+        let prefix = filter.namespace.as_ref().map(|namespace| format!("{namespace}/"));
+        let begin = prefix.as_deref().map_or(from, |prefix| prefix.max(from));
+        let range = self.objects.range::<str, _>((Bound::Included(begin), Bound::Unbounded));
+        InNamespace { range, prefix }
+    }
+
+    /// A part of what is asked for.
+    pub fn page(&self, filter: &Filter, window: &Window) -> Result<Page, OutOfReach> {
+        let revision = window.at.unwrap_or(self.revision);
+        if window.at.is_none()
+            && window.from.is_empty()
+            && (window.limit == 0 || filter.key.is_some())
+        {
+            let objects = self.list(filter);
+            return Ok(Page { objects, revision, ..Page::default() });
+        }
+        if revision > self.revision {
+            return Err(OutOfReach::TooNew);
+        }
+        // What the objects that have changed since were then.
+        let mut then: BTreeMap<&str, Option<&Arc<Object>>> = BTreeMap::new();
+        let since = if revision < self.revision {
+            self.feeds.all().after(revision, |_| true).ok_or(OutOfReach::TooOld)?
+        } else {
+            Vec::new()
+        };
+        for event in &since {
+            let one = event.after.as_ref().or(event.before.as_ref());
+            if let Some(one) = one {
+                then.entry(&one.key).or_insert(event.before.as_ref());
+            }
+        }
+        let in_namespace = |object: &&Arc<Object>| {
+            filter.namespace.as_deref().is_none_or(|name| object.namespace() == Some(name))
+        };
+        let same =
+            self.from(filter, &window.from).filter(|object| !then.contains_key(&*object.key));
+        let changed = then
+            .range::<str, _>((Bound::Included(window.from.as_str()), Bound::Unbounded))
+            .filter_map(|(_, object)| *object)
+            .filter(in_namespace);
+        let mut rest = merge(same, changed);
+        let mut page = Page { revision, ..Page::default() };
+        for object in rest.by_ref().filter(|object| filter.matches(object)) {
+            page.objects.push(object.clone());
+            if page.objects.len() == window.limit {
+                break;
+            }
+        }
+        if filter.is_plain() {
+            let left = rest.count();
+            page.more = left > 0;
+            page.remaining = page.more.then_some(left);
+        } else if filter.key.is_none() {
+            let index = filter.index.as_deref().filter(|_| window.by_index);
+            page.more = rest.any(|object| index.is_none_or(|value| *object.index == *value));
+        }
+        Ok(page)
+    }
+
     /// Begins a watch: with the objects there are, or after a revision.
-    pub fn watch(&mut self, filter: &Filter, after: Option<u64>) -> Result<Start, NoStart> {
+    pub fn watch(&mut self, filter: &Filter, after: Option<u64>) -> Result<Start, OutOfReach> {
+        let feed = self.feeds.of(filter.part());
         let (objects, events) = match after {
             None => (self.list(filter), Vec::new()),
-            Some(after) if after > self.revision => return Err(NoStart::TooNew),
-            Some(after) => match self.feeds.all().read(after, usize::MAX) {
-                Found::Events(events, _) => (Vec::new(), events),
-                Found::Gone => return Err(NoStart::TooOld),
-            },
+            Some(after) if after > self.revision => return Err(OutOfReach::TooNew),
+            Some(after) => {
+                let wanted = |event: &Arc<Event>| event.told(filter).is_some();
+                let events = feed.after(after, wanted);
+                let events = events.or_else(|| self.feeds.all().after(after, wanted));
+                (Vec::new(), events.ok_or(OutOfReach::TooOld)?)
+            }
         };
-        let feed = self.feeds.of(filter.node.as_deref());
         Ok(Start { feed, revision: self.revision, objects, events })
     }
+}
+
+/// Adds a key to an index, and gives the index's own text.
+fn put(index: &mut HashMap<Arc<str>, Keys>, value: &Arc<str>, key: &Arc<str>) -> Arc<str> {
+    let entry = index.entry(value.clone());
+    let shared = entry.key().clone();
+    entry.or_default().insert(key.clone());
+    shared
+}
+
+fn take(index: &mut HashMap<Arc<str>, Keys>, value: &Arc<str>, key: &Arc<str>) {
+    if let Some(keys) = index.get_mut(value) {
+        keys.remove(key);
+        if keys.is_empty() {
+            index.remove(value);
+        }
+    }
+}
+
+/// Objects up to the end of a namespace.
+struct InNamespace<'a> {
+    range: Range<'a, Arc<str>, Arc<Object>>,
+    prefix: Option<String>,
+}
+
+impl<'a> Iterator for InNamespace<'a> {
+    type Item = &'a Arc<Object>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (key, object) = self.range.next()?;
+        self.prefix.as_ref().is_none_or(|prefix| key.starts_with(prefix)).then_some(object)
+    }
+}
+
+/// Two runs of objects as one, all in the order of keys.
+fn merge<'a>(
+    one: impl Iterator<Item = &'a Arc<Object>>,
+    other: impl Iterator<Item = &'a Arc<Object>>,
+) -> impl Iterator<Item = &'a Arc<Object>> {
+    let (mut one, mut other) = (one.peekable(), other.peekable());
+    std::iter::from_fn(move || match (one.peek(), other.peek()) {
+        (Some(first), Some(second)) if second.key < first.key => other.next(),
+        (Some(_), _) => one.next(),
+        (None, _) => other.next(),
+    })
 }
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
 //! A model: every watch, replayed, is the list at its end.
 
-use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::super::feed::Told;
-use super::super::wire;
+use super::super::feed::{Found, Told};
+use super::super::selector::LabelSelector;
+use super::super::{kinds, wire};
 use super::*;
 
 fn object(key: &str, node: &str, label: &str, revision: u64) -> Object {
-    let (message, _) = wire::read(&wire::PODS, &Bytes::from_static(MINIMAL)).unwrap();
-    let labels = vec![("l".into(), label.into())];
-    Object { key: key.into(), message, seen: Seen { labels, node: node.into() }, revision }
+    let (message, _) = wire::read(kinds::find("", "pods").unwrap(), MINIMAL).unwrap();
+    let labels = [format!("l={label}").into()].into();
+    Object { key: key.into(), message, labels, index: node.into(), revision }
 }
 
 /// A stored Pod with nothing but an empty resource version.
@@ -44,7 +44,7 @@ impl Client {
 }
 
 fn filters() -> Vec<Filter> {
-    let node = |node: &str| Filter { node: Some(node.to_owned()), ..Filter::default() };
+    let node = |node: &str| Filter { index: Some(node.to_owned()), ..Filter::default() };
     let labels = |text| LabelSelector::parse(text).unwrap();
     vec![
         Filter::default(),
@@ -54,6 +54,8 @@ fn filters() -> Vec<Filter> {
         Filter { labels: labels("l!=x"), ..Filter::default() },
         Filter { namespace: Some("a".to_owned()), ..Filter::default() },
         Filter { namespace: Some("a".to_owned()), ..node("n1") },
+        Filter { labels: labels("l=x"), namespace: Some("a".to_owned()), ..Filter::default() },
+        Filter { key: Some("b/p1".to_owned()), ..Filter::default() },
     ]
 }
 
@@ -62,7 +64,7 @@ proptest! {
     fn a_watch_ends_where_the_list_is(
         steps in proptest::collection::vec(
             (0usize..3, 0usize..4, 0usize..3, 0usize..2, any::<bool>(), 1u64..4), 1..120),
-        starts in proptest::collection::vec((0usize..7, 0usize..100, any::<bool>()), 1..12),
+        starts in proptest::collection::vec((0usize..9, 0usize..100, any::<bool>()), 1..12),
     ) {
         let (mut table, filters, mut revision) = (Table::new([], 10), filters(), 10);
         let mut watches: Vec<(Filter, Client, Arc<Feed>, u64)> = Vec::new();
@@ -114,8 +116,8 @@ proptest! {
 fn watches_begin_where_events_are_kept() {
     let mut table = Table::new([object("a/p", "n", "x", 5)], 10);
     let all = Filter::default();
-    assert_eq!(table.watch(&all, Some(9)).unwrap_err(), NoStart::TooOld);
-    assert_eq!(table.watch(&all, Some(11)).unwrap_err(), NoStart::TooNew);
+    assert_eq!(table.watch(&all, Some(9)).unwrap_err(), OutOfReach::TooOld);
+    assert_eq!(table.watch(&all, Some(11)).unwrap_err(), OutOfReach::TooNew);
     table.reach(11);
     let start = table.watch(&all, Some(11)).unwrap();
     assert!(start.objects.is_empty() && start.events.is_empty());
@@ -126,7 +128,7 @@ fn watches_begin_where_events_are_kept() {
 #[test]
 fn a_slow_reader_is_left_behind_and_others_are_not() {
     let mut table = Table::new([], 1);
-    let node = Filter { node: Some("n".to_owned()), ..Filter::default() };
+    let node = Filter { index: Some("n".to_owned()), ..Filter::default() };
     let slow = table.watch(&Filter::default(), None).unwrap();
     let quiet = table.watch(&node, None).unwrap();
     let key: Arc<str> = "a/p".into();
@@ -152,4 +154,52 @@ fn a_transaction_is_not_parted() {
     table.reach(2);
     let Found::Events(events, reached) = start.feed.read(1, 1) else { panic!() };
     assert_eq!((events.len(), reached), (3, 2));
+}
+
+proptest! {
+    /// Pages of any size, begun at any time, are the list as it was at their revision.
+    #[test]
+    fn pages_are_of_one_revision(
+        steps in proptest::collection::vec(
+            (0usize..3, 0usize..6, 0usize..3, 0usize..2, any::<bool>()), 1..80),
+        filter in 0usize..9,
+        limit in 1usize..6,
+    ) {
+        let (mut table, filter, mut revision) = (Table::new([], 10), &filters()[filter], 10);
+        let mut seen = Vec::new();
+        for (namespace, name, node, label, gone) in steps {
+            revision += 2;
+            let key: Arc<str> = format!("{}/p{name}", ["a", "b", "ab"][namespace]).into();
+            let after = (!gone).then(|| object(&key, ["", "n0", "n1"][node], ["x", "y"][label], revision));
+            table.apply(&key, after, revision);
+            table.reach(revision);
+            // What does not depend on an index.
+            let all = table.objects.values().filter(|object| filter.matches(object));
+            seen.push((revision, all.map(|one| (one.key.clone(), one.revision)).collect::<Vec<_>>()));
+        }
+        for (revision, expected) in seen {
+            let names = |page: &Page| {
+                page.objects.iter().map(|one| (one.key.clone(), one.revision)).collect::<Vec<_>>()
+            };
+            let whole = Window { at: Some(revision), ..Window::default() };
+            prop_assert_eq!(names(&table.page(filter, &whole).unwrap()), expected.clone());
+            let (mut read, mut window) = (Vec::new(), Window { limit, ..whole });
+            loop {
+                let page = table.page(filter, &window).unwrap();
+                prop_assert!(page.objects.len() <= limit);
+                read.extend(names(&page));
+                if let Some(left) = page.remaining {
+                    prop_assert_eq!(read.len() + left, expected.len());
+                }
+                let Some(last) = page.objects.last().filter(|_| page.more) else { break };
+                window.from = format!("{}\0", last.key);
+            }
+            prop_assert_eq!(read, expected);
+        }
+        let now = Window { at: Some(revision), ..Window::default() };
+        let names = |objects: Vec<Arc<Object>>| {
+            objects.iter().map(|one| one.key.clone()).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(names(table.list(filter)), names(table.page(filter, &now).unwrap().objects));
+    }
 }

@@ -5,7 +5,11 @@
 //! `metadata.resourceVersion` and puts the revision there when it answers. Its encoder writes a
 //! string field also when it is empty, so the field is there, and only its value changes.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
+
+use super::kinds::Kind;
 
 const MAGIC: &[u8] = b"k8s\0";
 /// `contentEncoding` and `contentType`, both empty.
@@ -26,9 +30,13 @@ pub struct Unsupported {
 
 /// The value of one field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Value<'a> {
-    Number,
+pub(super) enum Value<'a> {
+    /// A varint.
+    Number(u64),
+    /// Of a length of its own.
     Bytes(&'a [u8]),
+    /// Of a fixed length.
+    Fixed,
 }
 
 /// One field of a message and where it lies.
@@ -59,10 +67,7 @@ impl<'a> Fields<'a> {
         let start = self.at;
         let tag = self.varint()?;
         let value = match tag & 7 {
-            0 => {
-                self.varint()?;
-                Value::Number
-            }
+            0 => Value::Number(self.varint()?),
             1 => self.skip(8)?,
             2 => {
                 let length = usize::try_from(self.varint()?).map_err(drop)?;
@@ -79,7 +84,7 @@ impl<'a> Fields<'a> {
     fn skip(&mut self, count: usize) -> Result<Value<'a>, ()> {
         let end = self.at.checked_add(count).filter(|end| *end <= self.message.len()).ok_or(())?;
         self.at = end;
-        Ok(Value::Number)
+        Ok(Value::Fixed)
     }
 
     fn varint(&mut self) -> Result<u64, ()> {
@@ -96,98 +101,69 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// An object's message, cut where its resource version goes.
+/// The value at a path of field numbers; none where it is not there.
+pub(super) fn find<'a>(message: &'a [u8], path: &[u64]) -> Option<Value<'a>> {
+    let (number, deeper) = path.split_first()?;
+    let mut fields = Fields::of(message);
+    let mut found = None;
+    while let Ok(Some(field)) = fields.next() {
+        if field.number == *number {
+            found = Some(field.value);
+        }
+    }
+    match (found?, deeper) {
+        (value, []) => Some(value),
+        (Value::Bytes(inner), deeper) => find(inner, deeper),
+        _ => None,
+    }
+}
+
+/// An object's message as it is stored: without a resource version, but with a place for it.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// `ObjectMeta` before the resource version's value, and after it.
-    before: Bytes,
-    after: Bytes,
-    /// The object's fields after its metadata.
-    rest: Bytes,
+    bytes: Box<[u8]>,
+    /// Where `ObjectMeta` lies, and in it the empty resource version.
+    metadata: u32,
+    version: u32,
+    end: u32,
 }
 
-/// What selectors look at.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// `metadata.labels`, in the order of their keys.
-    pub labels: Vec<(Box<str>, Box<str>)>,
-    /// `spec.nodeName` of a Pod; empty where it has none.
-    pub node: Box<str>,
-}
-
-/// The kinds that can be cached.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Kind {
-    /// The resource in the path, and in the keys of the store.
-    pub resource: &'static str,
-    /// `v1`.
-    pub version: &'static str,
-    /// Of one object.
-    pub name: &'static str,
-    /// Of a list.
-    pub list: &'static str,
-    /// An object that is empty but for its metadata, from its second field on, as
-    /// kube-apiserver's encoder writes it: bookmarks carry one.
-    pub empty: &'static [u8],
-}
-
-/// Pods.
-pub const PODS: Kind = Kind {
-    resource: "pods",
-    version: "v1",
-    name: "Pod",
-    list: "PodList",
-    empty: &[
-        // spec: strings restartPolicy, dnsPolicy, serviceAccountName, serviceAccount, nodeName,
-        // hostname, subdomain, schedulerName, priorityClassName and the flags hostNetwork,
-        // hostPID, hostIPC.
-        0x12, 0x1c, 0x1a, 0, 0x32, 0, 0x42, 0, 0x4a, 0, 0x52, 0, 0x58, 0, 0x60, 0, 0x68, 0, 0x82, 1,
-        0, 0x8a, 1, 0, 0x9a, 1, 0, 0xc2, 1, 0,
-        // status: strings phase, message, reason, hostIP, podIP, qosClass, nominatedNodeName,
-        // resize and the number observedGeneration.
-        0x1a, 0x13, 0x0a, 0, 0x1a, 0, 0x22, 0, 0x2a, 0, 0x32, 0, 0x4a, 0, 0x5a, 0, 0x72, 0, 0x88, 1,
-        0,
-    ],
-};
-
-/// Reads a stored value.
-pub fn read(kind: &Kind, value: &Bytes) -> Result<(Message, Seen), Unsupported> {
+/// Reads a stored value: the message, and the labels as `key=value`.
+pub fn read(kind: &Kind, value: &[u8]) -> Result<(Message, Vec<Arc<str>>), Unsupported> {
     let wrong = |problem| Unsupported { kind: kind.name, problem };
     let raw = raw(kind, value).map_err(wrong)?;
     let no_message = || wrong("not a message");
-    let mut fields = Fields::of(&raw);
+    let mut fields = Fields::of(raw);
     let Ok(Some(Field { number: 1, end, value: Value::Bytes(metadata), .. })) = fields.next()
     else {
         return Err(wrong("metadata is not the first field"));
     };
-    let mut seen = Seen::default();
+    let mut labels = Vec::new();
     let mut version = None;
     let mut of_metadata = Fields::of(metadata);
     while let Some(field) = of_metadata.next().map_err(|()| no_message())? {
         match (field.number, field.value) {
             (6, Value::Bytes([])) if version.is_none() => version = Some(field),
             (6, _) => return Err(wrong("it has a resource version")),
-            (11, Value::Bytes(entry)) => seen.labels.push(label(entry).map_err(|()| no_message())?),
+            (11, Value::Bytes(entry)) => labels.push(label(entry).map_err(|()| no_message())?),
             _ => {}
         }
     }
-    seen.labels.sort_unstable();
     let version = version.ok_or_else(|| wrong("it has no resource version"))?;
-    while let Some(field) = fields.next().map_err(|()| no_message())? {
-        if let (2, Value::Bytes(spec), "pods") = (field.number, field.value, kind.resource) {
-            seen.node = text_of(spec, 10).map_err(|()| no_message())?.into();
-        }
-    }
+    while fields.next().map_err(|()| no_message())?.is_some() {}
+    let begin = end - metadata.len();
+    let place = |at: usize| u32::try_from(at).map_err(|_| wrong("too large"));
     let message = Message {
-        before: raw.slice_ref(metadata.get(..version.start).unwrap_or_default()),
-        after: raw.slice_ref(metadata.get(version.end..).unwrap_or_default()),
-        rest: raw.slice(end..),
+        metadata: place(begin)?,
+        version: place(begin + version.start)?,
+        end: place(end)?,
+        bytes: raw.into(),
     };
-    Ok((message, seen))
+    Ok((message, labels))
 }
 
 /// The message within its envelope.
-fn raw(kind: &Kind, value: &Bytes) -> Result<Bytes, &'static str> {
+fn raw<'a>(kind: &Kind, value: &'a [u8]) -> Result<&'a [u8], &'static str> {
     let no_envelope = |()| "not in protobuf";
     let unknown = value.strip_prefix(MAGIC).ok_or("not in protobuf, or encrypted")?;
     let mut raw = None;
@@ -195,13 +171,13 @@ fn raw(kind: &Kind, value: &Bytes) -> Result<Bytes, &'static str> {
     while let Some(field) = fields.next().map_err(no_envelope)? {
         match (field.number, field.value) {
             (1, Value::Bytes(meta)) => {
-                if text_of(meta, 1).map_err(no_envelope)? != kind.version
+                if text_of(meta, 1).map_err(no_envelope)? != kind.api_version
                     || text_of(meta, 2).map_err(no_envelope)? != kind.name
                 {
                     return Err("of another kind or version");
                 }
             }
-            (2, Value::Bytes(message)) if raw.is_none() => raw = Some(value.slice_ref(message)),
+            (2, Value::Bytes(message)) if raw.is_none() => raw = Some(message),
             (3 | 4, Value::Bytes([])) => {}
             _ => return Err("an unknown field of its envelope"),
         }
@@ -221,8 +197,8 @@ fn text_of(message: &[u8], number: u64) -> Result<&str, ()> {
     Ok(text)
 }
 
-fn label(entry: &[u8]) -> Result<(Box<str>, Box<str>), ()> {
-    Ok((text_of(entry, 1)?.into(), text_of(entry, 2)?.into()))
+fn label(entry: &[u8]) -> Result<Arc<str>, ()> {
+    Ok(format!("{}={}", text_of(entry, 1)?, text_of(entry, 2)?).into())
 }
 
 /// Bytes of a varint.
@@ -253,41 +229,79 @@ fn put_field(out: &mut BytesMut, tag: u8, content: &[u8]) {
 }
 
 impl Message {
+    /// A message of its parts: `ObjectMeta` before and after the resource version, and the rest.
+    fn of(before: &[u8], after: &[u8], rest: &[u8]) -> Self {
+        let metadata = before.len() + NO_VERSION.len() + after.len();
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(0x0a);
+        put_varint(&mut bytes, metadata);
+        let begin = bytes.len();
+        for part in [before, NO_VERSION, after, rest] {
+            bytes.put_slice(part);
+        }
+        let place = |at| u32::try_from(at).unwrap_or(u32::MAX);
+        Self {
+            metadata: place(begin),
+            version: place(begin + before.len()),
+            end: place(begin + metadata),
+            bytes: bytes[..].into(),
+        }
+    }
+
+    fn part(&self, from: usize, to: usize) -> &[u8] {
+        self.bytes.get(from..to).unwrap_or_default()
+    }
+
+    /// `ObjectMeta` before the resource version.
+    fn before(&self) -> &[u8] {
+        self.part(self.metadata as usize, self.version as usize)
+    }
+
+    /// `ObjectMeta` after the resource version.
+    fn after(&self) -> &[u8] {
+        self.part(self.version as usize + NO_VERSION.len(), self.end as usize)
+    }
+
+    /// The object's fields after its metadata.
+    fn rest(&self) -> &[u8] {
+        self.part(self.end as usize, self.bytes.len())
+    }
+
+    /// All of it, without a resource version.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     fn metadata_len(&self, digits: usize) -> usize {
-        self.before.len() + field_len(digits) + self.after.len()
+        self.before().len() + field_len(digits) + self.after().len()
     }
 
     /// Bytes of the object's message with a version of so many digits.
     fn len(&self, digits: usize) -> usize {
-        field_len(self.metadata_len(digits)) + self.rest.len()
+        field_len(self.metadata_len(digits)) + self.rest().len()
     }
 
     fn put(&self, out: &mut BytesMut, version: &str) {
         out.put_u8(0x0a);
         put_varint(out, self.metadata_len(version.len()));
-        out.put_slice(&self.before);
+        out.put_slice(self.before());
         put_field(out, 0x32, version.as_bytes());
-        out.put_slice(&self.after);
-        out.put_slice(&self.rest);
-    }
-
-    /// Bytes of stored content that it keeps.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.before.len() + NO_VERSION.len() + self.after.len() + self.rest.len()
+        out.put_slice(self.after());
+        out.put_slice(self.rest());
     }
 }
 
 fn type_meta_len(kind: &Kind, name: &str) -> usize {
-    field_len(field_len(kind.version.len()) + field_len(name.len()))
+    field_len(field_len(kind.api_version.len()) + field_len(name.len()))
 }
 
 /// Begins an envelope around a message of so many bytes.
 fn put_envelope(out: &mut BytesMut, kind: &Kind, name: &str, message: usize) {
     out.put_slice(MAGIC);
     out.put_u8(0x0a);
-    put_varint(out, field_len(kind.version.len()) + field_len(name.len()));
-    put_field(out, 0x0a, kind.version.as_bytes());
+    put_varint(out, field_len(kind.api_version.len()) + field_len(name.len()));
+    put_field(out, 0x0a, kind.api_version.as_bytes());
     put_field(out, 0x12, name.as_bytes());
     out.put_u8(0x12);
     put_varint(out, message);
@@ -323,19 +337,37 @@ pub fn put_item(out: &mut BytesMut, message: &Message, version: u64) {
     message.put(out, &version);
 }
 
+/// What a list says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListMeta {
+    /// `resourceVersion`.
+    pub version: u64,
+    /// `continue`; empty at the end.
+    pub next: String,
+    /// `remainingItemCount`.
+    pub remaining: Option<usize>,
+}
+
 /// Begins a list whose items have so many bytes, and says how many bytes all of it has.
-pub fn begin_list(out: &mut BytesMut, kind: &Kind, version: u64, items: usize) -> usize {
-    let version = version.to_string();
-    // ListMeta: selfLink, resourceVersion, continue.
-    let metadata = field_len(0) + field_len(version.len()) + field_len(0);
+pub fn begin_list(out: &mut BytesMut, kind: &Kind, meta: &ListMeta, items: usize) -> usize {
+    let version = meta.version.to_string();
+    // ListMeta: selfLink, resourceVersion, continue, remainingItemCount.
+    let metadata = field_len(0)
+        + field_len(version.len())
+        + field_len(meta.next.len())
+        + meta.remaining.map_or(0, |count| 1 + varint_len(count));
     let message = field_len(metadata) + items;
-    put_envelope(out, kind, kind.list, message);
+    put_envelope(out, kind, &kind.list, message);
     out.put_u8(0x0a);
     put_varint(out, metadata);
     put_field(out, 0x0a, &[]);
     put_field(out, 0x12, version.as_bytes());
-    put_field(out, 0x1a, &[]);
-    envelope_len(kind, kind.list, message)
+    put_field(out, 0x1a, meta.next.as_bytes());
+    if let Some(count) = meta.remaining {
+        out.put_u8(0x20);
+        put_varint(out, count);
+    }
+    envelope_len(kind, &kind.list, message)
 }
 
 /// Ends a list.
@@ -380,11 +412,8 @@ pub fn put_bookmark(out: &mut BytesMut, kind: &Kind, version: u64, initial_event
         put_field(&mut after, 0x0a, key);
         put_field(&mut after, 0x12, value);
     }
-    let message = Message {
-        before: Bytes::from_static(&[0x0a, 0, 0x12, 0, 0x1a, 0, 0x22, 0, 0x2a, 0]),
-        after: after.freeze(),
-        rest: Bytes::from_static(kind.empty),
-    };
+    let before = [0x0a, 0, 0x12, 0, 0x1a, 0, 0x22, 0, 0x2a, 0];
+    let message = Message::of(&before, &after, &kind.empty);
     put_event(out, kind, "BOOKMARK", &message, version);
 }
 

@@ -1,6 +1,11 @@
 use proptest::prelude::*;
 
+use super::super::kinds;
 use super::*;
+
+fn pods() -> &'static Kind {
+    kinds::find("", "pods").unwrap()
+}
 
 /// A stored Pod as kube-apiserver would write one, with these labels.
 fn stored(name: &str, node: &str, labels: &[(&str, &str)]) -> Bytes {
@@ -22,7 +27,7 @@ fn stored(name: &str, node: &str, labels: &[(&str, &str)]) -> Bytes {
     put_field(&mut message, 0x0a, &metadata);
     put_field(&mut message, 0x12, &spec);
     let mut out = BytesMut::new();
-    put_envelope(&mut out, &PODS, "Pod", message.len());
+    put_envelope(&mut out, pods(), "Pod", message.len());
     out.put_slice(&message);
     out.put_slice(UNKNOWN_END);
     out.freeze()
@@ -30,23 +35,25 @@ fn stored(name: &str, node: &str, labels: &[(&str, &str)]) -> Bytes {
 
 #[test]
 fn what_selectors_look_at_is_read() {
-    let (_, seen) = read(&PODS, &stored("p", "node-1", &[("b", "2"), ("a", "")])).unwrap();
-    assert_eq!(&*seen.node, "node-1");
-    let labels: Vec<_> = seen.labels.iter().map(|(key, value)| (&**key, &**value)).collect();
-    assert_eq!(labels, [("a", ""), ("b", "2")]);
+    let value = stored("p", "node-1", &[("b", "2"), ("a", "")]);
+    let (message, labels) = read(pods(), &value).unwrap();
+    assert_eq!(pods().field("spec.nodeName").unwrap().value(message.bytes()), "node-1");
+    assert_eq!(pods().field("spec.restartPolicy").unwrap().value(message.bytes()), "Always");
+    let labels: Vec<_> = labels.iter().map(|label| &**label).collect();
+    assert_eq!(labels, ["b=2", "a="]);
 }
 
 #[test]
 fn only_the_version_changes() {
     let value = stored("p", "node-1", &[("a", "1")]);
-    let (message, seen) = read(&PODS, &value).unwrap();
-    let answer = object(&PODS, &message, 1_234_567);
-    let again = raw(&PODS, &answer).unwrap();
+    let (message, labels) = read(pods(), &value).unwrap();
+    let answer = object(pods(), &message, 1_234_567);
+    let again = raw(pods(), &answer).unwrap();
     // Taken out again, the object is the stored one.
     let digits = b"1234567";
     let place = again.windows(9).position(|window| window == b"\x32\x071234567").unwrap();
     assert_eq!(&again[place + 2..place + 9], digits);
-    let mut fields = Fields::of(&again);
+    let mut fields = Fields::of(again);
     let Ok(Some(Field { value: Value::Bytes(metadata), .. })) = fields.next() else { panic!() };
     assert_eq!(metadata.len(), message.metadata_len(7));
     let mut back = BytesMut::new();
@@ -55,17 +62,19 @@ fn only_the_version_changes() {
     stripped.splice(at..at + 9, NO_VERSION.iter().copied());
     put_field(&mut back, 0x0a, &stripped);
     back.put_slice(&again[fields.at..]);
-    assert_eq!(back, raw(&PODS, &value).unwrap());
-    assert_eq!(seen.labels.len(), 1);
+    assert_eq!(back, raw(pods(), &value).unwrap());
+    assert_eq!(labels.len(), 1);
 }
 
 #[test]
 fn a_list_has_the_length_it_says() {
-    let (message, _) = read(&PODS, &stored("p", "n", &[])).unwrap();
-    for count in [0usize, 1, 3, 200] {
+    let (message, _) = read(pods(), &stored("p", "n", &[])).unwrap();
+    let next = "x".repeat(200);
+    for (count, remaining) in [(0usize, None), (1, Some(1)), (3, Some(300)), (200, None)] {
         let items = count * item_len(&message, 77);
         let mut out = BytesMut::new();
-        let length = begin_list(&mut out, &PODS, 12_345, items);
+        let meta = ListMeta { version: 12_345, next: next.clone(), remaining };
+        let length = begin_list(&mut out, pods(), &meta, items);
         for _ in 0..count {
             put_item(&mut out, &message, 77);
         }
@@ -83,7 +92,7 @@ fn a_bookmark_is_that_of_kube_apiserver() {
         121c1a00320042004a0052005800600068008201008a01009a0100c20100\
         1a130a001a0022002a0032004a005a0072008801001a002200";
     let mut out = BytesMut::new();
-    put_bookmark(&mut out, &PODS, 213, true);
+    put_bookmark(&mut out, pods(), 213, true);
     let hex = out.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     assert_eq!(hex, SEEN.replace([' ', '\n'], ""));
 }
@@ -101,10 +110,10 @@ fn what_is_not_ours_is_refused() {
             .map(|byte| if byte == b'P' { b'Q' } else { byte })
             .collect::<Vec<_>>(),
     );
-    let (message, _) = read(&PODS, &value).unwrap();
-    let with_version = object(&PODS, &message, 5);
+    let (message, _) = read(pods(), &value).unwrap();
+    let with_version = object(pods(), &message, 5);
     for bad in [Bytes::from(json), encrypted, other, with_version, Bytes::new()] {
-        assert!(read(&PODS, &bad).is_err());
+        assert!(read(pods(), &bad).is_err());
     }
 }
 
@@ -113,7 +122,7 @@ proptest! {
     fn any_bytes_are_read(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut value = MAGIC.to_vec();
         value.extend(tail);
-        let _ = read(&PODS, &Bytes::from(value));
+        let _ = read(pods(), &Bytes::from(value));
     }
 
     #[test]
@@ -121,6 +130,6 @@ proptest! {
         let mut value = stored("p", "node", &[("a", "1")]).to_vec();
         let place = place % value.len();
         value[place] = byte;
-        let _ = read(&PODS, &Bytes::from(value));
+        let _ = read(pods(), &Bytes::from(value));
     }
 }

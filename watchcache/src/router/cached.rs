@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
 use super::{Asked, Client, ResponseBody, Router};
 use crate::api::{RequestInfo, first_value};
-use crate::authn::Identity;
-use crate::cache::{Attributes, Pass, Plan, Shard};
+use crate::authn::Credentials;
+use crate::cache::{Attributes, Pass, Plan, Shard, selector};
 use crate::headers::upgrade_of;
 use crate::limits::Permit;
 use crate::metrics::ReasonLabels;
@@ -22,6 +22,17 @@ pub(super) struct Question {
     name: String,
     field_selector: String,
     label_selector: String,
+}
+
+/// The name that kube-apiserver asks its authorizers about: that of the path, or the one that a
+/// field selector asks for (`k8s.io/apiserver/pkg/endpoints/request/requestinfo.go`).
+fn name_of(info: &RequestInfo<'_>, fields: &str) -> String {
+    if !info.name.is_empty() {
+        return info.name.to_owned();
+    }
+    let terms = selector::fields(fields).unwrap_or_default();
+    let name = terms.into_iter().find(|term| term.equal && term.name == "metadata.name");
+    name.map(|term| term.value).unwrap_or_default()
 }
 
 impl Router {
@@ -54,7 +65,7 @@ impl Router {
             plan,
             verb,
             namespace: info.namespace.to_owned(),
-            name: info.name.to_owned(),
+            name: name_of(info, &text("fieldSelector")),
             field_selector: text("fieldSelector"),
             label_selector: text("labelSelector"),
         })
@@ -69,13 +80,18 @@ impl Router {
         &self,
         question: &Question,
         asked: &Asked,
-        identity: &Identity,
+        (credentials, headers): (&Credentials, &HeaderMap),
         client: &Arc<Client>,
         permit: Permit,
     ) -> Result<Response<ResponseBody>, Permit> {
         let Some(cache) = &self.cache else { return Err(permit) };
+        let Some(who) = cache.subject(&asked.pool, credentials, headers).await else {
+            self.passed("identity");
+            return Err(permit);
+        };
         let what = Attributes {
             verb: question.verb,
+            group: question.shard.kind.group,
             resource: question.shard.kind.resource,
             version: question.shard.kind.version,
             namespace: &question.namespace,
@@ -83,7 +99,7 @@ impl Router {
             field_selector: &question.field_selector,
             label_selector: &question.label_selector,
         };
-        let answer = cache.answer(&question.shard, &asked.pool, identity, &what, &question.plan);
+        let answer = cache.answer(&question.shard, &asked.pool, &who, &what, &question.plan);
         let answer = match answer.await {
             Ok(answer) => answer,
             Err(reason) => {

@@ -247,14 +247,15 @@ impl Router {
             _ => {}
         }
         let permit = self.admit(asked, &credentials)?;
-        let permit = match (&asked.cached, &credentials) {
-            (Some(question), Credentials::Identity(identity)) => {
-                match self.cached(question, asked, identity, client, permit).await {
+        let permit = match &asked.cached {
+            Some(question) => {
+                let who = (&credentials, request.headers());
+                match self.cached(question, asked, who, client, permit).await {
                     Ok(answer) => return Ok(answer),
                     Err(permit) => permit,
                 }
             }
-            _ => permit,
+            None => permit,
         };
         let max = asked.limits.max_request_bytes;
         if declared_length(&request).is_some_and(|length| length > max) {

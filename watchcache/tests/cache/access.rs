@@ -87,7 +87,7 @@ async fn nobody_reads_more_than_kube_apiserver_lets_them() {
     let mut door = cluster.door(&kubelet).await;
     for _ in 0..10 {
         let (_, own) = door.read("/api/v1/pods?fieldSelector=spec.nodeName%3Dn0", PROTOBUF).await;
-        assert_eq!(crate::frames::list(&own).1.len(), 1);
+        assert_eq!(crate::frames::list(&own).items.len(), 1);
     }
     assert!(cluster.answers("list") > answers, "the cache has answered");
     // A right that is taken away is gone within the time that answers are kept.
@@ -100,6 +100,76 @@ async fn nobody_reads_more_than_kube_apiserver_lets_them() {
             break;
         }
         assert!(second < 30, "still allowed");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// A service account's token reads what the account may read, from the cache, until it is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a kube-apiserver"]
+async fn tokens_are_those_of_kube_apiserver() {
+    let cluster = Cluster::start().await;
+    let mut admin = cluster.direct(&cluster.admin()).await;
+    let accounts = "/api/v1/namespaces/a/serviceaccounts";
+    admin.write(Method::POST, accounts, &json!({"metadata": {"name": "reader"}})).await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/a";
+    let role = json!({"metadata": {"name": "reader"},
+                      "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list"]}]});
+    admin.write(Method::POST, &format!("{rbac}/roles"), &role).await;
+    let binding = json!({
+        "metadata": {"name": "reader"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+        "subjects": [{"kind": "ServiceAccount", "namespace": "a", "name": "reader"}],
+    });
+    admin.write(Method::POST, &format!("{rbac}/rolebindings"), &binding).await;
+    let map = json!({"metadata": {"name": "c"}, "data": {"k": "v"}});
+    admin.write(Method::POST, "/api/v1/namespaces/a/configmaps", &map).await;
+    let issued = admin
+        .write(
+            Method::POST,
+            &format!("{accounts}/reader/token"),
+            &json!({"spec": {"expirationSeconds": 3600}}),
+        )
+        .await;
+    let token = issued["status"]["token"].as_str().unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let [mut direct, mut door] = cluster.with_token(token).await;
+    let answers = cluster.answers("list");
+    for (path, expected) in [
+        ("/api/v1/namespaces/a/configmaps", StatusCode::OK),
+        ("/api/v1/namespaces/b/configmaps", StatusCode::FORBIDDEN),
+        ("/api/v1/configmaps", StatusCode::FORBIDDEN),
+        ("/api/v1/namespaces/a/configmaps/c", StatusCode::FORBIDDEN),
+        ("/api/v1/namespaces/a/secrets", StatusCode::FORBIDDEN),
+    ] {
+        let (status, bytes) = direct.read(path, PROTOBUF).await;
+        assert_eq!(status, expected, "{path}");
+        let seen = door.read(path, PROTOBUF).await;
+        assert_eq!(seen.0, expected, "{path}");
+        if status == StatusCode::OK {
+            let (seen, expected) = (crate::frames::list(&seen.1), crate::frames::list(&bytes));
+            assert_eq!(seen.items, expected.items);
+        }
+    }
+    assert_eq!(cluster.answers("list"), answers + 1, "the cache has answered what is allowed");
+    // One changed letter of the signature, as long.
+    let place = token.len() - 10;
+    let changed = if token[place..].starts_with('A') { "B" } else { "A" };
+    let wrong = format!("{}{changed}{}", &token[..place], &token[place + 1..]);
+    for bad in ["x", &wrong] {
+        let [mut direct, mut door] = cluster.with_token(bad).await;
+        let path = "/api/v1/namespaces/a/configmaps";
+        let expected = direct.read(path, PROTOBUF).await.0;
+        assert_eq!(expected, StatusCode::UNAUTHORIZED);
+        assert_eq!(door.read(path, PROTOBUF).await.0, expected);
+    }
+    admin.write(Method::DELETE, &format!("{accounts}/reader"), &json!({})).await;
+    for second in 0.. {
+        let status = door.read("/api/v1/namespaces/a/configmaps", PROTOBUF).await.0;
+        if status == StatusCode::UNAUTHORIZED {
+            break;
+        }
+        assert!(second < 40, "still accepted: {status}");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use megacluster_watchcache::app::App;
+use megacluster_watchcache::cache::kinds;
 use megacluster_watchcache::flags::Flags;
 use megacluster_watchcache::metrics::ReasonLabels;
 use serde_json::{Value, json};
@@ -127,6 +128,7 @@ impl Cluster {
                 path("proxy.key"),
             ),
         );
+        let names: Vec<_> = kinds::all().iter().map(kinds::Kind::full_name).collect();
         let arguments = [
             "megacluster-watchcache".to_owned(),
             "--listen-address=127.0.0.1:0".to_owned(),
@@ -136,7 +138,7 @@ impl Cluster {
             format!("--tls-private-key-file={}", path("server.key")),
             format!("--client-ca-file={}", path("client-ca.pem")),
             format!("--config={}", path("config.yaml")),
-            "--cache-resource=pods".to_owned(),
+            format!("--cache-resource={}", names.join(",")),
             format!("--etcd-servers=http://{}", store.address),
         ];
         let app = App::start(&Flags::parse_from(arguments)).await.unwrap();
@@ -186,17 +188,28 @@ impl Cluster {
 
     /// A client of the kube-apiserver.
     pub(crate) async fn direct(&self, pair: &Pair) -> User {
-        User(Client::connect(&self.certificates, self.apiserver_address, Some(pair), true).await)
+        User(
+            Client::connect(&self.certificates, self.apiserver_address, Some(pair), true).await,
+            None,
+        )
     }
 
     /// A client of the front door.
     pub(crate) async fn door(&self, pair: &Pair) -> User {
-        User(Client::connect(&self.certificates, self.app.address, Some(pair), true).await)
+        User(Client::connect(&self.certificates, self.app.address, Some(pair), true).await, None)
+    }
+
+    /// Clients of the kube-apiserver and of the front door that show a token.
+    pub(crate) async fn with_token(&self, token: &str) -> [User; 2] {
+        let token = format!("Bearer {token}");
+        let direct = Client::connect(&self.certificates, self.apiserver_address, None, true).await;
+        let door = Client::connect(&self.certificates, self.app.address, None, true).await;
+        [User(direct, Some(token.clone())), User(door, Some(token))]
     }
 
     /// A client of the front door by HTTP/1.1.
     pub(crate) async fn old_door(&self, pair: &Pair) -> User {
-        User(Client::connect(&self.certificates, self.app.address, Some(pair), false).await)
+        User(Client::connect(&self.certificates, self.app.address, Some(pair), false).await, None)
     }
 
     /// Requests that the cache has answered.
@@ -206,12 +219,28 @@ impl Cluster {
     }
 }
 
-pub(crate) struct User(Client);
+/// A connection, and the token that its requests show.
+pub(crate) struct User(Client, Option<String>);
 
 impl User {
     fn request(&self, method: Method, path: &str, accept: &str, body: Body) -> Request<Body> {
-        let headers = [("accept", accept), ("content-type", "application/json")];
+        let mut headers = vec![("accept", accept), ("content-type", "application/json")];
+        headers.extend(self.1.as_ref().map(|token| ("authorization", token.as_str())));
         self.0.request(method, path, &headers, body)
+    }
+
+    /// Writes in JSON where that is allowed; else says why not.
+    pub(crate) async fn may_write(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<(), String> {
+        let request = self.request(method, path, "application/json", full(body.to_string()));
+        let response = self.0.send(request).await.unwrap();
+        let status = response.status();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        if status.is_success() { Ok(()) } else { Err(String::from_utf8_lossy(&bytes).into_owned()) }
     }
 
     /// A whole answer.

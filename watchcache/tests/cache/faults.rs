@@ -62,7 +62,7 @@ async fn the_store_starts_anew() {
     for _ in 0..100 {
         let (status, bytes) = door.read("/api/v1/pods", PROTOBUF).await;
         if status == StatusCode::OK && cluster.answers("list") > answers {
-            assert_eq!(list(&bytes).1.len(), 2);
+            assert_eq!(list(&bytes).items.len(), 2);
             return;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

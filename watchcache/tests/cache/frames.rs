@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -22,15 +24,25 @@ fn field(bytes: &[u8]) -> (u8, &[u8], &[u8]) {
     (*tag, content, rest)
 }
 
-/// A list's version, its items, and all bytes with the version's digits made equal.
-pub(crate) fn list(answer: &[u8]) -> (u64, Vec<Vec<u8>>, Vec<u8>) {
+/// A list as it was answered.
+pub(crate) struct List {
+    pub(crate) version: u64,
+    pub(crate) items: Vec<Vec<u8>>,
+    /// `continue`, without the revision in it, and the whole of it.
+    pub(crate) next: Option<(String, String)>,
+    /// The rest of the metadata: `remainingItemCount`, if it is there.
+    pub(crate) rest: Vec<u8>,
+    pub(crate) kind: Vec<u8>,
+}
+
+pub(crate) fn list(answer: &[u8]) -> List {
     let (0x0a, kind, rest) = field(answer.strip_prefix(b"k8s\0").unwrap()) else { panic!() };
-    assert!(kind.ends_with(b"PodList"));
     let (0x12, message, end) = field(rest) else { panic!() };
     assert_eq!(end, [0x1a, 0, 0x22, 0]);
     let (0x0a, metadata, mut rest) = field(message) else { panic!() };
     let version = metadata.strip_prefix(&[0x0a, 0]).unwrap();
-    let (0x12, digits, [0x1a, 0]) = field(version) else { panic!("{metadata:?}") };
+    let (0x12, digits, after) = field(version) else { panic!("{metadata:?}") };
+    let (0x1a, token, metadata) = field(after) else { panic!("{metadata:?}") };
     let version: u64 = std::str::from_utf8(digits).unwrap().parse().unwrap();
     let mut items = Vec::new();
     while !rest.is_empty() {
@@ -38,10 +50,13 @@ pub(crate) fn list(answer: &[u8]) -> (u64, Vec<Vec<u8>>, Vec<u8>) {
         items.push(item.to_vec());
         rest = after;
     }
-    let place = answer.windows(digits.len()).position(|window| window == digits).unwrap();
-    let mut masked = answer.to_vec();
-    masked[place..place + digits.len()].fill(b'0');
-    (version, items, masked)
+    let next = (!token.is_empty()).then(|| {
+        let json = URL_SAFE_NO_PAD.decode(token).unwrap();
+        let text = String::from_utf8(json).unwrap();
+        assert!(text.contains(&format!("\"rv\":{version},")), "{text}");
+        (text.replace(&version.to_string(), ""), String::from_utf8(token.to_vec()).unwrap())
+    });
+    List { version, items, next, rest: metadata.to_vec(), kind: kind.to_vec() }
 }
 
 /// The events of a watch, frame by frame.

@@ -20,6 +20,8 @@ mod differential;
 mod faults;
 mod frames;
 mod history;
+mod objects;
 #[path = "../../src/testing.rs"]
 #[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
 mod pki;
+mod resources;
