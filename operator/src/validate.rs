@@ -100,6 +100,7 @@ pub fn validate(
         &mut problems,
     );
     rules::pools(&spec.api_servers.pools, &mut problems);
+    rules::cached(&spec.watch_cache.cached, &mut problems);
 
     let (Some(owner), Some(version), Some(images), Some(networking), Some(rotation), true) =
         (owner, version, image_references, networking, rotation, problems.fields.is_empty())
@@ -118,6 +119,7 @@ pub fn validate(
         store,
         watch_cache: WatchCache {
             replicas: spec.watch_cache.replicas,
+            cached: spec.watch_cache.cached.iter().map(rules::full_name).collect(),
             resources: requirements(spec.watch_cache.resources.as_ref()),
         },
         api_servers: api_servers(&spec.api_servers),

@@ -64,6 +64,7 @@ pub const MANAGED_FLAGS: &[&str] = &[
     "storage-backend",
     "tls-cert-file",
     "tls-private-key-file",
+    "watch-cache-sizes",
 ];
 
 /// Gates for many watchers: decode events of a watch concurrently, and don't compare the whole
@@ -209,6 +210,12 @@ fn managed(cluster: &ValidatedCluster, names: &Names) -> Flags {
         .set("shutdown-delay-duration", format!("{DRAIN_SECONDS}s"))
         .set("shutdown-send-retry-after", "true")
         .set("shutdown-watch-termination-grace-period", format!("{WATCH_DRAIN_SECONDS}s"));
+    // The front door answers them; a second copy here would only cost.
+    let unused: Vec<_> =
+        cluster.watch_cache.cached.iter().map(|name| format!("{name}#0")).collect();
+    if !unused.is_empty() {
+        flags.set("watch-cache-sizes", unused.join(","));
+    }
     flags
 }
 

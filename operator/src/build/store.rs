@@ -36,13 +36,14 @@ pub(super) fn add(cluster: &ValidatedCluster, children: &mut Children) {
     let name = names.store();
     let labels = labels::component(&names, COMPONENT);
     pods::add_service_account(cluster, COMPONENT, children);
-    network_policy::add(
-        cluster,
-        &name,
-        COMPONENT,
-        &[(From::Component(super::apiserver::COMPONENT), STORE_PORT), (From::Anyone, ADMIN_PORT)],
-        children,
-    );
+    let mut allowed = vec![
+        (From::Component(super::apiserver::COMPONENT), STORE_PORT),
+        (From::Anyone, ADMIN_PORT),
+    ];
+    if !cluster.watch_cache.cached.is_empty() {
+        allowed.push((From::Component(super::watchcache::COMPONENT), STORE_PORT));
+    }
+    network_policy::add(cluster, &name, COMPONENT, &allowed, children);
     let ports = vec![service::port(CLIENT, STORE_PORT), service::port(ADMIN, ADMIN_PORT)];
     let service = service::headless(&names, &name, labels, ports, true);
     children.add(cluster, Stage::Foundation, Lifetime::Owned, service);

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::fingerprint::fingerprint;
-use super::names::{APISERVER_PORT, Names, WATCHCACHE_PORT};
+use super::names::{APISERVER_PORT, Names, STORE_PORT, WATCHCACHE_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, ADMIN, Health, Mount, Program};
 use super::{BuildError, budget, labels, service, workload};
@@ -28,6 +28,7 @@ const CONFIG_FILE: &str = "config.yaml";
 
 const TLS: &str = "/etc/megacluster-watchcache/tls";
 const FRONT_PROXY: &str = "/etc/megacluster-watchcache/front-proxy";
+const STORE_CLIENT: &str = "/etc/megacluster-watchcache/store-client";
 const CONFIG: &str = "/etc/megacluster-watchcache/config";
 
 pub(super) fn add(cluster: &ValidatedCluster, children: &mut Children) -> Result<(), BuildError> {
@@ -87,7 +88,7 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
         annotations: BTreeMap::new(),
         image: &cluster.images.watch_cache,
         command: None,
-        args: vec![
+        args: [
             format!("--listen-address=0.0.0.0:{WATCHCACHE_PORT}"),
             format!("--tls-cert-file={TLS}/tls.crt"),
             format!("--tls-private-key-file={TLS}/tls.key"),
@@ -96,11 +97,14 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
             format!("--admin-listen-address=0.0.0.0:{ADMIN_PORT}"),
             // kube-proxy needs a moment to send new connections elsewhere.
             format!("--shutdown-delay-duration={DRAIN_SECONDS}s"),
-        ],
+        ]
+        .into_iter()
+        .chain(cache_args(cluster, names))
+        .collect(),
         env: Vec::new(),
         ports: &[(HTTPS, WATCHCACHE_PORT), (ADMIN, ADMIN_PORT)],
         health: Health::admin(60),
-        mounts: vec![
+        mounts: [
             Mount::Secret {
                 volume: "tls",
                 secret: names.child("watchcache-tls"),
@@ -114,7 +118,15 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
                 entries: &[],
             },
             Mount::Config { volume: "config", config_map: config_name.to_owned(), path: CONFIG },
-        ],
+        ]
+        .into_iter()
+        .chain((!cluster.watch_cache.cached.is_empty()).then(|| Mount::Secret {
+            volume: "store-client",
+            secret: names.child("watchcache-store-client-tls"),
+            path: STORE_CLIENT,
+            entries: &[],
+        }))
+        .collect(),
         resources: &cluster.watch_cache.resources,
         capabilities: &[],
         // The delay, and more than the 20 s that it gives requests to end.
@@ -129,6 +141,24 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
         IntOrString::Int(1),
         template,
     )
+}
+
+/// What the cache needs, where there is one.
+fn cache_args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
+    let cached = &cluster.watch_cache.cached;
+    if cached.is_empty() {
+        return Vec::new();
+    }
+    vec![
+        format!("--cache-resource={}", cached.join(",")),
+        // It asks as someone whom every kube-apiserver lets ask: nothing has to be bound in the
+        // MegaCluster first. The front-proxy certificate can name anyone anyway.
+        "--cache-review-group=system:masters".to_owned(),
+        format!("--etcd-servers=https://{}:{STORE_PORT}", names.pod_dns(&names.store(), 0)),
+        format!("--etcd-cafile={STORE_CLIENT}/ca.crt"),
+        format!("--etcd-certfile={STORE_CLIENT}/tls.crt"),
+        format!("--etcd-keyfile={STORE_CLIENT}/tls.key"),
+    ]
 }
 
 /// The front door's file, `RouterConfiguration` of `watchcache.megacluster.io/v1alpha1`.

@@ -111,6 +111,9 @@ pub(crate) fn leaves(cluster: &ValidatedCluster) -> Vec<LeafSpec> {
         let alternatives = headless_names(names, &names.scheduler_standby());
         leaves.push(server(names, "scheduler-standby", Authority::Scheduler, alternatives));
     }
+    if !cluster.watch_cache.cached.is_empty() {
+        leaves.push(client(names, "watchcache-store-client", "watchcache", Authority::Store));
+    }
     leaves.extend(cluster.endpoint_url().map(|url| administrator(names, url)));
     leaves
 }

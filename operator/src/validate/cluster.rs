@@ -135,6 +135,9 @@ pub struct Durability {
 pub struct WatchCache {
     /// Replicas, at least one.
     pub replicas: i32,
+    /// Resources that it answers from the store, as `--watch-cache-sizes` names them: `pods`,
+    /// `leases.coordination.k8s.io`.
+    pub cached: Vec<String>,
     /// Resources of the container.
     pub resources: ResourceRequirements,
 }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use semver::Version;
 
 use super::{DEFAULT_POOL, Problems};
-use crate::api::v1alpha1::{ApiServerPool, DurabilityRule};
+use crate::api::v1alpha1::{ApiServerPool, DurabilityRule, GroupResource};
 
 /// The Kubernetes minor versions that this operator can run.
 const MINORS: std::ops::RangeInclusive<u64> = 36..=36;
@@ -17,6 +17,32 @@ const MAX_SERVICE_BITS: u8 = 20;
 
 /// Fewer addresses than 2^3 leave no room beside the `kubernetes` and DNS Services.
 const MIN_SERVICE_BITS: u8 = 3;
+
+/// The resources that the front door can answer, by group and plural name: its own list.
+const KINDS: &str = include_str!("../../../watchcache/src/cache/kinds.tsv");
+
+/// `resource` or `resource.group`.
+pub(super) fn full_name(resource: &GroupResource) -> String {
+    match resource.group.as_str() {
+        "" => resource.resource.clone(),
+        group => format!("{}.{group}", resource.resource),
+    }
+}
+
+pub(super) fn cached(resources: &[GroupResource], problems: &mut Problems) {
+    for (index, resource) in resources.iter().enumerate() {
+        let known = KINDS.lines().filter(|line| !line.starts_with('#')).any(|line| {
+            let mut columns = line.split('\t');
+            columns.next() == Some(&resource.group) && columns.nth(1) == Some(&resource.resource)
+        });
+        if !known {
+            problems.add(
+                format!("spec.watchCache.cached[{index}]"),
+                format!("the front door can't answer {}", full_name(resource)),
+            );
+        }
+    }
+}
 
 pub(super) fn version(text: &str) -> Result<Version, String> {
     let number = text.strip_prefix('v').ok_or("must begin with v, such as v1.36.3")?;

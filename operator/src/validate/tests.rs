@@ -46,6 +46,21 @@ fn an_empty_list_of_durability_rules_is_kept() {
 }
 
 #[test]
+fn the_front_door_answers_what_it_can() {
+    let spec = "
+version: v1.36.3
+watchCache: {cached: [{resource: pods}, {group: coordination.k8s.io, resource: leases}]}
+";
+    let cluster = check(spec).unwrap();
+    assert_eq!(cluster.watch_cache.cached, ["pods", "leases.coordination.k8s.io"]);
+    for other in ["{resource: leases}", "{resource: persistentvolumeclaims}", "{resource: x}"] {
+        let spec = format!("version: v1.36.3\nwatchCache: {{cached: [{other}]}}");
+        let problems = check(&spec).unwrap_err().fields;
+        assert_eq!(problems.len(), 1, "{other}");
+    }
+}
+
+#[test]
 fn pools_inherit_resources_and_follow_the_default_pool() {
     let cluster = check(
         "

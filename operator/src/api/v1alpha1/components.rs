@@ -24,6 +24,12 @@ pub struct WatchCacheSpec {
     #[schemars(range(min = 1, max = 256))]
     pub replicas: i32,
 
+    /// Resources whose GET, LIST and WATCH in protobuf the front door answers itself, from what
+    /// the store holds. The kube-apiservers keep none of them in their own watch caches then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["group", "resource"]))]
+    pub cached: Vec<GroupResource>,
+
     /// Compute resources of each replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -31,7 +37,7 @@ pub struct WatchCacheSpec {
 
 impl Default for WatchCacheSpec {
     fn default() -> Self {
-        Self { replicas: two(), resources: None }
+        Self { replicas: two(), cached: Vec::new(), resources: None }
     }
 }
 

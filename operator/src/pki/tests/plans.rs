@@ -14,6 +14,9 @@ fn the_first_plan_creates_everything_authorities_first() {
         // Only where shards have standbys.
         let standby = names.iter().position(|name| *name == "prod-scheduler-standby-tls");
         assert_eq!(standby.map(|at| names.remove(at)).is_some(), yaml == LARGE);
+        // Only where the front door reads the store.
+        let reader = names.iter().position(|name| *name == "prod-watchcache-store-client-tls");
+        assert_eq!(reader.map(|at| names.remove(at)).is_some(), yaml == LARGE);
         assert_eq!(
             names,
             [
