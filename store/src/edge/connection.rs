@@ -40,8 +40,9 @@ use crate::sequencer::{Asked, Outbox, Replies};
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 const MAX_FRAME: u32 = 64 << 10;
-/// Bytes of answers buffered for one stream before its task waits for the client.
-const SEND_BUFFER: usize = 512 << 10;
+/// Bytes of answers buffered for one stream before its task waits for the client. A client may ask
+/// for a thousand answers in one breath and read none.
+const SEND_BUFFER: usize = 64 << 10;
 /// A request's headers, uncompressed.
 const HEADER_LIST: u32 = 16 << 10;
 /// Calls that a client took back before they were looked at. A turn may find many: a client whose
@@ -528,6 +529,8 @@ impl Calls {
             }
             return;
         }
+        // Here, not in the task: of many answers in one turn the next must see it.
+        self.held.fetch_add(message.len(), Ordering::Relaxed);
         tokio::spawn(stream::finish(stream, message, deadline, self.held.clone()));
     }
 

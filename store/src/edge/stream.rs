@@ -210,6 +210,7 @@ pub(super) async fn answer(
             ticket.sent(1, message.len().saturating_sub(grpc::PREFIX) as u64);
             ticket.end(Code::Ok);
             if let Ok(stream) = respond.send_response(grpc::head(), false) {
+                held.fetch_add(message.len(), Ordering::Relaxed);
                 finish(stream, message, deadline, held).await;
             }
         }
@@ -220,8 +221,8 @@ pub(super) async fn answer(
     }
 }
 
-/// Sends an answer of one message that is larger than what the client takes now. It counts as
-/// `held` meanwhile.
+/// Sends an answer of one message that is larger than what the client takes now. Its
+/// caller counted it as `held`.
 pub(super) async fn finish(
     mut stream: SendStream<Bytes>,
     message: Bytes,
@@ -229,7 +230,6 @@ pub(super) async fn finish(
     held: Arc<AtomicUsize>,
 ) {
     let size = message.len();
-    held.fetch_add(size, Ordering::Relaxed);
     match within(deadline, send(&mut stream, message)).await {
         Some(Ok(())) => {
             let _ = stream.send_trailers(grpc::ok_trailers());
