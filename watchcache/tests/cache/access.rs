@@ -108,7 +108,12 @@ async fn nobody_reads_more_than_kube_apiserver_lets_them() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a kube-apiserver"]
 async fn tokens_are_those_of_kube_apiserver() {
-    let cluster = Cluster::start().await;
+    // As the operator starts them.
+    let cluster = Cluster::start_with(
+        Some("--watch-cache-sizes=configmaps#0"),
+        Some("--cache-review-group=system:masters"),
+    )
+    .await;
     let mut admin = cluster.direct(&cluster.admin()).await;
     let accounts = "/api/v1/namespaces/a/serviceaccounts";
     admin.write(Method::POST, accounts, &json!({"metadata": {"name": "reader"}})).await;

@@ -75,12 +75,21 @@ impl Drop for Cluster {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Cluster {
+    /// With the front door's user bound to a role by which it may ask who may what.
     pub(crate) async fn start() -> Self {
+        Self::start_with(None, None).await
+    }
+
+    /// With one more argument for each: without a binding where the front door has one.
+    pub(crate) async fn start_with(
+        of_apiserver: Option<&'static str>,
+        of_door: Option<&'static str>,
+    ) -> Self {
         megacluster_service::crypto::install();
         let program = std::env::var_os("KUBE_APISERVER").expect("KUBE_APISERVER names the program");
         let certificates = Arc::new(Certificates::new());
@@ -113,6 +122,7 @@ impl Cluster {
                 "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
                 "--disable-admission-plugins=ServiceAccount".to_owned(),
             ])
+            .args(of_apiserver)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -141,31 +151,30 @@ impl Cluster {
             format!("--cache-resource={}", names.join(",")),
             format!("--etcd-servers=http://{}", store.address),
         ];
+        let arguments = arguments.into_iter().chain(of_door.map(str::to_owned));
         let app = App::start(&Flags::parse_from(arguments)).await.unwrap();
         let cluster = Self { certificates, store, app, apiserver, apiserver_address, _dir: dir };
-        cluster.prepare().await;
+        cluster.prepare(of_door.is_none()).await;
         cluster
     }
 
     /// Waits until all is served, and lets the front door ask who may what.
-    async fn prepare(&self) {
+    async fn prepare(&self, bind: bool) {
         let pool = self.app.router.current().pools[0].clone();
         until("kube-apiserver is ready", || pool.has_been_ready()).await;
         let admin = self.admin();
         let mut client = self.direct(&admin).await;
-        client
-            .write(
-                Method::POST,
-                "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-                &json!({
-                    "metadata": {"name": "front-door"},
-                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
-                                "name": "system:auth-delegator"},
-                    "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User",
-                                  "name": "system:megacluster-watchcache"}],
-                }),
-            )
-            .await;
+        if bind {
+            let binding = json!({
+                "metadata": {"name": "front-door"},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                            "name": "system:auth-delegator"},
+                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User",
+                              "name": "system:megacluster-watchcache"}],
+            });
+            let path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+            client.write(Method::POST, path, &binding).await;
+        }
         for namespace in ["a", "b", "ab"] {
             let namespace = json!({"metadata": {"name": namespace}});
             client.write(Method::POST, "/api/v1/namespaces", &namespace).await;
@@ -205,6 +214,16 @@ impl Cluster {
         let direct = Client::connect(&self.certificates, self.apiserver_address, None, true).await;
         let door = Client::connect(&self.certificates, self.app.address, None, true).await;
         [User(direct, Some(token.clone())), User(door, Some(token))]
+    }
+
+    /// A client of a server elsewhere with the same certificates.
+    pub(crate) async fn at(&self, pair: &Pair, address: SocketAddr) -> User {
+        User(Client::connect(&self.certificates, address, Some(pair), true).await, None)
+    }
+
+    /// The kube-apiserver's process.
+    pub(crate) fn process(&self) -> u32 {
+        self.apiserver.id()
     }
 
     /// A client of the front door by HTTP/1.1.

@@ -18,6 +18,7 @@ mod client;
 mod cluster;
 mod differential;
 mod faults;
+mod figures;
 mod frames;
 mod history;
 mod objects;
