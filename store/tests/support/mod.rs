@@ -72,6 +72,9 @@ impl Store {
             ("watch-progress-notify-interval", "200ms".to_owned()),
             ("io-threads", "2".to_owned()),
         ] {
+            if flag == "data-dir" && extra.iter().any(|flag| flag.starts_with("--data-dir=")) {
+                continue;
+            }
             args.push(format!("--{flag}={value}"));
         }
         args.extend(extra.iter().map(ToString::to_string));
