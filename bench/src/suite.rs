@@ -310,15 +310,24 @@ impl Suite {
             &["100000", "300000", "1000000"]
         };
         for system in self.systems(false) {
-            let dir = self.fresh();
-            let server = self.start(&system, &dir, false)?;
-            let empty = server.usage()?;
+            let mut largest: Option<(Server, PathBuf)> = None;
             for keys in sizes {
+                // A server of its own for each size: to fill the same keys again would leave an old
+                // version of each.
+                if let Some((server, dir)) = largest.take() {
+                    drop(server);
+                    Self::forget(&dir);
+                }
+                let dir = self.fresh();
+                let server = self.start(&system, &dir, false)?;
+                let empty = server.usage()?;
                 let fill = ["load", "put", "--fill", "--keys", keys, "--seconds", "0.1"];
                 let arguments = [&fill[..], &["--rate", "10", "--warmup", "0"]].concat();
                 self.load("fill", &server, false, &arguments)?;
                 self.resident("objects", &server, empty, keys.parse().unwrap_or(1.0), 1072.0)?;
+                largest = Some((server, dir));
             }
+            let Some((server, dir)) = largest else { continue };
             if system.program != Program::MemEtcd {
                 self.recovery(&system, server, &dir)?;
             }
