@@ -1,0 +1,52 @@
+//! Relays and shards against an apiserver, all simulated with one clock and one seed: messages are
+//! lost, late or answered too late; watches lag; shards and the leader crash; an old leader goes on
+//! for a while; binds go unanswered and are carried out later. What must hold all the same: no node
+//! takes more than it has, nobody believes in a bind that did not happen, no pod is forgotten, and
+//! pods that keep others away are left alone.
+//!
+//! `SIMULATION_SEEDS` sets how many seeds are run, `SIMULATION_SEED` runs a single one.
+
+#![allow(clippy::expect_used, reason = "a test states its expectation by unwrapping")]
+
+mod api;
+mod chaos;
+mod course;
+mod messages;
+mod watches;
+mod world;
+
+use std::time::Duration;
+
+use megacluster_scheduler::protocol::PodId;
+
+use crate::world::Simulation;
+
+type Time = Duration;
+
+const NODES: u32 = 12;
+const SLOTS: u32 = 4;
+const SHARDS: usize = 3;
+const FAULTS_END: Time = Duration::from_mins(4);
+const END: Time = Duration::from_secs(640);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn number(pod: &PodId) -> u32 {
+    pod.name.trim_start_matches('p').parse().expect("a pod of ours")
+}
+
+#[test]
+fn nothing_is_overcommitted_believed_or_forgotten() {
+    let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    if let Some(seed) = variable("SIMULATION_SEED") {
+        Simulation::new(seed).run();
+        return;
+    }
+    let seeds = variable("SIMULATION_SEEDS").unwrap_or(20);
+    for seed in 0..seeds {
+        let outcome = std::panic::catch_unwind(|| Simulation::new(seed).run());
+        assert!(outcome.is_ok(), "failed: SIMULATION_SEED={seed}");
+    }
+}

@@ -1,0 +1,66 @@
+//! What watches show, each with a lag of its own.
+
+use std::time::Duration;
+
+use megacluster_scheduler::relay::pods::Intake;
+use rand::RngExt;
+use rand::rngs::SmallRng;
+
+use crate::api::Change;
+use crate::world::{Event, Relay, Simulation};
+use crate::{SHARDS, ms};
+
+impl Simulation {
+    /// Deliveries of watches: each process sees the next changes after a lag of its own.
+    pub(crate) fn watch(&mut self) {
+        let lag = |random: &mut SmallRng| ms(random.random_range(0..2_000));
+        for index in 0..SHARDS {
+            let seen_until = self.now.saturating_sub(lag(&mut self.random));
+            let Some(shard) = &mut self.shards[index] else { continue };
+            while let Some((at, change)) = self.api.history.get(shard.cursor) {
+                if *at > seen_until {
+                    break;
+                }
+                shard.cursor += 1;
+                match change {
+                    Change::Created(_) => {}
+                    Change::Bound(number) => shard.state.pod_applied(&self.api.object(*number)),
+                    Change::Deleted(number) => shard.state.pod_deleted(&self.api.object(*number)),
+                }
+            }
+        }
+        for index in 0..self.relays.len() {
+            let seen_until = self.now.saturating_sub(lag(&mut self.random));
+            let Some(relay) = &mut self.relays[index] else { continue };
+            while let Some((at, change)) = self.api.history.get(relay.cursor) {
+                if *at > seen_until {
+                    break;
+                }
+                relay.cursor += 1;
+                let Relay { coordinator, compiler, .. } = &mut relay.state;
+                let (Change::Created(number) | Change::Bound(number) | Change::Deleted(number)) =
+                    change;
+                let waiting = compiler.waiting(&self.api.object(*number));
+                let intake = match change {
+                    Change::Created(_) => Intake::Applied(Box::new(waiting)),
+                    Change::Bound(_) | Change::Deleted(_) => Intake::Gone(waiting.pending.uid),
+                };
+                coordinator.intake(self.now, intake);
+            }
+        }
+        self.at(ms(50), Event::Watch);
+    }
+
+    pub(crate) fn tick(&mut self) {
+        for index in 0..SHARDS {
+            let Some(shard) = &mut self.shards[index] else { continue };
+            let run = shard.run;
+            for expiring in shard.state.due(self.now) {
+                let lost = self.faulty(200);
+                let after = ms(self.random.random_range(1..100));
+                self.at(after, Event::Checked { shard: index, run, expiring, lost });
+            }
+        }
+        self.at(Duration::from_secs(1), Event::Tick);
+    }
+}

@@ -1,0 +1,199 @@
+//! The world: processes, what happens in it, and when.
+
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use megacluster_scheduler::core::directory::DefaultSpread;
+use megacluster_scheduler::core::membership::Membership;
+use megacluster_scheduler::core::queue::QueueConfig;
+use megacluster_scheduler::metrics::Metrics;
+use megacluster_scheduler::protocol::{PodId, Request, Response};
+use megacluster_scheduler::relay::bind::BindOutcome;
+use megacluster_scheduler::relay::coordinator::{Coordinator, CoordinatorConfig};
+use megacluster_scheduler::relay::intake::Compiler;
+use megacluster_scheduler::relay::pods::Intake;
+use megacluster_scheduler::shard::machine::{Expiring, ShardConfig, ShardMachine};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::api::{Api, node};
+use crate::{FAULTS_END, NODES, SHARDS, Time, ms};
+
+/// A process that follows the apiserver.
+pub(crate) struct Process<T> {
+    pub(crate) state: T,
+    /// Tells this run's events from an earlier run's.
+    pub(crate) run: u64,
+    /// How much of the history it has seen.
+    pub(crate) cursor: usize,
+}
+
+pub(crate) struct Relay {
+    pub(crate) coordinator: Coordinator,
+    pub(crate) compiler: Compiler,
+    pub(crate) term: Option<u64>,
+    /// Still acts in its term although it holds the Lease no more.
+    pub(crate) fenced: bool,
+}
+
+pub(crate) enum Event {
+    /// Things that happen by themselves.
+    Chaos,
+    /// A process looks at the clock.
+    Wake,
+    Tick,
+    Watch,
+    Arrive {
+        exchange: u64,
+        leaf: usize,
+    },
+    Answer {
+        exchange: u64,
+        leaf: usize,
+        response: Response,
+    },
+    Deadline {
+        exchange: u64,
+    },
+    BindArrives {
+        pod: u32,
+        node: String,
+    },
+    BindEnds {
+        relay: usize,
+        run: u64,
+        pod: PodId,
+        outcome: Option<BindOutcome>,
+        node: String,
+    },
+    Checked {
+        shard: usize,
+        run: u64,
+        expiring: Expiring,
+        lost: bool,
+    },
+    RestartShard(usize),
+    RestartRelay(usize),
+    Elect,
+}
+
+/// One message on its way through the tree.
+pub(crate) struct Exchange {
+    pub(crate) relay: usize,
+    pub(crate) run: u64,
+    pub(crate) id: u64,
+    pub(crate) request: Request,
+    pub(crate) leaves: Vec<(Request, Option<Response>)>,
+}
+
+pub(crate) struct Simulation {
+    pub(crate) random: SmallRng,
+    pub(crate) now: Time,
+    pub(crate) sequence: u64,
+    pub(crate) events: BinaryHeap<std::cmp::Reverse<(Time, u64)>>,
+    pub(crate) payloads: HashMap<u64, Event>,
+    pub(crate) api: Api,
+    pub(crate) membership: Membership,
+    pub(crate) shards: Vec<Option<Process<ShardMachine>>>,
+    pub(crate) relays: Vec<Option<Process<Relay>>>,
+    pub(crate) exchanges: HashMap<u64, Exchange>,
+    pub(crate) next_exchange: u64,
+    pub(crate) runs: u64,
+    pub(crate) terms: u64,
+    pub(crate) next_pod: u32,
+    pub(crate) wake_at: Option<Time>,
+}
+
+impl Simulation {
+    pub(crate) fn new(seed: u64) -> Self {
+        let names: Vec<String> = (0..SHARDS).map(|i| format!("s{i}")).collect();
+        let mut simulation = Self {
+            random: SmallRng::seed_from_u64(seed),
+            now: Time::ZERO,
+            sequence: 0,
+            events: BinaryHeap::new(),
+            payloads: HashMap::new(),
+            api: Api::default(),
+            membership: Membership::new(0, &names),
+            shards: (0..SHARDS).map(|_| None).collect(),
+            relays: vec![None, None],
+            exchanges: HashMap::new(),
+            next_exchange: 0,
+            runs: 0,
+            terms: 0,
+            next_pod: 0,
+            wake_at: None,
+        };
+        (0..SHARDS).for_each(|shard| simulation.start_shard(shard));
+        (0..2).for_each(|relay| simulation.start_relay(relay));
+        simulation.at(ms(10), Event::Elect);
+        simulation.at(ms(20), Event::Chaos);
+        simulation.at(ms(20), Event::Tick);
+        simulation.at(ms(20), Event::Watch);
+        simulation
+    }
+
+    pub(crate) fn at(&mut self, after: Duration, event: Event) {
+        self.sequence += 1;
+        self.events.push(std::cmp::Reverse((self.now + after, self.sequence)));
+        self.payloads.insert(self.sequence, event);
+    }
+
+    pub(crate) fn chance(&mut self, per_mille: u32) -> bool {
+        self.random.random_range(0..1000) < per_mille
+    }
+
+    pub(crate) fn faulty(&mut self, per_mille: u32) -> bool {
+        self.now < FAULTS_END && self.chance(per_mille)
+    }
+
+    pub(crate) fn start_shard(&mut self, shard: usize) {
+        self.runs += 1;
+        let name: Arc<str> = format!("s{shard}").into();
+        let mut machine = ShardMachine::new(ShardConfig {
+            name,
+            membership: self.membership.clone(),
+            incarnation: self.runs,
+            ttl: Duration::from_secs(90),
+        });
+        machine.node_list_begins();
+        (0..NODES).for_each(|number| machine.node_applied(&node(number)));
+        machine.node_list_ends();
+        machine.pod_list_begins();
+        for (number, _) in self.api.live() {
+            machine.pod_applied(&self.api.object(*number));
+        }
+        machine.pod_list_ends();
+        let cursor = self.api.history.len();
+        self.shards[shard] = Some(Process { state: machine, run: self.runs, cursor });
+    }
+
+    pub(crate) fn start_relay(&mut self, relay: usize) {
+        self.runs += 1;
+        let config = CoordinatorConfig {
+            profile: "default-scheduler".to_owned(),
+            membership: self.membership.clone(),
+            relays: vec!["r8".into(), "r9".into()],
+            max_binds: 8,
+            deadline: Duration::from_secs(1),
+            queue: QueueConfig::default(),
+            default_spread: DefaultSpread::default(),
+            await_directory: false,
+            seed: self.random.random(),
+        };
+        let coordinator = Coordinator::new(config, Metrics::unregistered());
+        let mut relay_state =
+            Relay { coordinator, compiler: Compiler::default(), term: None, fenced: false };
+        relay_state.coordinator.intake(self.now, Intake::Begin);
+        for (number, pod) in self.api.live() {
+            if pod.node.is_none() {
+                let waiting = relay_state.compiler.waiting(&self.api.object(*number));
+                relay_state.coordinator.intake(self.now, Intake::Applied(Box::new(waiting)));
+            }
+        }
+        relay_state.coordinator.intake(self.now, Intake::End);
+        let cursor = self.api.history.len();
+        self.relays[relay] = Some(Process { state: relay_state, run: self.runs, cursor });
+    }
+}
