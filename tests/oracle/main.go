@@ -15,6 +15,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -30,7 +31,10 @@ import (
 	"k8s.io/kubernetes/pkg/scheduler/backend/queue"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/defaultpreemption"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/feature"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
+	"k8s.io/kubernetes/pkg/scheduler/framework/preemption"
 	"k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 	"k8s.io/kubernetes/pkg/scheduler/metrics"
 )
@@ -58,6 +62,12 @@ type Case struct {
 	// Preempt says whether the message shall tell what came of preemption. Only for a pod that
 	// has no victims: an oracle evicts nobody.
 	Preempt bool `json:"preempt"`
+	// Evict asks where preemption makes room.
+	Evict bool `json:"evict"`
+	// Budgets that protect pods.
+	Budgets []*policyv1.PodDisruptionBudget `json:"budgets"`
+	// Nominees are pods without a node that are nominated to one.
+	Nominees []*v1.Pod `json:"nominees"`
 	// Configuration is a KubeSchedulerConfiguration; empty for the default.
 	Configuration string `json:"configuration"`
 }
@@ -72,6 +82,9 @@ type Answer struct {
 	Message string `json:"message"`
 	// Plugins to blame.
 	Plugins []string `json:"plugins"`
+	// Candidates for preemption by node, and the one that was taken.
+	Candidates map[string]Candidate `json:"candidates"`
+	Chosen     string               `json:"chosen"`
 	// Error of the framework itself.
 	Error string `json:"error"`
 }
@@ -83,8 +96,24 @@ type Rejection struct {
 	Unresolvable bool     `json:"unresolvable"`
 }
 
+// Candidate is a node that evictions make room on.
+type Candidate struct {
+	Victims    []string `json:"victims"`
+	Violations int64    `json:"violations"`
+}
+
 // lister hands the framework, which keeps it for good, the snapshot of the case at hand.
 type lister struct{ fwk.SharedLister }
+
+// nominator knows the nominees of the case at hand. The queue's own looks them up among the pods that
+// it holds, and there are none.
+type nominator struct {
+	fwk.PodNominator
+	byNode map[string][]fwk.PodInfo
+}
+
+// NominatedPodsForNode overrides the queue's.
+func (n *nominator) NominatedPodsForNode(node string) []fwk.PodInfo { return n.byNode[node] }
 
 type oracle struct {
 	client    kubernetes.Interface
@@ -92,6 +121,7 @@ type oracle struct {
 	framework framework.Framework
 	lister    *lister
 	informers informers.SharedInformerFactory
+	nominator *nominator
 }
 
 func newOracle(ctx context.Context) (*oracle, error) {
@@ -102,6 +132,7 @@ func newOracle(ctx context.Context) (*oracle, error) {
 		lister:    &lister{cache.NewEmptySnapshot()},
 		informers: scheduler.NewInformerFactory(client, 0),
 	}
+	o.nominator = &nominator{PodNominator: queue.NewSchedulingQueue(nil, o.informers)}
 	defaults, err := latest.Default()
 	if err != nil {
 		return nil, err
@@ -135,7 +166,7 @@ func (o *oracle) newFramework(
 		runtime.WithClientSet(o.client),
 		runtime.WithInformerFactory(o.informers),
 		runtime.WithSnapshotSharedLister(o.lister),
-		runtime.WithPodNominator(queue.NewSchedulingQueue(nil, o.informers)),
+		runtime.WithPodNominator(o.nominator),
 	)
 }
 
@@ -163,7 +194,8 @@ func (o *oracle) answer(ctx context.Context, c *Case) (*Answer, error) {
 	o.lister.SharedLister = cache.NewSnapshot(c.Pods, c.Nodes)
 	core, apps := o.informers.Core().V1(), o.informers.Apps().V1()
 	for _, err := range []error{
-		replace(core.Pods().Informer(), []*v1.Pod{c.Pod}),
+		replace(core.Pods().Informer(), append([]*v1.Pod{c.Pod}, c.Nominees...)),
+		replace(o.informers.Policy().V1().PodDisruptionBudgets().Informer(), c.Budgets),
 		replace(core.Namespaces().Informer(), c.Namespaces),
 		replace(core.Services().Informer(), c.Services),
 		replace(core.ReplicationControllers().Informer(), c.ReplicationControllers),
@@ -173,6 +205,15 @@ func (o *oracle) answer(ctx context.Context, c *Case) (*Answer, error) {
 		if err != nil {
 			return nil, err
 		}
+	}
+	o.nominator.byNode = map[string][]fwk.PodInfo{}
+	for _, nominee := range c.Nominees {
+		info, err := framework.NewPodInfo(nominee)
+		if err != nil {
+			return nil, err
+		}
+		node := nominee.Status.NominatedNodeName
+		o.nominator.byNode[node] = append(o.nominator.byNode[node], info)
 	}
 	answer := &Answer{Scores: map[string]map[string]int64{}, Rejected: map[string]Rejection{}}
 	if len(c.Nodes) == 0 {
@@ -189,6 +230,13 @@ func (o *oracle) answer(ctx context.Context, c *Case) (*Answer, error) {
 	if len(feasible) > 0 {
 		return answer, o.score(ctx, state, c.Pod, feasible, answer)
 	}
+	if c.Evict {
+		found, err := o.evict(ctx, state, c, diagnosis.NodeToStatus, answer)
+		if err != nil {
+			return nil, err
+		}
+		c.Preempt = !found
+	}
 	if c.Preempt {
 		_, status := o.framework.RunPostFilterPlugins(ctx, state, c.Pod, diagnosis.NodeToStatus)
 		if status.IsSuccess() || !status.IsRejected() {
@@ -200,6 +248,41 @@ func (o *oracle) answer(ctx context.Context, c *Case) (*Answer, error) {
 		Pod: c.Pod, NumAllNodes: len(c.Nodes), Diagnosis: diagnosis,
 	}).Error()
 	return answer, nil
+}
+
+// evict tries preemption on every node that it may help, and evicts nobody. Whether it found one.
+func (o *oracle) evict(
+	ctx context.Context, state fwk.CycleState, c *Case, statuses fwk.NodeToStatusReader, answer *Answer,
+) (bool, error) {
+	plugin, err := defaultpreemption.New(ctx, &config.DefaultPreemptionArgs{
+		MinCandidateNodesPercentage: 100, MinCandidateNodesAbsolute: 100,
+	}, o.framework, feature.Features{})
+	if err != nil {
+		return false, err
+	}
+	nominated := statuses.Get(c.Pod.Status.NominatedNodeName)
+	if ok, _ := plugin.PodEligibleToPreemptOthers(ctx, c.Pod, nominated); !ok {
+		return false, nil
+	}
+	nodes, err := statuses.NodesForStatusCode(o.lister.NodeInfos(), fwk.Unschedulable)
+	if err != nil || len(nodes) == 0 {
+		return false, err
+	}
+	evaluator := preemption.NewEvaluator("oracle", o.framework, plugin, plugin.Executor)
+	candidates, _, err := evaluator.DryRunPreemption(ctx, state, c.Pod, nodes, c.Budgets, 0, int32(len(nodes)))
+	if err != nil || len(candidates) == 0 {
+		return false, err
+	}
+	answer.Candidates = map[string]Candidate{}
+	for _, candidate := range candidates {
+		victims := []string{}
+		for _, pod := range candidate.Victims().Pods {
+			victims = append(victims, string(pod.UID))
+		}
+		answer.Candidates[candidate.Name()] = Candidate{victims, candidate.Victims().NumPDBViolations}
+	}
+	answer.Chosen = evaluator.SelectCandidate(ctx, candidates).Name()
+	return true, nil
 }
 
 // replace makes these objects all that an informer knows.

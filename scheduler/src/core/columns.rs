@@ -218,6 +218,11 @@ impl Columns {
         &self.names[index]
     }
 
+    /// The slots of all nodes that are known.
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        (0..self.len()).filter(|row| self.present[*row]).map(Slot::of)
+    }
+
     /// The slot of a node that is known.
     pub(super) fn find(&self, name: &str) -> Option<Slot> {
         self.by_name.get(name).copied().filter(|slot| self.present[slot.index()])

@@ -270,32 +270,41 @@ pub struct Diagnosis {
 pub enum Preemption {
     /// The pod's policy forbids it.
     Never,
-    /// No node has a pod of lower priority that could make room.
+    /// It waits for pods to end that it has had evicted.
+    Terminating,
+    /// No eviction makes room anywhere.
     Unhelpful {
         /// Nodes whose rejection no eviction can mend.
         unresolvable: u64,
         /// Nodes without a pod of lower priority.
         no_victims: u64,
+        /// Why the others don't take the pod even without all of these.
+        rejections: Rejections,
+        /// All nodes.
+        nodes: u64,
     },
-    /// Evicting pods might help, which this version doesn't do yet.
-    Unsupported,
+    /// Evicting pods might help: the shards have to be asked.
+    Possible,
 }
 
 const NEVER: &str = "not eligible due to preemptionPolicy=Never.";
+const TERMINATING: &str = "not eligible due to a terminating pod on the nominated node.";
 
 impl fmt::Display for Preemption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("preemption: ")?;
         match self {
             Self::Never => f.write_str(NEVER),
-            Self::Unsupported => f.write_str("not supported by this scheduler yet."),
-            Self::Unhelpful { unresolvable, no_victims } => {
+            Self::Possible => f.write_str("not supported by this scheduler yet."),
+            Self::Terminating => f.write_str(TERMINATING),
+            Self::Unhelpful { unresolvable, no_victims, rejections, nodes } => {
                 let reasons = [
-                    (*no_victims, "No preemption victims found for incoming pod"),
-                    (*unresolvable, "Preemption is not helpful for scheduling"),
+                    (*no_victims, "No preemption victims found for incoming pod".to_owned()),
+                    (*unresolvable, "Preemption is not helpful for scheduling".to_owned()),
                 ];
                 let reasons = reasons.into_iter().filter(|(nodes, _)| *nodes > 0);
-                write_histogram(f, unresolvable.saturating_add(*no_victims), reasons)
+                let others = rejections.iter().map(|(reason, nodes)| (*nodes, reason.to_string()));
+                write_histogram(f, *nodes, reasons.chain(others))
             }
         }
     }
@@ -366,7 +375,12 @@ mod tests {
             nodes: 12,
             rejections: [(Reason::cpu(), 10), (Reason::UntoleratedTaint, 2)].into(),
             pod_reason: None,
-            preemption: Some(Preemption::Unhelpful { unresolvable: 2, no_victims: 10 }),
+            preemption: Some(Preemption::Unhelpful {
+                unresolvable: 2,
+                no_victims: 10,
+                rejections: Rejections::new(),
+                nodes: 12,
+            }),
             plugins: PluginSet::EMPTY,
         };
         assert_eq!(

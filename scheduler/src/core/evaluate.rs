@@ -87,6 +87,24 @@ pub fn evaluate(
     seed: u64,
     survey: Option<&Survey>,
 ) -> Evaluation {
+    evaluate_but(table, request, seed, survey, &[])
+}
+
+/// A node that is kept for other pods, and why it would not take this one beside them.
+pub(super) struct HeldBack {
+    pub(super) row: usize,
+    pub(super) rejections: Rejections,
+    pub(super) unresolvable: bool,
+}
+
+/// As [`evaluate`], but for some nodes, sorted by row.
+pub(super) fn evaluate_but(
+    table: &NodeTable,
+    request: &PodRequest,
+    seed: u64,
+    survey: Option<&Survey>,
+    held: &[HeldBack],
+) -> Evaluation {
     let columns = table.columns();
     let nodes = columns.node_count() as u64;
     if survey.is_none() && wants_survey(table, request) {
@@ -105,6 +123,9 @@ pub fn evaluate(
     let mut feasible = 0;
     let mut absent = 0;
     let mut visit = |filter: &Filter, index: usize| {
+        if !held.is_empty() && held.binary_search_by_key(&index, |held| held.row).is_ok() {
+            return;
+        }
         let Verdict::Pass { taints, affinity } = filter.check(index, &mut tally) else { return };
         feasible += 1;
         let image = images.as_ref().map_or(0, |images| columns.images.score(images, index));
@@ -128,7 +149,13 @@ pub fn evaluate(
         }
     }
     let tuples = best.tuples(&counts, |index| Arc::clone(columns.name(Slot::of(index))));
-    let (rejections, unresolvable) = tally.finish(absent);
+    let (mut rejections, mut unresolvable) = tally.finish(absent);
+    for held in held {
+        unresolvable += u64::from(held.unresolvable);
+        for (reason, nodes) in &held.rejections {
+            *rejections.entry(reason.clone()).or_default() += nodes;
+        }
+    }
     Evaluation {
         nodes,
         feasible,

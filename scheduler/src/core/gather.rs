@@ -268,9 +268,14 @@ fn preemption(evaluation: &Evaluation, request: &PodRequest) -> Preemption {
     if !request.may_preempt {
         Preemption::Never
     } else if resolvable > 0 && evaluation.lower_priority {
-        Preemption::Unsupported
+        Preemption::Possible
     } else {
-        Preemption::Unhelpful { unresolvable: evaluation.unresolvable, no_victims: resolvable }
+        Preemption::Unhelpful {
+            unresolvable: evaluation.unresolvable,
+            no_victims: resolvable,
+            rejections: BTreeMap::new(),
+            nodes: evaluation.nodes,
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::event::{ClusterEvent, EventSet};
 use super::pod::{PodRequest, PodUid};
 use super::population::Population;
 use super::ports::{HostPort, host_ports};
+use super::preempt::Tenure;
 use super::resources::{self, PodResources};
 use super::survey::Survey;
 use super::tombstones::Tombstones;
@@ -42,7 +43,28 @@ pub enum Stage {
 pub(super) struct Share {
     pub(super) resources: PodResources,
     pub(super) ports: Vec<HostPort>,
-    priority: i32,
+    pub(super) priority: i32,
+}
+
+impl Share {
+    /// What a pod will take that isn't on a node yet.
+    pub(super) fn reserved(request: &PodRequest) -> Self {
+        Self {
+            resources: request.resources.clone(),
+            ports: request.ports.clone(),
+            priority: request.priority,
+        }
+    }
+}
+
+/// A pod on a node, as preemption looks at it.
+#[derive(Clone, Debug)]
+pub(super) struct Guest {
+    pub(super) uid: PodUid,
+    pub(super) share: Arc<Share>,
+    /// In the population.
+    pub(super) identity: u32,
+    pub(super) tenure: Tenure,
 }
 
 #[derive(Debug)]
@@ -52,6 +74,7 @@ struct Record {
     share: Arc<Share>,
     /// In the population.
     identity: u32,
+    tenure: Tenure,
     /// The list that showed the pod last.
     seen: u64,
 }
@@ -157,6 +180,25 @@ impl NodeTable {
         &self.columns
     }
 
+    /// For changes that are taken back before anyone looks.
+    pub(super) fn columns_mut(&mut self) -> &mut Columns {
+        &mut self.columns
+    }
+
+    /// The pods on a node.
+    pub(super) fn guests(&self, slot: Slot) -> impl Iterator<Item = Guest> + '_ {
+        let uids = self.rows.get(slot.index()).into_iter().flatten();
+        uids.filter_map(|uid| {
+            let record = self.pods.get(uid)?;
+            Some(Guest {
+                uid: *uid,
+                share: Arc::clone(&record.share),
+                identity: record.identity,
+                tenure: record.tenure,
+            })
+        })
+    }
+
     pub(super) fn population(&self) -> &Population {
         &self.population
     }
@@ -240,6 +282,7 @@ impl NodeTable {
             priority: spec.and_then(|spec| spec.priority).unwrap_or_default(),
         };
         let (identity, _) = Identity::of(pod);
+        let tenure = Tenure::of(pod);
         let mut events = EventSet::from(ClusterEvent::PodAdded);
         if let Some(record) = self.pods.get_mut(&uid)
             && **self.columns.name(record.slot) == *node
@@ -248,6 +291,7 @@ impl NodeTable {
                 events = EventSet::EMPTY;
             }
             record.seen = self.pod_list;
+            record.tenure = tenure;
             let same_identity = self.population.identity(record.identity) == Some(&identity);
             if same_identity && same_share(&record.share, &share) {
                 return events;
@@ -262,6 +306,9 @@ impl NodeTable {
         // Looked up now: taking the pod out may have given the row of an unknown node back.
         let slot = self.columns.slot(node);
         self.put_in(uid, slot, Stage::Assigned, Arc::new(share), identity);
+        if let Some(record) = self.pods.get_mut(&uid) {
+            record.tenure = tenure;
+        }
         events
     }
 
@@ -343,11 +390,7 @@ impl NodeTable {
     }
 
     fn reserve(&mut self, uid: PodUid, slot: Slot, request: &PodRequest) {
-        let share = Share {
-            resources: request.resources.clone(),
-            ports: request.ports.clone(),
-            priority: request.priority,
-        };
+        let share = Share::reserved(request);
         let identity = Identity::clone(&request.identity);
         self.put_in(uid, slot, Stage::Assumed, Arc::new(share), identity);
     }
@@ -389,7 +432,8 @@ impl NodeTable {
             self.rows.resize_with(slot.index() + 1, Vec::new);
         }
         self.rows[slot.index()].push(uid);
-        self.pods.insert(uid, Record { slot, stage, share, identity, seen: self.pod_list });
+        let (tenure, seen) = (Tenure::default(), self.pod_list);
+        self.pods.insert(uid, Record { slot, stage, share, identity, tenure, seen });
     }
 
     fn take_out(&mut self, uid: PodUid) -> Option<Arc<Share>> {

@@ -5,6 +5,7 @@
 mod accounting;
 mod build;
 mod placement;
+mod preemption;
 mod queueing;
 mod requests;
 mod sharding;

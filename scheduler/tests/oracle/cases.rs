@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::others;
+use crate::{others, preemption};
 
 /// A seeded source of choices (`SplitMix64`), the same on every machine.
 pub(crate) struct Dice(u64);
@@ -56,11 +56,20 @@ pub(crate) enum Theme {
     All,
     /// All of these under a profile of its own.
     Profile,
+    /// Pods of lower priority in the way, budgets that protect them, pods that are promised nodes.
+    Preemption,
 }
 
 impl Theme {
-    pub(crate) const EACH: [Self; 6] =
-        [Self::Nodes, Self::Spread, Self::Affinity, Self::Images, Self::All, Self::Profile];
+    pub(crate) const EACH: [Self; 7] = [
+        Self::Nodes,
+        Self::Spread,
+        Self::Affinity,
+        Self::Images,
+        Self::All,
+        Self::Profile,
+        Self::Preemption,
+    ];
 
     fn has(self, other: Self) -> bool {
         self == other || matches!(self, Self::All | Self::Profile)
@@ -95,7 +104,11 @@ pub(crate) fn case(theme: Theme, seed: u64) -> Value {
     let never = pod["spec"]["preemptionPolicy"] == "Never";
     let preempt = never || pods.iter().all(|other| priority(other) >= priority(&pod));
     let mut case = json!({"nodes": nodes, "pods": pods, "pod": pod, "preempt": preempt});
+    case["evict"] = json!(theme == Theme::Preemption);
     others::surroundings(dice, &mut case);
+    if theme == Theme::Preemption {
+        preemption::crowd(dice, &mut case);
+    }
     if theme == Theme::Profile {
         case["configuration"] = json!(others::configuration(dice).to_string());
     }

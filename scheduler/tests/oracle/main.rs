@@ -14,6 +14,7 @@
 
 mod cases;
 mod others;
+mod preemption;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use cases::Theme;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ReplicationController, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use megacluster_scheduler::config::SchedulerConfig;
 use megacluster_scheduler::core::directory::{Change, Directory, Key, Kind, Value};
@@ -30,7 +32,9 @@ use megacluster_scheduler::core::evaluate::{Evaluation, Tuple, evaluate, survey}
 use megacluster_scheduler::core::gather::{Decision, decide, merge, scores};
 use megacluster_scheduler::core::labels::{Labels, Selector};
 use megacluster_scheduler::core::membership::Membership;
+use megacluster_scheduler::core::nominate::{Nominee, evaluate_beside};
 use megacluster_scheduler::core::pod::{OwnerKind, PodRequest, PodUid};
+use megacluster_scheduler::core::preempt::{Budget, Question, Trial, preempt};
 use megacluster_scheduler::core::survey::Survey;
 use megacluster_scheduler::core::table::NodeTable;
 use serde::Deserialize;
@@ -41,6 +45,12 @@ struct Case {
     pods: Vec<Pod>,
     pod: Pod,
     preempt: bool,
+    #[serde(default)]
+    evict: bool,
+    #[serde(default)]
+    budgets: Vec<PodDisruptionBudget>,
+    #[serde(default)]
+    nominees: Vec<Pod>,
     #[serde(default)]
     configuration: Option<String>,
     namespaces: Vec<Namespace>,
@@ -59,7 +69,15 @@ struct Answer {
     rejected: BTreeMap<String, Rejection>,
     message: String,
     plugins: Option<Vec<String>>,
+    candidates: Option<BTreeMap<String, Victims>>,
+    chosen: String,
     error: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Victims {
+    victims: Vec<String>,
+    violations: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,6 +109,10 @@ fn key(meta: &ObjectMeta) -> Key {
 
 /// The pod's request with all that hangs on other objects.
 fn request(case: &Case) -> Arc<PodRequest> {
+    requested(case, &case.pod)
+}
+
+fn requested(case: &Case, pod: &Pod) -> Arc<PodRequest> {
     let configuration = case.configuration.as_deref().map(SchedulerConfig::parse);
     let profile = configuration.map(|parsed| parsed.unwrap().profile).unwrap_or_default();
     let mut directory = Directory::new(profile.default_spread);
@@ -121,7 +143,7 @@ fn request(case: &Case) -> Arc<PodRequest> {
         let selector = selector(&owner.spec.as_ref().unwrap().selector);
         tell(Kind::Owner(OwnerKind::StatefulSet), &owner.metadata, Some(selector));
     }
-    let request = PodRequest::compile(&case.pod).under(&Arc::new(profile.policy));
+    let request = PodRequest::compile(pod).under(&Arc::new(profile.policy));
     directory.resolve(&Arc::new(request))
 }
 
@@ -166,7 +188,105 @@ fn alone(case: &Case, node: &Node, request: &PodRequest, survey: &Survey) -> Tup
     evaluate(&table, request, 1, Some(survey)).tuples.into_iter().next().unwrap()
 }
 
+/// What shards that divide the nodes say of preemption.
+fn tried(case: &Case, tables: &mut [NodeTable], nominees: &[Nominee]) -> Trial {
+    let request = request(case);
+    let survey = sum(tables, &request, true);
+    let budgets: Vec<Budget> = case.budgets.iter().filter_map(Budget::of).collect();
+    let nominated = case.pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref());
+    let question = Question {
+        request: &request,
+        uid: PodUid::of(&case.pod),
+        nominated,
+        survey: &survey,
+        nominees,
+        budgets: &budgets,
+        seed: 9,
+    };
+    let mut trial = Trial::default();
+    for table in tables {
+        trial.absorb(preempt(table, &question));
+    }
+    trial
+}
+
+/// Where preemption makes room, and at whose cost.
+fn check_preemption(case: &Case, answer: &Answer, shards: usize) {
+    assert_eq!(answer.error, "");
+    let request = request(case);
+    let nominee = |pod: &Pod| Nominee {
+        uid: PodUid::of(pod),
+        node: pod.status.as_ref().unwrap().nominated_node_name.as_deref().unwrap().into(),
+        class: requested(case, pod),
+    };
+    let nominees: Vec<Nominee> = case.nominees.iter().map(nominee).collect();
+    let mut whole = [table(&case.nodes, &case.pods)];
+    let mut parts = divided(case, shards);
+    let mut evaluations = Vec::new();
+    for tables in [&mut whole[..], &mut parts[..]] {
+        let survey = sum(tables, &request, true);
+        let evaluation = tables
+            .iter_mut()
+            .map(|table| evaluate_beside(table, &request, 7, Some(&survey), &nominees));
+        evaluations.push(merge(evaluation));
+    }
+    assert_eq!(evaluations[0], evaluations[1], "{shards} shards");
+    let evaluation = &evaluations[0];
+    assert_eq!(evaluation.feasible, answer.scores.len() as u64);
+    let Decision::Unschedulable(mut diagnosis) = decide(evaluation, &request) else {
+        assert!(!answer.scores.is_empty());
+        return;
+    };
+    let before: Vec<_> = case.nodes.iter().map(|node| whole[0].usage(name(node))).collect();
+    let trial = tried(case, &mut whole, &nominees);
+    let after: Vec<_> = case.nodes.iter().map(|node| whole[0].usage(name(node))).collect();
+    assert_eq!(before, after, "a trial that leaves something behind");
+    assert_eq!(trial, tried(case, &mut parts, &nominees), "{shards} shards");
+    assert_eq!(trial.feasible, 0);
+    let candidates = answer.candidates.as_ref();
+    let allowed = request.may_preempt && !trial.waiting;
+    match trial.best.as_ref().filter(|_| allowed) {
+        Some(best) => {
+            let theirs = &candidates.expect("no candidate")[&*best.node];
+            let victims: Vec<PodUid> = theirs.victims.iter().map(|uid| PodUid::new(uid)).collect();
+            assert_eq!(best.victims, victims, "{}", best.node);
+            assert_eq!(best.violations, theirs.violations);
+            if *best.node != *answer.chosen {
+                // As good as theirs: ties are drawn by lot.
+                let mut other = [table(&case.nodes, &case.pods)];
+                let only = case.nodes.iter().map(name).filter(|node| *node != answer.chosen);
+                for node in only {
+                    other[0].remove_node(node);
+                }
+                let survey = sum(&[table(&case.nodes, &case.pods)], &request, true);
+                let budgets: Vec<Budget> = case.budgets.iter().filter_map(Budget::of).collect();
+                let question = Question {
+                    request: &request,
+                    uid: PodUid::of(&case.pod),
+                    nominated: None,
+                    survey: &survey,
+                    nominees: &nominees,
+                    budgets: &budgets,
+                    seed: 9,
+                };
+                let theirs = preempt(&mut other[0], &question).best.unwrap();
+                assert_eq!(best.price(), theirs.price(), "{} against {}", best.node, theirs.node);
+            }
+        }
+        None => assert!(candidates.is_none(), "a candidate that isn't seen: {candidates:?}"),
+    }
+    if candidates.is_some() || diagnosis.preemption.is_none() {
+        diagnosis.preemption = None;
+    } else if request.may_preempt {
+        diagnosis.preemption = Some(trial.refusal());
+    }
+    assert_eq!(diagnosis.to_string(), answer.message);
+}
+
 fn check(case: &Case, answer: &Answer, shards: usize) {
+    if case.evict {
+        return check_preemption(case, answer, shards);
+    }
     assert_eq!(answer.error, "");
     let request = request(case);
     assert!(request.unsupported.is_empty(), "{:?}", request.unsupported);

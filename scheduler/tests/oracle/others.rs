@@ -58,11 +58,15 @@ pub(crate) fn identify(dice: &mut Dice, theme: Theme, pod: &mut Value) {
             "uid": "u", "controller": dice.percent(90),
         }]);
     }
-    if matches!(theme, Theme::Spread | Theme::All | Theme::Profile) && dice.percent(70) {
+    if matches!(theme, Theme::Spread | Theme::All | Theme::Profile) && dice.percent(70)
+        || theme == Theme::Preemption && dice.percent(25)
+    {
         let constraints = dice.list(4, |dice, _| constraint(dice));
         pod["spec"]["topologySpreadConstraints"] = json!(constraints);
     }
-    if matches!(theme, Theme::Affinity | Theme::All | Theme::Profile) && dice.percent(55) {
+    if matches!(theme, Theme::Affinity | Theme::All | Theme::Profile) && dice.percent(55)
+        || theme == Theme::Preemption && dice.percent(15)
+    {
         let affinity = pod["spec"]["affinity"].take();
         let mut affinity = if affinity.is_object() { affinity } else { json!({}) };
         // Required terms of running pods easily keep everything away.
