@@ -6,6 +6,7 @@ use std::{
     thread,
 };
 
+use super::error::LogError;
 use super::writer::{Log, Position, SyncPoint};
 
 /// A thread that syncs what it is offered, one point at a time. It ends with this value.
@@ -23,9 +24,14 @@ impl BackgroundSync {
         let (points, incoming) = sync_channel::<SyncPoint>(1);
         thread::Builder::new().name("log-sync".to_owned()).spawn(move || {
             for point in incoming {
-                if let Err(error) = point.sync() {
+                match point.sync() {
+                    Ok(_) => {}
                     // Said once, where the log was poisoned.
-                    tracing::debug!(%error, "background sync");
+                    Err(error @ LogError::Poisoned { .. }) => {
+                        tracing::debug!(%error, "background sync");
+                    }
+                    // The segment did not get its name; the next sync tries again.
+                    Err(error) => tracing::warn!(%error, "background sync"),
                 }
             }
         })?;
