@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use megacluster_service::flags::LogFlags;
 
+use crate::simulate::SimulateFlags;
+
 /// Schedules pods onto nodes as kube-scheduler does, in one process or as relays above shards.
 ///
 /// Without a subcommand everything runs in this process, against any cluster.
@@ -28,6 +30,8 @@ pub enum Role {
     Shard(ShardFlags),
     /// Takes in pods, asks the shards, binds. One of the relays leads; the others stand by.
     Relay(RelayFlags),
+    /// Shows where a workload would go, and how fast, on a cluster from a dump or out of nothing.
+    Simulate(SimulateFlags),
 }
 
 /// Flags of every role.

@@ -13,3 +13,4 @@ pub mod protocol;
 pub mod relay;
 pub mod run;
 pub mod shard;
+pub mod simulate;

@@ -1,10 +1,12 @@
 //! `megacluster-scheduler`
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use megacluster_scheduler::cli::{Cli, Role};
 use megacluster_scheduler::run;
+use megacluster_scheduler::simulate::{self, SimulateFlags};
 use megacluster_service::shutdown::Shutdown;
 use megacluster_service::{crypto, logging};
 
@@ -15,6 +17,7 @@ fn main() -> ExitCode {
         None => &cli.all.common,
         Some(Role::Shard(flags)) => &flags.common,
         Some(Role::Relay(flags)) => &flags.common,
+        Some(Role::Simulate(flags)) => return simulate(flags),
     };
     if let Err(error) = logging::init(&common.log) {
         eprintln!("megacluster-scheduler: {error}");
@@ -34,12 +37,25 @@ fn main() -> ExitCode {
     }
 }
 
+fn simulate(flags: &SimulateFlags) -> ExitCode {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let ended = simulate::run(flags, &mut out).and_then(|()| Ok(out.flush()?));
+    if let Err(error) = ended {
+        drop(out.flush());
+        eprintln!("megacluster-scheduler simulate: {error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
 async fn scheduler(cli: Cli) -> Result<(), String> {
     let token = Shutdown::on_signals().map_err(|error| error.to_string())?.token();
     match cli.role {
         None => run::all_in_one(cli.all, token).await,
         Some(Role::Shard(flags)) => run::shard(flags, token).await,
         Some(Role::Relay(flags)) => run::relay(flags, token).await,
+        // Ended above.
+        Some(Role::Simulate(_)) => Ok(()),
     }
     .map_err(|error| error.to_string())
 }
