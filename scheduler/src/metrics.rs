@@ -43,6 +43,12 @@ pub struct Metrics {
     pub sli_seconds: Histograms,
     /// `scheduler_pod_scheduling_attempts`
     pub pod_attempts: Histogram,
+    /// `scheduler_preemption_attempts_total`
+    pub preemption_attempts: Counter,
+    /// `scheduler_preemption_victims`
+    pub preemption_victims: Histogram,
+    /// Evictions ended, by what became of them.
+    pub evictions: Family<Labels, Counter>,
     /// Whether this relay leads.
     pub leader: Gauge,
     /// Binds under way.
@@ -113,6 +119,9 @@ impl Metrics {
             attempt_seconds: Family::new_with_constructor(attempt_histogram as fn() -> Histogram),
             sli_seconds: Family::new_with_constructor(sli_histogram as fn() -> Histogram),
             pod_attempts: Histogram::new(exponential_buckets(1.0, 2.0, 5)),
+            preemption_attempts: Counter::default(),
+            preemption_victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
+            evictions: Family::default(),
             leader: Gauge::default(),
             binds: Gauge::default(),
             bind_results: Family::default(),
@@ -156,9 +165,24 @@ impl Metrics {
             "Attempts until a pod is bound",
             self.pod_attempts.clone(),
         );
+        stock.register(
+            "preemption_attempts",
+            "Attempts to make room by evictions",
+            self.preemption_attempts.clone(),
+        );
+        stock.register(
+            "preemption_victims",
+            "Victims of a preemption",
+            self.preemption_victims.clone(),
+        );
     }
 
     fn register_relay(&self, ours: &mut Registry) {
+        ours.register(
+            "evictions",
+            "Preemptions ended, by what became of their evictions",
+            self.evictions.clone(),
+        );
         ours.register("leader", "1 while this relay leads", self.leader.clone());
         ours.register("binds_in_flight", "Binds under way", self.binds.clone());
         ours.register("binds", "Binds ended, by result", self.bind_results.clone());

@@ -148,7 +148,13 @@ fn class(cpu: &str) -> Arc<PodRequest> {
 }
 
 fn evaluate(count: u32) -> Operation {
-    Operation::Evaluate { class: class("1"), seed: 5, count, survey: None }
+    Operation::Evaluate {
+        class: class("1"),
+        seed: 5,
+        count,
+        survey: None,
+        nominees: Arc::default(),
+    }
 }
 
 fn evaluations(response: &Response) -> &[Evaluation] {

@@ -295,7 +295,7 @@ impl fmt::Display for Preemption {
         f.write_str("preemption: ")?;
         match self {
             Self::Never => f.write_str(NEVER),
-            Self::Possible => f.write_str("not supported by this scheduler yet."),
+            Self::Possible => f.write_str("not tried."),
             Self::Terminating => f.write_str(TERMINATING),
             Self::Unhelpful { unresolvable, no_victims, rejections, nodes } => {
                 let reasons = [

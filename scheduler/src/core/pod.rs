@@ -40,6 +40,18 @@ impl PodUid {
     pub fn of(pod: &Pod) -> Self {
         Self::new(pod.metadata.uid.as_deref().unwrap_or_default())
     }
+
+    /// As it travels.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// From [`Self::to_bytes`].
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
 }
 
 impl fmt::Debug for PodUid {

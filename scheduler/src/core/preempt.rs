@@ -135,6 +135,8 @@ pub struct Question<'a> {
     pub uid: PodUid,
     /// The node that it is promised already.
     pub nominated: Option<&'a str>,
+    /// Pods that were evicted from that node for it: they may not look so here yet.
+    pub evicted: &'a [PodUid],
     /// The survey of all shards, with domains of single nodes.
     pub survey: &'a Survey,
     /// All pods that are promised a node.
@@ -238,7 +240,9 @@ pub fn preempt(table: &mut NodeTable, question: &Question<'_>) -> Trial {
         let below = |guest: &Guest| guest.share.priority < request.priority;
         let guests: Vec<Guest> = table.guests(slot).filter(below).collect();
         if nominated == Some(slot) {
-            trial.waiting |= guests.iter().any(|guest| guest.tenure.preempted);
+            let leaves =
+                |guest: &Guest| guest.tenure.preempted || question.evicted.contains(&guest.uid);
+            trial.waiting |= guests.iter().any(leaves);
         }
         if guests.is_empty() {
             trial.no_victims += 1;

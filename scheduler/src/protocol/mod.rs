@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use crate::core::evaluate::Evaluation;
 use crate::core::event::EventSet;
-use crate::core::pod::PodRequest;
+use crate::core::nominate::Nominee;
+use crate::core::pod::{PodRequest, PodUid};
+use crate::core::preempt::{Budget, Question, Trial};
 use crate::core::survey::Survey;
 
 /// One pod, for good: a namesake made later has another UID.
@@ -77,6 +79,44 @@ pub struct Settlement {
     pub token: u64,
 }
 
+/// Where would evicting others make room for a pod? See [`Question`].
+#[derive(Clone, Debug)]
+pub struct Preempt {
+    /// The pod.
+    pub class: Arc<PodRequest>,
+    /// Who it is.
+    pub uid: PodUid,
+    /// The node that it is promised already.
+    pub nominated: Option<Arc<str>>,
+    /// Pods that were evicted from that node for it.
+    pub evicted: Arc<[PodUid]>,
+    /// The survey of all shards, with domains of single nodes.
+    pub survey: Arc<Survey>,
+    /// Pods of the same or a higher priority that are promised a node.
+    pub nominees: Arc<[Nominee]>,
+    /// All budgets.
+    pub budgets: Arc<[Budget]>,
+    /// Decides among equals; the same for all targets.
+    pub seed: u64,
+}
+
+impl Preempt {
+    /// As the core asks it.
+    #[must_use]
+    pub fn question(&self) -> Question<'_> {
+        Question {
+            request: &self.class,
+            uid: self.uid,
+            nominated: self.nominated.as_deref(),
+            evicted: &self.evicted,
+            survey: &self.survey,
+            nominees: &self.nominees,
+            budgets: &self.budgets,
+            seed: self.seed,
+        }
+    }
+}
+
 /// One operation.
 #[derive(Clone, Debug)]
 pub enum Operation {
@@ -97,7 +137,12 @@ pub enum Operation {
         count: u32,
         /// The surveys of all shards added up.
         survey: Option<Arc<Survey>>,
+        /// Pods of the same or a higher priority that are promised a node. Where there are such,
+        /// a survey lists domains of single nodes.
+        nominees: Arc<[Nominee]>,
     },
+    /// For a pod that fits nowhere, for all targets: where evicting others makes room.
+    Preempt(Preempt),
     /// Phase 2, for the node's owner, which checks again that the pod fits.
     Reserve(Reservation),
     /// As reserve, but without the check: the bind is under way already.
@@ -113,10 +158,24 @@ impl Operation {
     #[must_use]
     pub fn node(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Survey { .. } | Self::Evaluate { .. } => None,
+            Self::Survey { .. } | Self::Evaluate { .. } | Self::Preempt(_) => None,
             Self::Reserve(reservation) | Self::Restore(reservation) => Some(&reservation.node),
             Self::Confirm(settlement) | Self::Release(settlement) => Some(&settlement.node),
         }
+    }
+
+    /// The same for the owners of some nodes alone: promises of other nodes are left out.
+    #[must_use]
+    pub fn concerning(mut self, theirs: impl Fn(&str) -> bool) -> Self {
+        let nominees = match &mut self {
+            Self::Evaluate { nominees, .. } => nominees,
+            Self::Preempt(preempt) => &mut preempt.nominees,
+            _ => return self,
+        };
+        if !nominees.iter().all(|nominee| theirs(&nominee.node)) {
+            *nominees = nominees.iter().filter(|n| theirs(&n.node)).cloned().collect();
+        }
+        self
     }
 }
 
@@ -210,6 +269,8 @@ pub enum Answer {
     Evaluations(Vec<Evaluation>),
     /// To a survey.
     Survey(Box<Survey>),
+    /// To [`Operation::Preempt`]: the shards' trials put together.
+    Trial(Box<Trial>),
     /// To all else: done, or why not.
     Outcome(Result<(), String>),
     /// No shard that carried the request out was concerned.

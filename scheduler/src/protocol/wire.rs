@@ -1,6 +1,8 @@
 //! Between the protocol's own types and protobuf. What comes in is checked here once; a message
 //! that makes no sense is refused whole.
 
+mod preemption;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +11,13 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
+use self::preemption::{
+    decode_nominees, decode_preempt, decode_trial, encode_nominees, encode_preempt, encode_trial,
+};
 use super::generated as pb;
 use super::{Answer, Operation, PodId, Refusal, Request, Reservation, Response};
 use super::{Settlement, ShardReport, Target};
-use crate::core::diagnosis::Reason;
+use crate::core::diagnosis::{Reason, Rejections};
 use crate::core::evaluate::{Evaluation, Tuple};
 use crate::core::event::EventSet;
 use crate::core::pod::PodRequest;
@@ -37,6 +42,9 @@ pub enum WireError {
         /// Why.
         source: serde_json::Error,
     },
+    /// A UID that isn't 16 bytes long, or a class that isn't there.
+    #[error("a nominee or victim makes no sense")]
+    Nominee,
     /// More than the bound.
     #[error("{0} operations in one message: at most {MAX_OPERATIONS}")]
     TooMany(usize),
@@ -120,15 +128,19 @@ fn encode_operation(operation: &Operation) -> Result<pb::Operation, WireError> {
         Operation::Survey { class, full } => {
             Kind::Survey(pb::Survey { class: Some(encode_class(class)?), full: *full })
         }
-        Operation::Evaluate { class, seed, count, survey } => Kind::Evaluate(pb::Evaluate {
-            class: Some(encode_class(class)?),
-            seed: *seed,
-            count: *count,
-            survey: match survey {
-                Some(survey) => encode_survey(survey)?,
-                None => Bytes::new(),
-            },
-        }),
+        Operation::Evaluate { class, seed, count, survey, nominees } => {
+            Kind::Evaluate(pb::Evaluate {
+                class: Some(encode_class(class)?),
+                seed: *seed,
+                count: *count,
+                survey: match survey {
+                    Some(survey) => encode_survey(survey)?,
+                    None => Bytes::new(),
+                },
+                nominees: encode_nominees(nominees)?,
+            })
+        }
+        Operation::Preempt(preempt) => Kind::Preempt(encode_preempt(preempt)?),
         Operation::Reserve(reservation) => Kind::Reserve(encode_reservation(reservation)?),
         Operation::Restore(reservation) => Kind::Restore(encode_reservation(reservation)?),
         Operation::Confirm(settlement) => Kind::Confirm(encode_settlement(settlement)),
@@ -170,7 +182,9 @@ fn decode_operation(
             } else {
                 Some(Arc::new(decode_survey(&wire.survey)?))
             },
+            nominees: decode_nominees(wire.nominees, classes)?,
         },
+        Kind::Preempt(wire) => Operation::Preempt(decode_preempt(wire, classes)?),
         Kind::Reserve(wire) => Operation::Reserve(reservation(wire)?),
         Kind::Restore(wire) => Operation::Restore(reservation(wire)?),
         Kind::Confirm(wire) => Operation::Confirm(settlement(wire)?),
@@ -192,6 +206,21 @@ fn encode_survey(survey: &Survey) -> Result<Bytes, WireError> {
 
 fn decode_survey(survey: &[u8]) -> Result<Survey, WireError> {
     serde_json::from_slice(survey).map_err(|source| WireError::Json { what: "survey", source })
+}
+
+fn encode_rejections(rejections: &Rejections) -> Vec<pb::Rejection> {
+    let rejection = |(reason, nodes): (&Reason, &u64)| pb::Rejection {
+        reason: reason.to_string(),
+        nodes: *nodes,
+    };
+    rejections.iter().map(rejection).collect()
+}
+
+fn decode_rejections(rejections: Vec<pb::Rejection>) -> Rejections {
+    let rejection = |rejection: pb::Rejection| match rejection.reason.parse::<Reason>() {
+        Ok(reason) => (reason, rejection.nodes),
+    };
+    rejections.into_iter().map(rejection).collect()
 }
 
 fn encode_pod(pod: &PodId) -> pb::PodId {
@@ -299,6 +328,7 @@ fn encode_answer(answer: &Answer) -> pb::Answer {
         }
         // What can't be written is left out, and a survey that is left out is no survey.
         Answer::Survey(survey) => encode_survey(survey).ok().map(Kind::Survey),
+        Answer::Trial(trial) => Some(Kind::Trial(encode_trial(trial))),
         Answer::Outcome(Ok(())) => {
             Some(Kind::Outcome(pb::Outcome { done: true, message: String::new() }))
         }
@@ -320,6 +350,9 @@ fn decode_answer(answer: pb::Answer) -> Answer {
         Some(Kind::Survey(survey)) => {
             decode_survey(&survey).map_or(Answer::Nobody, |survey| Answer::Survey(survey.into()))
         }
+        Some(Kind::Trial(trial)) => {
+            decode_trial(trial).map_or(Answer::Nobody, |trial| Answer::Trial(trial.into()))
+        }
         Some(Kind::Outcome(outcome)) => {
             Answer::Outcome(if outcome.done { Ok(()) } else { Err(outcome.message) })
         }
@@ -327,10 +360,6 @@ fn decode_answer(answer: pb::Answer) -> Answer {
 }
 
 fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
-    let rejection = |(reason, nodes): (&Reason, &u64)| pb::Rejection {
-        reason: reason.to_string(),
-        nodes: *nodes,
-    };
     let tuple = |tuple: &Tuple| pb::Tuple {
         taints: tuple.taints,
         affinity: tuple.affinity,
@@ -348,7 +377,7 @@ fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
     pb::Evaluation {
         nodes: evaluation.nodes,
         feasible: evaluation.feasible,
-        rejections: evaluation.rejections.iter().map(rejection).collect(),
+        rejections: encode_rejections(&evaluation.rejections),
         unresolvable: evaluation.unresolvable,
         lower_priority: evaluation.lower_priority,
         tuples: evaluation.tuples.iter().map(tuple).collect(),
@@ -360,9 +389,6 @@ fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
 }
 
 fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
-    let rejection = |rejection: pb::Rejection| match rejection.reason.parse::<Reason>() {
-        Ok(reason) => (reason, rejection.nodes),
-    };
     let tuple = |tuple: pb::Tuple| Tuple {
         taints: tuple.taints,
         affinity: tuple.affinity,
@@ -377,7 +403,7 @@ fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
     Evaluation {
         nodes: evaluation.nodes,
         feasible: evaluation.feasible,
-        rejections: evaluation.rejections.into_iter().map(rejection).collect(),
+        rejections: decode_rejections(evaluation.rejections),
         unresolvable: evaluation.unresolvable,
         lower_priority: evaluation.lower_priority,
         tuples: evaluation.tuples.into_iter().map(tuple).collect(),
@@ -393,7 +419,11 @@ mod tests {
     use k8s_openapi::api::core::v1::Pod;
 
     use super::*;
+    use crate::core::nominate::Nominee;
+    use crate::core::pod::PodUid;
+    use crate::core::preempt::{Budget, Candidate, Trial};
     use crate::core::survey::Spreading;
+    use crate::protocol::Preempt;
 
     fn survey() -> Survey {
         let domains = [("a".into(), 3), ("b".into(), 0)];
@@ -407,6 +437,26 @@ mod tests {
             affinity_met: true,
             kept_free: [("zone".into(), domains.into())].into(),
             ..Survey::default()
+        }
+    }
+
+    fn trial() -> Trial {
+        Trial {
+            nodes: 9,
+            feasible: 1,
+            unresolvable: 2,
+            no_victims: 3,
+            rejections: [(Reason::cpu(), 3)].into(),
+            waiting: true,
+            best: Some(Candidate {
+                node: "n".into(),
+                victims: vec![PodUid::new("v"), PodUid::new("w")],
+                violations: 1,
+                highest: -7,
+                sum: 1 << 40,
+                start: i64::MAX,
+                lot: u64::MAX,
+            }),
         }
     }
 
@@ -436,6 +486,21 @@ mod tests {
         let id = PodId { uid: "u".into(), namespace: "d".into(), name: "p".into() };
         let reservation =
             Reservation { pod: id, node: "n".into(), class: class.clone(), token: u64::MAX };
+        let nominee = |uid: &str, class: &Arc<PodRequest>| Nominee {
+            uid: PodUid::new(uid),
+            node: "m".into(),
+            class: class.clone(),
+        };
+        let other = Arc::new(PodRequest::compile(&Pod::default()));
+        let nominees: Arc<[Nominee]> =
+            [nominee("x", &other), nominee("y", &class), nominee("z", &other)].into();
+        let budget = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "b", "namespace": "d"},
+            "spec": {"selector": {"matchLabels": {"app": "a"}}},
+            "status": {"disruptionsAllowed": 1, "disruptedPods": {"v": "2026-01-01T00:00:00Z"},
+                "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0},
+        }));
+        let budget = Budget::of(&budget.expect("budget")).expect("one that means pods");
         Request {
             term: 3,
             membership: u64::MAX,
@@ -448,7 +513,23 @@ mod tests {
                 Operation::Restore(reservation.clone()),
                 Operation::Reserve(reservation),
                 Operation::Survey { class: class.clone(), full: true },
-                Operation::Evaluate { class, seed: 4, count: 8, survey: Some(Arc::new(survey())) },
+                Operation::Evaluate {
+                    class: class.clone(),
+                    seed: 4,
+                    count: 8,
+                    survey: Some(Arc::new(survey())),
+                    nominees: nominees.clone(),
+                },
+                Operation::Preempt(Preempt {
+                    class,
+                    uid: PodUid::new("u"),
+                    nominated: Some("n".into()),
+                    evicted: [PodUid::new("v"), PodUid::new("w")].into(),
+                    survey: Arc::new(survey()),
+                    nominees,
+                    budgets: [budget].into(),
+                    seed: 6,
+                }),
             ],
         }
     }
@@ -518,6 +599,8 @@ mod tests {
             answers: vec![
                 Answer::Evaluations(vec![evaluation.clone(), evaluation]),
                 Answer::Survey(survey().into()),
+                Answer::Trial(Trial::default().into()),
+                Answer::Trial(trial().into()),
                 Answer::Outcome(Ok(())),
                 Answer::Outcome(Err("full".to_owned())),
                 Answer::Nobody,
@@ -541,7 +624,7 @@ mod tests {
         for bytes in [&b""[..], b"{", b"[]", b"null"] {
             let mut wire = encode_request(&request()).expect("encode");
             let class = Some(class(bytes));
-            let evaluate = pb::Evaluate { class, seed: 0, count: 0, survey: Bytes::new() };
+            let evaluate = pb::Evaluate { class, ..pb::Evaluate::default() };
             wire.operations[0].kind = Some(pb::operation::Kind::Evaluate(evaluate));
             assert!(decode_request(wire, &classes).is_err());
         }

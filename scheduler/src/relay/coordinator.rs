@@ -8,10 +8,12 @@
 //!
 //! What holds whatever is lost, late or dead: a pod is in the queue, in the open round, in a bind,
 //! or settled; a reservation whose fate is unknown is released or left to expire, never assumed to
-//! be free; and no pod is declared unschedulable unless every shard has said so.
+//! be free; no pod is declared unschedulable unless every shard has said so; and nobody is evicted
+//! unless every shard has been asked where it costs least.
 
 mod answers;
 mod binds;
+mod preemption;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,12 +21,17 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
+use self::preemption::{Contender, Eviction};
+use super::evict::Order;
+use super::nominations::Nominations;
 use super::pods::{Intake, Pods};
 use super::report::Report;
 use super::shards::Shards;
-use crate::core::directory::{DefaultSpread, Directory};
+use crate::core::directory::{DefaultSpread, Directory, Key};
 use crate::core::membership::Membership;
+use crate::core::nominate::Nominee;
 use crate::core::pod::{PodRequest, PodUid};
+use crate::core::preempt::Budget;
 use crate::core::queue::{Attempt, Depths, Moment, Queue, QueueConfig};
 use crate::core::survey::Survey;
 use crate::metrics::Metrics;
@@ -64,8 +71,8 @@ pub struct CoordinatorConfig {
     pub queue: QueueConfig,
     /// What pods without spread constraints of their own are spread over.
     pub default_spread: DefaultSpread,
-    /// Whether the surroundings hand in namespaces, Services and owners: then nothing is decided
-    /// before all of them are known.
+    /// Whether the surroundings hand in namespaces, Services, owners and budgets: then nothing is
+    /// decided before all of them are known.
     pub await_directory: bool,
     /// Where ties' lots come from.
     pub seed: u64,
@@ -88,6 +95,8 @@ pub enum Action {
         /// Where.
         node: Arc<str>,
     },
+    /// Have pods leave a node, and give the outcome to [`Coordinator::evicted`].
+    Evict(Box<Order>),
     /// Tell the cluster.
     Report(Report),
 }
@@ -113,22 +122,32 @@ struct Evaluated {
     refusals: u32,
 }
 
+/// What all shards are asked.
+#[derive(Debug)]
+enum Question {
+    /// Where pods of one class fit. More than one only if none of them is promised a node.
+    Evaluate(Vec<Evaluated>),
+    /// Where evicting others makes room for a pod.
+    Preempt(Box<Contender>),
+}
+
 #[derive(Debug)]
 struct Round {
     id: u64,
     targets: Vec<Target>,
     told: Vec<(Arc<str>, Operation)>,
     reserve: Vec<(Chosen, Reservation)>,
-    /// Pods of one class.
-    evaluate: Vec<Evaluated>,
-    /// Whether they are surveyed for first.
+    question: Option<Question>,
+    /// Whether the shards are surveyed for it first.
     surveying: bool,
+    /// Whether the only pod is evaluated twice: on the node that it is promised, then on all.
+    promised: bool,
 }
 
-/// Pods of one class for which all shards have been surveyed.
+/// A question for which all shards have been surveyed.
 #[derive(Debug)]
 struct Surveyed {
-    pods: Vec<Evaluated>,
+    question: Question,
     survey: Arc<Survey>,
     /// The shards that are in it.
     targets: Vec<Arc<str>>,
@@ -168,6 +187,14 @@ pub struct Coordinator {
     /// Whether some node's hostname isn't its name.
     odd_hostnames: bool,
     again: VecDeque<Evaluated>,
+    /// Pods that fit nowhere unless others go; asked about before any other pod is.
+    contenders: VecDeque<Box<Contender>>,
+    nominations: Nominations,
+    budgets: HashMap<Key, Budget>,
+    budgets_known: bool,
+    /// The budgets as they travel; made anew when they have changed.
+    budget_list: Option<Arc<[Budget]>>,
+    evictions: HashMap<PodUid, Eviction>,
     chosen: Vec<Chosen>,
     binds: HashMap<PodUid, Binding>,
     recent: VecDeque<Recent>,
@@ -194,6 +221,12 @@ impl Coordinator {
             minded: HashMap::new(),
             odd_hostnames: false,
             again: VecDeque::new(),
+            contenders: VecDeque::new(),
+            nominations: Nominations::default(),
+            budgets: HashMap::new(),
+            budgets_known: false,
+            budget_list: None,
+            evictions: HashMap::new(),
             chosen: Vec::new(),
             binds: HashMap::new(),
             recent: VecDeque::new(),
@@ -213,9 +246,13 @@ impl Coordinator {
     /// We lead no more. Binds under way end as they may.
     pub fn step_down(&mut self, now: Moment) {
         self.term = None;
-        if let Some(surveyed) = self.surveyed.take() {
-            self.again.extend(surveyed.pods);
+        match self.surveyed.take().map(|surveyed| surveyed.question) {
+            Some(Question::Evaluate(pods)) => self.again.extend(pods),
+            Some(Question::Preempt(contender)) => self.contenders.push_back(contender),
+            None => {}
         }
+        self.again.extend(self.contenders.drain(..).map(|contender| contender.pod));
+        self.nominations.revert_all();
         for again in std::mem::take(&mut self.again) {
             self.queue.retry(again.attempt.pod.uid, now);
         }
@@ -233,7 +270,8 @@ impl Coordinator {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let deciding = self.round.is_some() || self.surveyed.is_some();
-        self.binds.is_empty() && !deciding && self.chosen.is_empty()
+        let acting = !self.binds.is_empty() || !self.evictions.is_empty();
+        !acting && !deciding && self.chosen.is_empty()
     }
 
     /// How many pods are where.
@@ -258,7 +296,8 @@ impl Coordinator {
     pub fn intake(&mut self, now: Moment, intake: Intake) {
         match intake {
             Intake::Directory(change) => self.directory.apply(change),
-            other => self.pods.take(&mut self.queue, now, other),
+            Intake::Budgets(news) => self.budgets_changed(news),
+            other => self.pods.take(&mut self.queue, &mut self.nominations, now, other),
         }
     }
 
@@ -315,10 +354,10 @@ impl Coordinator {
 
     fn next_round(&mut self, now: Moment, term: u64) -> Option<Action> {
         let reserve = self.takeable_choices(now);
-        let (evaluate, survey) = self.next_to_evaluate(now, reserve.len());
+        let (question, survey) = self.next_question(now, reserve.len());
         let told = self.shards.take_outbox();
         let idle = now >= self.last_round + IDLE && self.shards.up() > 0;
-        if reserve.is_empty() && evaluate.is_empty() && told.is_empty() && !idle {
+        if reserve.is_empty() && question.is_none() && told.is_empty() && !idle {
             return None;
         }
         let id = self.id();
@@ -332,19 +371,20 @@ impl Coordinator {
         let reserve: Vec<_> = reserve.into_iter().map(with_reservation).collect();
         let mut operations: Vec<Operation> = told.iter().map(|(_, o)| o.clone()).collect();
         operations.extend(reserve.iter().map(|(_, r)| Operation::Reserve(r.clone())));
-        let mut surveying = false;
-        if let Some(first) = evaluate.first() {
-            let class = first.class.clone();
-            surveying = survey.is_none() && self.needs_survey(&class);
-            operations.push(if surveying {
-                Operation::Survey { class, full: self.odd_hostnames }
-            } else {
-                let count = u32::try_from(evaluate.len()).unwrap_or(u32::MAX);
-                Operation::Evaluate { class, seed: self.lot(), count, survey }
-            });
+        let surveying = survey.is_none() && question.as_ref().is_some_and(|q| self.needs_survey(q));
+        let before = operations.len();
+        match &question {
+            None => {}
+            Some(Question::Evaluate(pods)) => {
+                self.ask_evaluation(pods, &reserve, surveying, survey, &mut operations);
+            }
+            Some(Question::Preempt(contender)) => {
+                self.ask_preemption(contender, &reserve, survey, &mut operations);
+            }
         }
+        let promised = operations.len() > before + 1;
         let mut targets = self.shards.up_targets();
-        if evaluate.is_empty() && !idle {
+        if question.is_none() && !idle {
             let owner = |chosen: &Chosen| self.config.membership.owner(&chosen.node);
             targets.retain(|target| {
                 told.iter().any(|(name, _)| *name == target.shard)
@@ -353,8 +393,60 @@ impl Coordinator {
         }
         let request = self.request(term, targets.clone(), operations);
         self.last_round = now;
-        self.round = Some(Round { id, targets, told, reserve, evaluate, surveying });
+        self.round = Some(Round { id, targets, told, reserve, question, surveying, promised });
         Some(Action::Exchange { id, request })
+    }
+
+    /// One operation, or two for a pod that is promised a node: that node first.
+    fn ask_evaluation(
+        &mut self,
+        pods: &[Evaluated],
+        reserve: &[(Chosen, Reservation)],
+        surveying: bool,
+        survey: Option<Arc<Survey>>,
+        operations: &mut Vec<Operation>,
+    ) {
+        let Some(first) = pods.first() else { return };
+        let class = first.class.clone();
+        let nominees = self.nominees(&class, first.attempt.pod.uid, reserve);
+        if surveying {
+            // Beside nominees single nodes count.
+            let full = self.odd_hostnames || !nominees.is_empty();
+            operations.push(Operation::Survey { class, full });
+            return;
+        }
+        let seed = self.lot();
+        if let Some(only) = self.promised_alone(first) {
+            let (survey, nominees) = (survey.clone(), nominees.clone());
+            operations.push(Operation::Evaluate { class: only, seed, count: 1, survey, nominees });
+        }
+        let count = u32::try_from(pods.len()).unwrap_or(u32::MAX);
+        operations.push(Operation::Evaluate { class, seed, count, survey, nominees });
+    }
+
+    /// The pods that one of this class has to yield to on the nodes that they are promised.
+    fn nominees(
+        &self,
+        class: &PodRequest,
+        uid: PodUid,
+        reserve: &[(Chosen, Reservation)],
+    ) -> Arc<[Nominee]> {
+        let reserving =
+            |uid: PodUid| reserve.iter().any(|(chosen, _)| chosen.attempt.pod.uid == uid);
+        self.nominations.of_at_least(class.priority, |other| {
+            other != uid && self.pods.is_waiting(other) && !reserving(other)
+        })
+    }
+
+    /// The pod's class on the node that it is promised, and nowhere else (`evaluateNominatedNode`).
+    fn promised_alone(&self, pod: &Evaluated) -> Option<Arc<PodRequest>> {
+        let node = self.nominations.node(pod.attempt.pod.uid)?;
+        if pod.class.pinned.as_ref().is_some_and(|pinned| !pinned.contains(node)) {
+            return None;
+        }
+        let mut class = PodRequest::clone(&pod.class);
+        class.pinned = Some(vec![node.clone()]);
+        Some(Arc::new(class))
     }
 
     fn takeable_choices(&mut self, now: Moment) -> Vec<Chosen> {
@@ -371,36 +463,64 @@ impl Coordinator {
         takeable
     }
 
-    /// The pods whose survey is there, or the next ones.
-    fn next_to_evaluate(
+    /// The question whose survey is there, or the next one.
+    fn next_question(
         &mut self,
         now: Moment,
         reserving: usize,
-    ) -> (Vec<Evaluated>, Option<Arc<Survey>>) {
-        if let Some(Surveyed { pods, survey, targets }) = self.surveyed.take() {
+    ) -> (Option<Question>, Option<Arc<Survey>>) {
+        if let Some(Surveyed { question, survey, targets }) = self.surveyed.take() {
             let up = self.shards.up_targets();
-            if up.iter().all(|target| targets.contains(&target.shard)) {
-                return (pods, Some(survey));
+            if up.iter().all(|target| targets.contains(&target.shard))
+                && self.suits(&question, &survey)
+            {
+                return (Some(question), Some(survey));
             }
-            // A shard has come since, and its pods aren't in the survey.
-            for pod in pods.into_iter().rev() {
-                self.again.push_front(pod);
-            }
+            // A shard has come since, and its pods aren't in the survey; or a pod was promised a
+            // node.
+            self.ask_again(question);
         }
-        (self.next_pods(now, reserving), None)
+        if !self.contenders.is_empty() && self.may_evaluate(now, reserving) {
+            return (self.contenders.pop_front().map(Question::Preempt), None);
+        }
+        let pods = self.next_pods(now, reserving);
+        ((!pods.is_empty()).then_some(Question::Evaluate(pods)), None)
     }
 
-    fn needs_survey(&self, class: &Arc<PodRequest>) -> bool {
-        class.minds_others() || self.minded.contains_key(&Arc::as_ptr(class).addr())
+    fn ask_again(&mut self, question: Question) {
+        match question {
+            Question::Evaluate(pods) => {
+                for pod in pods.into_iter().rev() {
+                    self.again.push_front(pod);
+                }
+            }
+            Question::Preempt(contender) => self.contenders.push_front(contender),
+        }
+    }
+
+    fn suits(&self, question: &Question, survey: &Survey) -> bool {
+        let Question::Evaluate(pods) = question else { return true };
+        let Some(first) = pods.first() else { return true };
+        survey.full || self.nominees(&first.class, first.attempt.pod.uid, &[]).is_empty()
+    }
+
+    fn needs_survey(&self, question: &Question) -> bool {
+        let Question::Evaluate(pods) = question else { return true };
+        let minds = |class: &Arc<PodRequest>| {
+            class.minds_others() || self.minded.contains_key(&Arc::as_ptr(class).addr())
+        };
+        pods.first().is_some_and(|first| minds(&first.class))
     }
 
     fn may_evaluate(&self, now: Moment, reserving: usize) -> bool {
-        if self.config.await_directory && !self.directory.is_complete() {
+        let known = self.directory.is_complete() && self.budgets_known;
+        if self.config.await_directory && !known {
             return false;
         }
         let up = self.shards.up();
         let gathering = up < self.shards.len() && now < self.gather_until;
-        let full = self.binds.len() + reserving >= self.config.max_binds;
+        let acting = self.binds.len() + self.evictions.len() + reserving;
+        let full = acting >= self.config.max_binds;
         !(self.draining || up == 0 || gathering || full)
     }
 
@@ -409,8 +529,11 @@ impl Coordinator {
         let mut pods: Vec<Evaluated> = Vec::new();
         while pods.len() < BATCH && self.may_evaluate(now, reserving + pods.len()) {
             let Some(next) = self.next_pod(now) else { break };
+            let promised = |pod: &Evaluated| self.nominations.node(pod.attempt.pod.uid).is_some();
             let same = |first: &Evaluated| {
-                Arc::ptr_eq(&first.class, &next.class) || first.class == next.class
+                !promised(first)
+                    && !promised(&next)
+                    && (Arc::ptr_eq(&first.class, &next.class) || first.class == next.class)
             };
             if !pods.first().is_none_or(same) {
                 self.again.push_front(next);
@@ -432,7 +555,8 @@ impl Coordinator {
             };
             next.class = self.directory.resolve(&next.attempt.pod.request);
             let uid = next.attempt.pod.uid;
-            if self.pods.is_waiting(uid) && !self.binds.contains_key(&uid) {
+            let free = !self.binds.contains_key(&uid) && !self.evictions.contains_key(&uid);
+            if self.pods.is_waiting(uid) && free {
                 return Some(next);
             }
             self.queue.done(uid);

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::bind::{BindLimits, BindOutcome, bind};
 use super::coordinator::{Action, Coordinator};
+use super::evict::{EvictLimits, EvictOutcome, evict};
 use super::fanout::Fanout;
 use super::pods::Intake;
 use super::report::Reporter;
@@ -50,6 +51,7 @@ pub struct Surroundings {
 enum Done {
     Exchange { id: u64, response: Response },
     Bind { pod: PodId, outcome: BindOutcome },
+    Evict { pod: PodId, outcome: EvictOutcome },
 }
 
 /// Runs until `token` is cancelled and what was under way then has ended.
@@ -101,6 +103,9 @@ pub async fn run(
                     coordinator.exchanged(begun.elapsed(), id, response)
                 }
                 Done::Bind { pod, outcome } => coordinator.bound(begun.elapsed(), &pod, outcome),
+                Done::Evict { pod, outcome } => {
+                    coordinator.evicted(begun.elapsed(), &pod, outcome)
+                }
             },
             count = intake.recv_many(&mut batch, INTAKE_BATCH), if !intake.is_closed() => {
                 let now = begun.elapsed();
@@ -150,6 +155,17 @@ impl Driver {
                     let response = fanout.exchange(request).await;
                     // Only fails when the relay has ended.
                     drop(done.send(Done::Exchange { id, response }).await);
+                });
+            }
+            Action::Evict(order) => {
+                let client = self.surroundings.client.clone();
+                let leadership = self.surroundings.leadership.clone();
+                tokio::spawn(async move {
+                    // As for a bind: a leader that was asleep must not act on what it knew.
+                    let may_act = || leadership.borrow().may_act();
+                    let outcome = evict(&client, &order, EvictLimits::default(), &may_act).await;
+                    let pod = order.preemptor.clone();
+                    drop(done.send(Done::Evict { pod, outcome }).await);
                 });
             }
             Action::Bind { pod, node } => {

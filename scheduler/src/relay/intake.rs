@@ -95,6 +95,7 @@ impl Compiler {
             .into_iter()
             .flatten()
             .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+        let nominated = pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref());
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         Waiting {
             pending: PendingPod {
@@ -108,6 +109,7 @@ impl Compiler {
             generation: meta.generation.unwrap_or_default(),
             condition: condition.map(|found| (text(&found.reason), text(&found.message))),
             deleting: meta.deletion_timestamp.is_some(),
+            nominated: nominated.filter(|node| !node.is_empty()).map(Arc::from),
         }
     }
 

@@ -1,5 +1,5 @@
-//! The watches of what pods are looked up in: namespaces, Services and owners with selectors. Only
-//! labels and selectors are kept.
+//! The watches of what pods are looked up in: namespaces, Services and owners with selectors, and
+//! budgets. Only labels and selectors are kept.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -19,10 +19,20 @@ use super::pods::Intake;
 use crate::core::directory::{Change, Key, Kind, Value};
 use crate::core::labels::{Labels, Selector};
 use crate::core::pod::OwnerKind;
+use crate::core::preempt::Budget;
 use crate::metrics::{Metrics, labels};
 
 /// Objects in one page of a list.
 const PAGE: u32 = 1000;
+
+/// What a watch shows of a kind of object.
+#[derive(Clone, Debug)]
+pub enum News<V> {
+    /// All there are.
+    All(Vec<(Key, V)>),
+    /// One of them; `None`: it is gone, or of no use.
+    One(Key, Option<V>),
+}
 
 /// Follows the watches into `sink` until `token` is cancelled. A full sink holds them back.
 pub fn spawn(
@@ -37,25 +47,41 @@ pub fn spawn(
         metrics: metrics.clone(),
         token: token.clone(),
     };
-    tokio::spawn(follower().run(Kind::Namespace, "namespaces", |namespace: &Namespace| {
-        Some(Value::Labels(Labels::of(namespace.metadata.labels.as_ref())))
-    }));
-    tokio::spawn(follower().run(Kind::Service, "services", |service: &Service| {
+    tokio::spawn(follower().run(
+        "namespaces",
+        directory(Kind::Namespace),
+        |namespace: &Namespace| Some(Value::Labels(Labels::of(namespace.metadata.labels.as_ref()))),
+    ));
+    tokio::spawn(follower().run("services", directory(Kind::Service), |service: &Service| {
         let selector = service.spec.as_ref()?.selector.as_ref()?;
         Some(Value::Labels(Labels::of(Some(selector))))
     }));
     let kind = Kind::Owner(OwnerKind::ReplicationController);
-    tokio::spawn(follower().run(kind, "replicationcontrollers", |rc: &ReplicationController| {
-        Some(Value::Labels(Labels::of(rc.spec.as_ref()?.selector.as_ref())))
-    }));
+    tokio::spawn(follower().run(
+        "replicationcontrollers",
+        directory(kind),
+        |rc: &ReplicationController| {
+            Some(Value::Labels(Labels::of(rc.spec.as_ref()?.selector.as_ref())))
+        },
+    ));
     let kind = Kind::Owner(OwnerKind::ReplicaSet);
-    tokio::spawn(follower().run(kind, "replicasets", |set: &ReplicaSet| {
+    tokio::spawn(follower().run("replicasets", directory(kind), |set: &ReplicaSet| {
         Some(Value::Selector(Selector::of(Some(&set.spec.as_ref()?.selector)).ok()?))
     }));
     let kind = Kind::Owner(OwnerKind::StatefulSet);
-    tokio::spawn(follower().run(kind, "statefulsets", |set: &StatefulSet| {
+    tokio::spawn(follower().run("statefulsets", directory(kind), |set: &StatefulSet| {
         Some(Value::Selector(Selector::of(Some(&set.spec.as_ref()?.selector)).ok()?))
     }));
+    tokio::spawn(follower().run("poddisruptionbudgets", Intake::Budgets, Budget::of));
+}
+
+fn directory(kind: Kind) -> impl Fn(News<Value>) -> Intake + Send + 'static {
+    move |news| {
+        Intake::Directory(match news {
+            News::All(listed) => Change::Replace(kind, listed),
+            News::One(key, value) => Change::One(kind, key, value),
+        })
+    }
 }
 
 struct Follower {
@@ -66,20 +92,24 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run<K>(self, kind: Kind, resource: &'static str, read: fn(&K) -> Option<Value>)
-    where
+    async fn run<K, V: Send>(
+        self,
+        resource: &'static str,
+        tell: impl Fn(News<V>) -> Intake,
+        read: fn(&K) -> Option<V>,
+    ) where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         let config = watcher::Config::default().page_size(PAGE);
         let events = watcher(Api::<K>::all(self.client), config).default_backoff();
         let mut events = std::pin::pin!(events);
-        let mut listed: Vec<(Key, Value)> = Vec::new();
+        let mut listed: Vec<(Key, V)> = Vec::new();
         loop {
             let event = tokio::select! {
                 () = self.token.cancelled() => return,
                 event = events.next() => event,
             };
-            let change = match event {
+            let news = match event {
                 Some(Ok(Event::Init)) => {
                     listed.clear();
                     continue;
@@ -90,10 +120,10 @@ impl Follower {
                 }
                 Some(Ok(Event::InitDone)) => {
                     info!(resource, "list complete");
-                    Change::Replace(kind, std::mem::take(&mut listed))
+                    News::All(std::mem::take(&mut listed))
                 }
-                Some(Ok(Event::Apply(object))) => Change::One(kind, key(&object), read(&object)),
-                Some(Ok(Event::Delete(object))) => Change::One(kind, key(&object), None),
+                Some(Ok(Event::Apply(object))) => News::One(key(&object), read(&object)),
+                Some(Ok(Event::Delete(object))) => News::One(key(&object), None),
                 Some(Err(error)) => {
                     let labels = labels([("resource", resource)]);
                     self.metrics.watch_failures.get_or_create(&labels).inc();
@@ -102,7 +132,7 @@ impl Follower {
                 }
                 None => return,
             };
-            if self.sink.send(Intake::Directory(change)).await.is_err() {
+            if self.sink.send(tell(news)).await.is_err() {
                 return;
             }
         }

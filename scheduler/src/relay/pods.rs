@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
+use super::lookup::News;
+use super::nominations::Nominations;
 use super::report::Report;
 use crate::core::directory::Change;
 use crate::core::pod::PodUid;
+use crate::core::preempt::Budget;
 use crate::core::queue::{Moment, PendingPod, Queue};
 use crate::protocol::PodId;
 
@@ -28,6 +31,8 @@ pub struct Waiting {
     pub condition: Option<(String, String)>,
     /// Whether it is being deleted: then it isn't placed any more.
     pub deleting: bool,
+    /// `status.nominatedNodeName`
+    pub nominated: Option<Arc<str>>,
 }
 
 /// What the watch of waiting pods shows.
@@ -43,6 +48,8 @@ pub enum Intake {
     End,
     /// News of what pods are looked up in.
     Directory(Change),
+    /// News of `PodDisruptionBudget`s.
+    Budgets(News<Budget>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,28 +81,40 @@ pub struct Pods {
 
 impl Pods {
     /// Takes over what the watch shows, into the queue too.
-    pub fn take(&mut self, queue: &mut Queue, now: Moment, intake: Intake) {
+    pub fn take(
+        &mut self,
+        queue: &mut Queue,
+        nominations: &mut Nominations,
+        now: Moment,
+        intake: Intake,
+    ) {
         match intake {
             Intake::Begin => self.list += 1,
-            Intake::Applied(pod) => self.applied(queue, now, *pod),
-            Intake::Gone(uid) => self.gone(queue, uid),
+            Intake::Applied(pod) => self.applied(queue, nominations, now, *pod),
+            Intake::Gone(uid) => self.gone(queue, nominations, uid),
             // The coordinator's.
-            Intake::Directory(_) => {}
+            Intake::Directory(_) | Intake::Budgets(_) => {}
             Intake::End => {
                 let list = self.list;
                 let stale = self.known.iter().filter(|(_, known)| known.list < list);
                 let stale: Vec<PodUid> = stale.map(|(uid, _)| *uid).collect();
                 for uid in stale {
-                    self.gone(queue, uid);
+                    self.gone(queue, nominations, uid);
                 }
             }
         }
     }
 
-    fn applied(&mut self, queue: &mut Queue, now: Moment, pod: Waiting) {
+    fn applied(
+        &mut self,
+        queue: &mut Queue,
+        nominations: &mut Nominations,
+        now: Moment,
+        pod: Waiting,
+    ) {
         let uid = pod.pending.uid;
         if pod.deleting {
-            self.gone(queue, uid);
+            self.gone(queue, nominations, uid);
             return;
         }
         let known = self.known.entry(uid).or_insert_with(|| Known {
@@ -110,11 +129,13 @@ impl Pods {
         known.generation = pod.generation;
         known.condition = pod.condition;
         if known.state != State::Settled {
+            nominations.shown(uid, &pod.pending.request, pod.nominated);
             queue.upsert(pod.pending, now);
         }
     }
 
-    fn gone(&mut self, queue: &mut Queue, uid: PodUid) {
+    fn gone(&mut self, queue: &mut Queue, nominations: &mut Nominations, uid: PodUid) {
+        nominations.forget(uid);
         self.known.remove(&uid);
         queue.remove(uid);
     }
@@ -152,11 +173,18 @@ impl Pods {
         true
     }
 
-    /// A pod fits nowhere: what to say, unless it was said just now.
-    pub fn failed(&mut self, uid: PodUid, message: String, now: Moment) -> Option<Report> {
+    /// A pod fits nowhere: what to say, unless it was said just now. `withdraw`: it is promised no
+    /// node any more.
+    pub fn failed(
+        &mut self,
+        uid: PodUid,
+        message: String,
+        withdraw: bool,
+        now: Moment,
+    ) -> Option<Report> {
         let known = self.known.get_mut(&uid)?;
         let repeated = |(said, at): &(String, Moment)| *said == message && now < *at + REPEAT;
-        if known.said.as_ref().is_some_and(repeated) {
+        if !withdraw && known.said.as_ref().is_some_and(repeated) {
             return None;
         }
         known.said = Some((message.clone(), now));
@@ -168,7 +196,8 @@ impl Pods {
             pod: known.id.clone(),
             generation: known.generation,
             was_false: condition.is_some(),
-            write_condition: !written,
+            write_condition: withdraw || !written,
+            withdraw,
             message,
         })
     }

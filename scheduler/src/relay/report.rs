@@ -52,6 +52,17 @@ pub enum Report {
         was_false: bool,
         /// Whether the condition shall be written, or only the event.
         write_condition: bool,
+        /// Whether the pod is promised no node any more, which is written with the condition.
+        withdraw: bool,
+    },
+    /// A pod was evicted to make room for another.
+    Preempted {
+        /// Who had to go.
+        victim: PodId,
+        /// For whom.
+        preemptor: PodId,
+        /// From where.
+        node: Arc<str>,
     },
 }
 
@@ -134,23 +145,42 @@ impl Writer {
             Report::Scheduled { pod, node } => {
                 let note =
                     format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
-                self.event(&pod, "Normal", "Scheduled", "Binding", &note).await;
+                self.event(&pod, None, ("Normal", "Scheduled", "Binding"), &note).await;
             }
-            Report::Failed { pod, generation, message, was_false, write_condition } => {
-                self.event(&pod, "Warning", "FailedScheduling", "Scheduling", &message).await;
+            Report::Failed { pod, generation, message, was_false, write_condition, withdraw } => {
+                let kind = ("Warning", "FailedScheduling", "Scheduling");
+                self.event(&pod, None, kind, &message).await;
                 if write_condition {
-                    self.condition(&pod, generation, &message, was_false).await;
+                    self.condition(&pod, generation, &message, was_false, withdraw).await;
                 }
+            }
+            Report::Preempted { victim, preemptor, node } => {
+                let note = format!("Preempted by pod {} on node {node}", preemptor.uid);
+                let kind = ("Normal", "Preempted", "Preempting");
+                self.event(&victim, Some(&preemptor), kind, &note).await;
             }
         }
     }
 
-    async fn event(&self, pod: &PodId, kind: &str, reason: &str, action: &str, note: &str) {
+    /// `kind`: type, reason and action.
+    async fn event(
+        &self,
+        pod: &PodId,
+        related: Option<&PodId>,
+        (kind, reason, action): (&str, &str, &str),
+        note: &str,
+    ) {
         if !self.bucket.lock().take(Instant::now()) {
             self.metrics.reports_dropped.inc();
             return;
         }
         let now = Timestamp::now();
+        let reference = |pod: &PodId| {
+            serde_json::json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "name": &*pod.name, "namespace": &*pod.namespace, "uid": &*pod.uid,
+            })
+        };
         let body = serde_json::json!({
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
@@ -163,10 +193,8 @@ impl Writer {
             "reportingInstance": self.config.instance,
             "action": action,
             "reason": reason,
-            "regarding": {
-                "apiVersion": "v1", "kind": "Pod",
-                "name": &*pod.name, "namespace": &*pod.namespace, "uid": &*pod.uid,
-            },
+            "regarding": reference(pod),
+            "related": related.map(reference),
             "note": truncated(note),
             "type": kind,
         });
@@ -174,7 +202,14 @@ impl Writer {
         self.send(Method::POST, uri, "application/json", &body).await;
     }
 
-    async fn condition(&self, pod: &PodId, generation: i64, message: &str, was_false: bool) {
+    async fn condition(
+        &self,
+        pod: &PodId,
+        generation: i64,
+        message: &str,
+        was_false: bool,
+        withdraw: bool,
+    ) {
         let mut condition = serde_json::json!({
             "type": "PodScheduled",
             "status": "False",
@@ -186,10 +221,13 @@ impl Writer {
             condition["lastTransitionTime"] = format!("{:.0}", Timestamp::now()).into();
         }
         // The UID is a precondition: a namesake made meanwhile is left alone.
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "metadata": {"uid": &*pod.uid},
             "status": {"conditions": [condition]},
         });
+        if withdraw {
+            body["status"]["nominatedNodeName"] = serde_json::Value::Null;
+        }
         let uri = format!("/api/v1/namespaces/{}/pods/{}/status", pod.namespace, pod.name);
         self.send(Method::PATCH, uri, "application/strategic-merge-patch+json", &body).await;
     }

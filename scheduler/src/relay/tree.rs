@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use crate::core::evaluate::Evaluation;
 use crate::core::gather;
 use crate::core::membership::Membership;
+use crate::core::preempt::Trial;
 use crate::core::survey::Survey;
 use crate::protocol::{Answer, Operation, Request, Response, Target};
 
@@ -83,19 +84,17 @@ fn part(
     targets: Vec<Target>,
     relays: Vec<Arc<str>>,
 ) -> Part {
-    let ours = |operation: &Operation| match operation.node() {
-        None => true,
-        Some(node) => {
-            let owner = membership.owner(node);
-            targets.iter().any(|target| Some(&target.shard) == owner)
-        }
+    let owned = |node: &str| {
+        let owner = membership.owner(node);
+        targets.iter().any(|target| Some(&target.shard) == owner)
     };
+    let ours = |operation: &Operation| operation.node().is_none_or(|node| owned(node));
     let (places, operations): (Vec<_>, Vec<_>) = request
         .operations
         .iter()
         .enumerate()
         .filter(|(_, operation)| ours(operation))
-        .map(|(place, operation)| (place, operation.clone()))
+        .map(|(place, operation)| (place, operation.clone().concerning(owned)))
         .unzip();
     let request = Request { targets, relays, operations, ..request.clone() };
     Part { to, request, places }
@@ -129,6 +128,7 @@ fn one(operation: &Operation, answers: Option<Vec<Answer>>) -> Answer {
     let mut parts = Vec::new();
     let mut outcome = None;
     let mut surveys: Option<Box<Survey>> = None;
+    let mut trials: Option<Box<Trial>> = None;
     for answer in answers.into_iter().flatten() {
         match answer {
             Answer::Evaluations(evaluations) if evaluations.is_empty() => {}
@@ -137,6 +137,10 @@ fn one(operation: &Operation, answers: Option<Vec<Answer>>) -> Answer {
                 Some(sum) => sum.absorb(*survey),
                 None => surveys = Some(survey),
             },
+            Answer::Trial(trial) => match &mut trials {
+                Some(sum) => sum.absorb(*trial),
+                None => trials = Some(trial),
+            },
             // Only the node's owner answers.
             Answer::Outcome(result) => outcome = Some(result),
             Answer::Nobody => {}
@@ -144,6 +148,9 @@ fn one(operation: &Operation, answers: Option<Vec<Answer>>) -> Answer {
     }
     if let Some(survey) = surveys {
         return Answer::Survey(survey);
+    }
+    if let Some(trial) = trials {
+        return Answer::Trial(trial);
     }
     match outcome {
         Some(result) => Answer::Outcome(result),

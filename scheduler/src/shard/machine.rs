@@ -10,10 +10,12 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use crate::core::evaluate::{Evaluation, evaluate, survey};
+use crate::core::evaluate::{Evaluation, survey};
 use crate::core::event::{EventSet, KINDS};
 use crate::core::membership::Membership;
+use crate::core::nominate::{Nominee, evaluate_beside};
 use crate::core::pod::{PodRequest, PodUid};
+use crate::core::preempt::preempt;
 use crate::core::queue::Moment;
 use crate::core::table::{NodeTable, Stage, Unfit};
 use crate::protocol::{Answer, Incarnation, Operation, PodId, Refusal, Request, Reservation};
@@ -303,11 +305,16 @@ impl ShardMachine {
                 Answer::Survey(Box::new(survey(&self.table, class, *full)))
             }
             // The survey tells how things are now, not how they are once more pods are placed.
-            Operation::Evaluate { class, seed, survey: Some(survey), .. } => {
-                Answer::Evaluations(vec![evaluate(&self.table, class, *seed, Some(survey))])
+            Operation::Evaluate { class, seed, survey: Some(survey), nominees, .. } => {
+                let survey = Some(&**survey);
+                let table = &mut self.table;
+                Answer::Evaluations(vec![evaluate_beside(table, class, *seed, survey, nominees)])
             }
-            Operation::Evaluate { class, seed, count, survey: None } => {
-                Answer::Evaluations(self.look_ahead(class, *seed, *count))
+            Operation::Evaluate { class, seed, count, survey: None, nominees } => {
+                Answer::Evaluations(self.look_ahead(class, *seed, *count, nominees))
+            }
+            Operation::Preempt(asked) => {
+                Answer::Trial(Box::new(preempt(&mut self.table, &asked.question())))
             }
             Operation::Reserve(reservation) => Answer::Outcome(self.reserve(now, reservation)),
             Operation::Restore(reservation) => Answer::Outcome(self.restore(now, reservation)),
@@ -340,11 +347,17 @@ impl ShardMachine {
 
     /// Evaluates, then places a pod on the best node and evaluates again, while that node is the
     /// best for certain. Leaves nothing behind.
-    fn look_ahead(&mut self, class: &PodRequest, seed: u64, count: u32) -> Vec<Evaluation> {
+    fn look_ahead(
+        &mut self,
+        class: &PodRequest,
+        seed: u64,
+        count: u32,
+        nominees: &[Nominee],
+    ) -> Vec<Evaluation> {
         let mut evaluations = Vec::new();
         let mut placed = Vec::new();
         for ahead in 0..count.clamp(1, MAX_AHEAD) {
-            let evaluation = evaluate(&self.table, class, seed, None);
+            let evaluation = evaluate_beside(&mut self.table, class, seed, None, nominees);
             let best = match evaluation.tuples.as_slice() {
                 [only] => Some(only.node.clone()),
                 _ => None,

@@ -19,7 +19,9 @@ use crate::metrics::Metrics;
 use crate::protocol::{PodId, Refusal, Request, Response};
 use crate::relay::bind::BindOutcome;
 use crate::relay::coordinator::{Action, Coordinator, CoordinatorConfig};
+use crate::relay::evict::{Ended, EvictOutcome};
 use crate::relay::intake::Compiler;
+use crate::relay::lookup::News;
 use crate::relay::pods::Intake;
 use crate::relay::report::Report;
 use crate::relay::tree;
@@ -179,6 +181,7 @@ impl World {
             let change = Change::Replace(kind, objects);
             self.coordinator.intake(self.now, Intake::Directory(change));
         }
+        self.coordinator.intake(self.now, Intake::Budgets(News::All(Vec::new())));
         self.coordinator.intake(self.now, Intake::Begin);
         self.coordinator.intake(self.now, Intake::End);
         self.coordinator.lead(self.now, 1);
@@ -263,7 +266,16 @@ impl World {
                 self.came_to(&pod, Outcome::Failed(reason));
                 Vec::new()
             }
-            Action::Report(Report::Scheduled { .. }) => Vec::new(),
+            // Nobody is evicted here: the pod stays where it would wait for its victims to go.
+            Action::Evict(order) => {
+                let outcome = EvictOutcome {
+                    ended: Ended::Done,
+                    evicted: Vec::new(),
+                    leaving: order.victims.clone(),
+                };
+                self.coordinator.evicted(self.now, &order.preemptor, outcome)
+            }
+            Action::Report(Report::Scheduled { .. } | Report::Preempted { .. }) => Vec::new(),
         }
     }
 

@@ -123,10 +123,7 @@ fn preemption_is_told_truthfully() {
         )
     );
     pod.spec.as_mut().unwrap().priority = Some(1);
-    assert_eq!(
-        refused(&table, &pod),
-        format!("{head}preemption: not supported by this scheduler yet.")
-    );
+    assert_eq!(refused(&table, &pod), format!("{head}preemption: not tried."));
 }
 
 fn pinned(names: &[&str]) -> Value {

@@ -42,6 +42,7 @@ fn ask(table: &mut NodeTable, wants: &Value, nominees: &[Nominee], budgets: &[Bu
         request: &request,
         uid: PodUid::new("wants"),
         nominated: Some("n"),
+        evicted: &[],
         survey: &survey,
         nominees,
         budgets,

@@ -1,10 +1,12 @@
 //! However the nodes are divided and the answers gathered, the decision is the same.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use megacluster_scheduler::core::evaluate::{Evaluation, evaluate};
+use megacluster_scheduler::core::evaluate::{Evaluation, evaluate, survey};
 use megacluster_scheduler::core::gather::{Decision, decide, merge};
 use megacluster_scheduler::core::membership::Membership;
-use megacluster_scheduler::core::pod::PodRequest;
+use megacluster_scheduler::core::pod::{PodRequest, PodUid};
+use megacluster_scheduler::core::preempt::{Question, Trial, preempt};
+use megacluster_scheduler::core::survey::Survey;
 use megacluster_scheduler::core::table::NodeTable;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -106,8 +108,9 @@ fn populate(nodes: &[Node], running: &[(u8, u8)], mine: impl Fn(&str) -> bool) -
         if mine(&at) {
             let requests = json!({"requests": {"cpu": cores.to_string(), "memory": "512Mi"}});
             let containers = json!([{"name": "c", "resources": requests}]);
-            let there =
-                pod(&format!("there-{number}"), json!({"spec": {"containers": containers}}));
+            let priority = number % 4;
+            let spec = json!({"containers": containers, "priority": priority});
+            let there = pod(&format!("there-{number}"), json!({"spec": spec}));
             table.upsert_pod(&on(there, &at));
         }
     }
@@ -122,8 +125,68 @@ fn merge_tree(mut parts: Vec<Evaluation>) -> Evaluation {
     merge(parts)
 }
 
+/// Where evictions make room, however the nodes are divided and the answers gathered.
+fn tried(mut tables: Vec<NodeTable>, request: &PodRequest, seed: u64, reverse: bool) -> Trial {
+    let mut sum = Survey::default();
+    for (place, table) in tables.iter().enumerate() {
+        let part = survey(table, request, true);
+        if place == 0 { sum = part } else { sum.absorb(part) }
+    }
+    let question = Question {
+        request,
+        uid: PodUid::new("incoming"),
+        nominated: None,
+        evicted: &[],
+        survey: &sum,
+        nominees: &[],
+        budgets: &[],
+        seed,
+    };
+    if reverse {
+        tables.reverse();
+    }
+    let mut trial = Trial::default();
+    for table in &mut tables {
+        trial.absorb(preempt(table, &question));
+    }
+    trial
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(120))]
+
+    #[test]
+    fn whom_to_evict_does_not_depend_on_the_shards(
+        nodes in nodes(),
+        running in running(),
+        incoming in incoming(),
+        seed in any::<u64>(),
+    ) {
+        let mut incoming = incoming;
+        incoming.spec.as_mut().unwrap().priority = Some(2);
+        let request = PodRequest::compile(&incoming);
+        let whole = tried(vec![populate(&nodes, &running, |_| true)], &request, seed, false);
+        for shards in [1, 2, 7, 32] {
+            let membership = Membership::new(1, (0..shards).map(|shard| format!("shard-{shard}")));
+            for reverse in [false, true] {
+                let part = |shard| populate(&nodes, &running, |node| membership.owns(shard, node));
+                let tables = membership.names().map(|shard| part(shard)).collect();
+                prop_assert_eq!(&tried(tables, &request, seed, reverse), &whole);
+            }
+        }
+        if let Some(best) = whole.best {
+            // Without the victims the node takes the pod, and with any of them it does not.
+            let mut table = populate(&nodes, &running, |_| true);
+            for victim in &best.victims {
+                prop_assert_eq!(&**table.placement(*victim).unwrap().0, &*best.node);
+                if whole.feasible == 0 {
+                    prop_assert!(table.assume(crate::build::uid(&incoming), &best.node, &request).is_err());
+                }
+                table.remove_pod(*victim);
+            }
+            prop_assert!(table.assume(crate::build::uid(&incoming), &best.node, &request).is_ok());
+        }
+    }
 
     #[test]
     fn the_decision_does_not_depend_on_the_shards(

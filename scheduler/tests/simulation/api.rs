@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use megacluster_scheduler::core::preempt::Budget;
 use megacluster_scheduler::relay::bind::BindOutcome;
+use megacluster_scheduler::relay::lookup::News;
 use serde_json::json;
 
 use crate::{SLOTS, Time};
@@ -13,6 +16,10 @@ use crate::{SLOTS, Time};
 pub(crate) enum Change {
     Created(u32),
     Bound(u32),
+    /// A waiting pod is promised a node, or none any more.
+    Promised(u32, Option<String>),
+    /// A pod on a node begins to end.
+    Leaving(u32),
     Deleted(u32),
 }
 
@@ -20,13 +27,24 @@ pub(crate) enum Change {
 pub(crate) struct ApiPod {
     pub(crate) uid: String,
     pub(crate) node: Option<String>,
+    pub(crate) promised: Option<String>,
+    /// Evicted, for this pod.
+    pub(crate) leaving_for: Option<u32>,
     pub(crate) deleted: bool,
+}
+
+impl ApiPod {
+    pub(crate) fn new(number: u32) -> Self {
+        let uid = format!("00000000-0000-0000-0000-{number:012x}");
+        Self { uid, node: None, promised: None, leaving_for: None, deleted: false }
+    }
 }
 
 #[derive(Default)]
 pub(crate) struct Api {
     pub(crate) pods: BTreeMap<u32, ApiPod>,
     pub(crate) history: Vec<(Time, Change)>,
+    pub(crate) evictions: u32,
 }
 
 impl Api {
@@ -44,12 +62,21 @@ impl Api {
             "requiredDuringSchedulingIgnoredDuringExecution": [zone("lonely"), node("shy")],
         }});
         let affinity = if role(number) == "lonely" { lonely } else { json!({}) };
+        let leaving = pod.leaving_for.map(|_| "2026-01-01T00:00:00Z");
+        let marked = json!([
+            {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"},
+        ]);
         serde_json::from_value(json!({
             "metadata": {
                 "name": format!("p{number}"), "namespace": "d", "uid": pod.uid, "labels": labels,
+                "deletionTimestamp": leaving,
+            },
+            "status": {
+                "nominatedNodeName": pod.promised,
+                "conditions": if leaving.is_some() { marked } else { json!([]) },
             },
             "spec": {
-                "nodeName": pod.node,
+                "nodeName": pod.node, "priority": priority(number),
                 "affinity": affinity,
                 "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}],
             },
@@ -92,6 +119,34 @@ impl Api {
         }
     }
 
+    /// Promises a waiting pod a node, or takes it back. Whether the pod still waits.
+    pub(crate) fn promise(&mut self, now: Time, number: u32, node: Option<&str>) -> bool {
+        let pod = self.pods.get_mut(&number).expect("known pod");
+        if pod.deleted || pod.node.is_some() {
+            return false;
+        }
+        pod.promised = node.map(ToOwned::to_owned);
+        self.history.push((now, Change::Promised(number, pod.promised.clone())));
+        true
+    }
+
+    /// Has a pod leave its node for another, and checks that this is right. Whether it does so
+    /// because of this.
+    pub(crate) fn evict(&mut self, now: Time, number: u32, node: &str, preemptor: u32) -> bool {
+        let victim = &self.pods[&number];
+        if victim.deleted || victim.leaving_for.is_some() || victim.node.as_deref() != Some(node) {
+            return false;
+        }
+        let (low, high) = (priority(number), priority(preemptor));
+        assert!(low < high, "{now:?}: p{number} of {low} goes for p{preemptor} of {high}");
+        let promised = self.pods[&preemptor].promised.as_deref();
+        assert_eq!(promised, Some(node), "{now:?}: p{preemptor} evicts p{number}");
+        self.evictions += 1;
+        self.pods.get_mut(&number).expect("known pod").leaving_for = Some(preemptor);
+        self.history.push((now, Change::Leaving(number)));
+        true
+    }
+
     pub(crate) fn delete(&mut self, now: Time, number: u32) {
         self.pods.get_mut(&number).expect("known pod").deleted = true;
         self.history.push((now, Change::Deleted(number)));
@@ -104,6 +159,15 @@ pub(crate) fn role(number: u32) -> &'static str {
         3 => "lonely",
         5 => "shy",
         _ => "plain",
+    }
+}
+
+/// Some pods are more important than others.
+pub(crate) fn priority(number: u32) -> i32 {
+    match number % 5 {
+        0 => 10,
+        1 => 5,
+        _ => 0,
     }
 }
 
@@ -124,4 +188,17 @@ pub(crate) fn node(number: u32) -> Node {
         "status": {"allocatable": amounts, "capacity": amounts},
     }))
     .expect("node")
+}
+
+/// One protects the shy ones.
+pub(crate) fn budgets() -> News<Budget> {
+    let budget: PodDisruptionBudget = serde_json::from_value(json!({
+        "metadata": {"name": "shy", "namespace": "d"},
+        "spec": {"selector": {"matchLabels": {"app": "shy"}}},
+        "status": {"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0,
+            "expectedPods": 0},
+    }))
+    .expect("budget");
+    let key = ("d".into(), "shy".into());
+    News::All(vec![(key, Budget::of(&budget).expect("one that means pods"))])
 }

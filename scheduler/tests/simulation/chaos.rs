@@ -18,8 +18,7 @@ impl Simulation {
         if faults && live < most && self.chance(500) {
             let number = self.next_pod;
             self.next_pod += 1;
-            let uid = format!("00000000-0000-0000-0000-{number:012x}");
-            self.api.pods.insert(number, ApiPod { uid, node: None, deleted: false });
+            self.api.pods.insert(number, ApiPod::new(number));
             self.api.history.push((self.now, Change::Created(number)));
         }
         if live > most || self.faulty(200) {
@@ -64,6 +63,7 @@ impl Simulation {
             if relay.state.fenced {
                 relay.state.fenced = false;
                 relay.state.term = None;
+                relay.state.orders.clear();
                 relay.state.coordinator.step_down(now);
             }
         }

@@ -10,7 +10,8 @@ use crate::world::{Event, Simulation};
 use crate::{END, ms, number};
 
 impl Simulation {
-    pub(crate) fn run(mut self) {
+    /// Returns how many pods were evicted.
+    pub(crate) fn run(mut self) -> u32 {
         while let Some(std::cmp::Reverse((at, sequence))) = self.events.pop() {
             if at > END {
                 break;
@@ -42,6 +43,7 @@ impl Simulation {
         for shard in self.shards.iter().flatten() {
             assert_eq!(shard.state.reservations(), 0, "reservations left behind");
         }
+        self.api.evictions
     }
 
     pub(crate) fn poll(&mut self) {
@@ -72,7 +74,13 @@ impl Simulation {
                     let known = &self.api.pods[&number(&pod)];
                     assert_eq!(known.node.as_deref(), Some(&*node), "believed in a bind of {pod}");
                 }
-                Action::Report(Report::Failed { .. }) => {}
+                Action::Evict(order) => self.order(relay, run, *order),
+                Action::Report(Report::Failed { pod, withdraw: true, .. }) => {
+                    if !self.faulty(50) {
+                        self.api.promise(self.now, number(&pod), None);
+                    }
+                }
+                Action::Report(Report::Failed { .. } | Report::Preempted { .. }) => {}
             }
         }
     }
@@ -103,6 +111,13 @@ impl Simulation {
                 if process.run == run {
                     let actions = process.state.coordinator.bound(self.now, &pod, outcome);
                     self.act(relay, run, actions);
+                }
+            }
+            Event::EvictStep(evicting) => self.evict_step(evicting),
+            Event::EvictEnds { evicting, ended } => self.evict_ends(evicting, ended),
+            Event::Ended(number) => {
+                if !self.api.pods[&number].deleted {
+                    self.api.delete(self.now, number);
                 }
             }
             Event::Checked { shard, run, expiring, lost } => {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use megacluster_scheduler::protocol::{PodId, Refusal, Request, Response};
 use megacluster_scheduler::relay::bind::BindOutcome;
+use megacluster_scheduler::relay::coordinator::Action;
 use megacluster_scheduler::relay::tree::{self, Branch};
 use rand::RngExt;
 
@@ -67,7 +68,10 @@ impl Simulation {
         let response = self.gather(&found.request, &mut leaves);
         let Some(relay) = &mut self.relays[found.relay] else { return };
         if relay.run == found.run {
+            let complete = Self::may_evict(&found.request, &response);
             let actions = relay.state.coordinator.exchanged(self.now, found.id, response);
+            let evicts = actions.iter().any(|action| matches!(action, Action::Evict(_)));
+            assert!(!evicts || complete, "{:?}: evicts without every shard's word", self.now);
             self.act(found.relay, found.run, actions);
         }
     }

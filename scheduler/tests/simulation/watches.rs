@@ -23,8 +23,10 @@ impl Simulation {
                 }
                 shard.cursor += 1;
                 match change {
-                    Change::Created(_) => {}
-                    Change::Bound(number) => shard.state.pod_applied(&self.api.object(*number)),
+                    Change::Created(_) | Change::Promised(..) => {}
+                    Change::Bound(number) | Change::Leaving(number) => {
+                        shard.state.pod_applied(&self.api.object(*number));
+                    }
                     Change::Deleted(number) => shard.state.pod_deleted(&self.api.object(*number)),
                 }
             }
@@ -38,12 +40,25 @@ impl Simulation {
                 }
                 relay.cursor += 1;
                 let Relay { coordinator, compiler, .. } = &mut relay.state;
-                let (Change::Created(number) | Change::Bound(number) | Change::Deleted(number)) =
-                    change;
-                let waiting = compiler.waiting(&self.api.object(*number));
+                let (Change::Created(number)
+                | Change::Promised(number, _)
+                | Change::Bound(number)
+                | Change::Leaving(number)
+                | Change::Deleted(number)) = change;
+                let mut waiting = compiler.waiting(&self.api.object(*number));
+                waiting.deleting = false;
                 let intake = match change {
-                    Change::Created(_) => Intake::Applied(Box::new(waiting)),
-                    Change::Bound(_) | Change::Deleted(_) => Intake::Gone(waiting.pending.uid),
+                    Change::Created(_) => {
+                        waiting.nominated = None;
+                        Intake::Applied(Box::new(waiting))
+                    }
+                    Change::Promised(_, node) => {
+                        waiting.nominated = node.as_deref().map(Into::into);
+                        Intake::Applied(Box::new(waiting))
+                    }
+                    Change::Bound(_) | Change::Leaving(_) | Change::Deleted(_) => {
+                        Intake::Gone(waiting.pending.uid)
+                    }
                 };
                 coordinator.intake(self.now, intake);
             }

@@ -11,13 +11,14 @@ use megacluster_scheduler::metrics::Metrics;
 use megacluster_scheduler::protocol::{PodId, Request, Response};
 use megacluster_scheduler::relay::bind::BindOutcome;
 use megacluster_scheduler::relay::coordinator::{Coordinator, CoordinatorConfig};
+use megacluster_scheduler::relay::evict::{Ended, EvictOutcome, Order};
 use megacluster_scheduler::relay::intake::Compiler;
 use megacluster_scheduler::relay::pods::Intake;
 use megacluster_scheduler::shard::machine::{Expiring, ShardConfig, ShardMachine};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::api::{Api, node};
+use crate::api::{Api, budgets, node};
 use crate::{FAULTS_END, NODES, SHARDS, Time, ms};
 
 /// A process that follows the apiserver.
@@ -35,6 +36,8 @@ pub(crate) struct Relay {
     pub(crate) term: Option<u64>,
     /// Still acts in its term although it holds the Lease no more.
     pub(crate) fenced: bool,
+    /// The pods of its orders in this term, by the pod that they were evicted for.
+    pub(crate) orders: HashMap<u32, Order>,
 }
 
 pub(crate) enum Event {
@@ -67,6 +70,14 @@ pub(crate) enum Event {
         outcome: Option<BindOutcome>,
         node: String,
     },
+    /// The next request of an order.
+    EvictStep(Evicting),
+    EvictEnds {
+        evicting: Evicting,
+        ended: Ended,
+    },
+    /// An evicted pod has ended.
+    Ended(u32),
     Checked {
         shard: usize,
         run: u64,
@@ -85,6 +96,18 @@ pub(crate) struct Exchange {
     pub(crate) id: u64,
     pub(crate) request: Request,
     pub(crate) leaves: Vec<(Request, Option<Response>)>,
+}
+
+/// An order that a relay carries out.
+pub(crate) struct Evicting {
+    pub(crate) relay: usize,
+    pub(crate) run: u64,
+    pub(crate) order: Order,
+    /// Whether the promise is written.
+    pub(crate) promised: bool,
+    /// Victims that have been told.
+    pub(crate) told: usize,
+    pub(crate) outcome: EvictOutcome,
 }
 
 pub(crate) struct Simulation {
@@ -183,8 +206,13 @@ impl Simulation {
             seed: self.random.random(),
         };
         let coordinator = Coordinator::new(config, Metrics::unregistered());
-        let mut relay_state =
-            Relay { coordinator, compiler: Compiler::default(), term: None, fenced: false };
+        let mut relay_state = Relay {
+            coordinator,
+            compiler: Compiler::default(),
+            term: None,
+            fenced: false,
+            orders: HashMap::new(),
+        };
         relay_state.coordinator.intake(self.now, Intake::Begin);
         for (number, pod) in self.api.live() {
             if pod.node.is_none() {
@@ -193,6 +221,7 @@ impl Simulation {
             }
         }
         relay_state.coordinator.intake(self.now, Intake::End);
+        relay_state.coordinator.intake(self.now, Intake::Budgets(budgets()));
         let cursor = self.api.history.len();
         self.relays[relay] = Some(Process { state: relay_state, run: self.runs, cursor });
     }

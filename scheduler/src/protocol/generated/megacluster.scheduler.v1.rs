@@ -32,14 +32,14 @@ pub struct Target {
     #[prost(uint64, tag = "3")]
     pub changes: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Operation {
-    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<operation::Kind>,
 }
 /// Nested message and enum types in `Operation`.
 pub mod operation {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         /// Phase 1: which nodes are feasible, and the best of them. For all targets.
         #[prost(message, tag = "1")]
@@ -59,9 +59,13 @@ pub mod operation {
         /// What the pod's rules about other pods need to know of the whole cluster. For all targets.
         #[prost(message, tag = "6")]
         Survey(super::Survey),
+        /// Where evicting pods of lower priority makes room, and at what price. For all targets. Evicts
+        /// nobody.
+        #[prost(message, tag = "7")]
+        Preempt(super::Preempt),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Evaluate {
     #[prost(message, optional, tag = "1")]
     pub class: ::core::option::Option<PodClass>,
@@ -74,6 +78,54 @@ pub struct Evaluate {
     /// The surveys of all shards added up, as JSON; empty where there was none.
     #[prost(bytes = "bytes", tag = "4")]
     pub survey: ::prost::bytes::Bytes,
+    /// Pods of the same or a higher priority that are promised one of the targets' nodes.
+    #[prost(message, optional, tag = "5")]
+    pub nominees: ::core::option::Option<Nominees>,
+}
+/// Pods that are promised a node.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Nominees {
+    /// What they are like, each kind once.
+    #[prost(message, repeated, tag = "1")]
+    pub classes: ::prost::alloc::vec::Vec<PodClass>,
+    #[prost(message, repeated, tag = "2")]
+    pub nominees: ::prost::alloc::vec::Vec<Nominee>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Nominee {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub uid: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// Its place among the classes.
+    #[prost(uint32, tag = "3")]
+    pub class: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Preempt {
+    #[prost(message, optional, tag = "1")]
+    pub class: ::core::option::Option<PodClass>,
+    /// The pod that wants room, 16 bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub uid: ::prost::bytes::Bytes,
+    /// The node that it is promised already; empty for none.
+    #[prost(string, tag = "3")]
+    pub nominated: ::prost::alloc::string::String,
+    /// Pods that were evicted from that node for it, 16 bytes each.
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub evicted: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// The surveys of all shards added up, with domains of single nodes, as JSON.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub survey: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "6")]
+    pub nominees: ::core::option::Option<Nominees>,
+    /// All PodDisruptionBudgets as JSON.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub budgets: ::prost::bytes::Bytes,
+    /// Decides among equals, so all targets must be given the same.
+    #[prost(uint64, tag = "8")]
+    pub seed: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Survey {
@@ -225,7 +277,7 @@ pub mod refusal {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Answer {
-    #[prost(oneof = "answer::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "answer::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<answer::Kind>,
 }
 /// Nested message and enum types in `Answer`.
@@ -241,7 +293,56 @@ pub mod answer {
         /// To survey: the targets' surveys added up, as JSON.
         #[prost(bytes, tag = "3")]
         Survey(::prost::bytes::Bytes),
+        /// To preempt: of the targets' best nodes the best.
+        #[prost(message, tag = "4")]
+        Trial(super::Trial),
     }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Trial {
+    /// Nodes there are.
+    #[prost(uint64, tag = "1")]
+    pub nodes: u64,
+    /// Nodes that take the pod without any eviction.
+    #[prost(uint64, tag = "2")]
+    pub feasible: u64,
+    /// Nodes that no eviction helps.
+    #[prost(uint64, tag = "3")]
+    pub unresolvable: u64,
+    /// Nodes without a pod of lower priority.
+    #[prost(uint64, tag = "4")]
+    pub no_victims: u64,
+    /// Why the others don't take the pod even without all pods of lower priority.
+    #[prost(message, repeated, tag = "5")]
+    pub rejections: ::prost::alloc::vec::Vec<Rejection>,
+    /// Pods that were evicted for this one have not left its node yet.
+    #[prost(bool, tag = "6")]
+    pub waiting: bool,
+    #[prost(message, optional, tag = "7")]
+    pub best: ::core::option::Option<Candidate>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Candidate {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Who has to go, the most important first, 16 bytes each.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub victims: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// How many of them a budget protects.
+    #[prost(uint64, tag = "3")]
+    pub violations: u64,
+    /// The highest priority among them.
+    #[prost(int32, tag = "4")]
+    pub highest: i32,
+    /// The sum of their priorities, each raised by 2^31.
+    #[prost(int64, tag = "5")]
+    pub sum: i64,
+    /// The earliest start among those of the highest priority, in seconds.
+    #[prost(int64, tag = "6")]
+    pub start: i64,
+    /// Decides among equals.
+    #[prost(uint64, tag = "7")]
+    pub lot: u64,
 }
 /// The targets' evaluations merged. The first is how things are; each further one is how they are
 /// once a pod has been placed on the best node of the one before. At least one, at most as many as

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use tracing::{info, warn};
 
-use super::{AGAIN, Action, Binding, Chosen, Coordinator, Evaluated, MAX_MINDED, Round, Surveyed};
-use crate::core::diagnosis::Plugin;
+use super::{AGAIN, Action, Binding, Chosen, Contender, Coordinator, Evaluated};
+use super::{MAX_MINDED, Question, Round, Surveyed};
+use crate::core::diagnosis::{Diagnosis, Plugin, PluginSet, Preemption};
 use crate::core::evaluate::Evaluation;
 use crate::core::event::EventSet;
 use crate::core::gather::{Decision, decide, refuse};
+use crate::core::pod::PodRequest;
 use crate::core::queue::Moment;
 use crate::protocol::{Answer, Operation, Refusal, Reservation, Response, ShardReport, Target};
 use crate::relay::shards::Change;
@@ -75,20 +77,26 @@ impl Coordinator {
         for reserve in round.reserve {
             actions.extend(self.reserved(now, reserve, answers.next(), &silent));
         }
-        if !round.evaluate.is_empty() {
-            let missing = self.shards.len() - (round.targets.len() - silent.len());
-            if round.surveying {
-                let spoke = |target: &&Target| !silent.contains_key(&target.shard);
-                let spoke = round.targets.iter().filter(spoke).map(|target| target.shard.clone());
-                let answer = answers.next();
-                self.was_surveyed(now, round.evaluate, answer, spoke.collect(), missing);
-                return actions;
+        let Some(question) = round.question else { return actions };
+        let missing = self.shards.len() - (round.targets.len() - silent.len());
+        if round.surveying {
+            let spoke = |target: &&Target| !silent.contains_key(&target.shard);
+            let spoke = round.targets.iter().filter(spoke).map(|target| target.shard.clone());
+            self.was_surveyed(now, question, answers.next(), spoke.collect(), missing);
+            return actions;
+        }
+        match question {
+            Question::Evaluate(pods) => {
+                let alone = if round.promised { evaluations(answers.next()) } else { Vec::new() };
+                let all = evaluations(answers.next());
+                // The node that the pod is promised comes before better ones.
+                let takes = |alone: &Evaluation| !alone.wants_survey && !alone.tuples.is_empty();
+                let answer = if alone.first().is_some_and(takes) { alone } else { all };
+                actions.extend(self.all_evaluated(now, pods, &answer, missing));
             }
-            let evaluations = match answers.next() {
-                Some(Answer::Evaluations(evaluations)) => evaluations,
-                _ => Vec::new(),
-            };
-            actions.extend(self.all_evaluated(now, round.evaluate, &evaluations, missing));
+            Question::Preempt(contender) => {
+                actions.extend(self.tried(now, contender, answers.next(), missing));
+            }
         }
         actions
     }
@@ -134,34 +142,44 @@ impl Coordinator {
         }
     }
 
-    /// The survey for some pods is there, or isn't.
+    /// The survey for a question is there, or isn't.
     fn was_surveyed(
         &mut self,
         now: Moment,
-        pods: Vec<Evaluated>,
+        question: Question,
         answer: Option<Answer>,
         targets: Vec<Arc<str>>,
         missing: usize,
     ) {
         let Some(Answer::Survey(survey)) = answer.filter(|_| self.term.is_some()) else {
-            return self.retry_all(now, pods);
+            return self.give_back(now, question);
         };
         // What a silent shard's pods forbid nobody knows.
-        let insists = pods.first().is_some_and(|pod| pod.class.insists_on_others());
+        let insists = match &question {
+            Question::Evaluate(pods) => {
+                pods.first().is_some_and(|pod| pod.class.insists_on_others())
+            }
+            Question::Preempt(_) => true,
+        };
         if missing > 0 && (insists || self.shards.silent_rules()) {
             self.metrics.partial.inc();
-            return self.retry_all(now, pods);
+            return self.give_back(now, question);
         }
         let odd = survey.odd_hostnames;
         if odd && !survey.full {
             self.odd_hostnames = true;
-            for pod in pods.into_iter().rev() {
-                self.again.push_front(pod);
-            }
-            return;
+            return self.ask_again(question);
         }
         self.odd_hostnames = odd;
-        self.surveyed = Some(Surveyed { pods, survey: Arc::from(survey), targets });
+        self.surveyed = Some(Surveyed { question, survey: Arc::from(survey), targets });
+    }
+
+    /// Nothing is known about these pods now: they are tried again after a pause.
+    pub(super) fn give_back(&mut self, now: Moment, question: Question) {
+        match question {
+            Question::Evaluate(pods) => self.retry_all(now, pods),
+            Question::Preempt(contender) => self.queue.retry(contender.pod.attempt.pod.uid, now),
+        }
     }
 
     fn retry_all(&mut self, now: Moment, pods: Vec<Evaluated>) {
@@ -227,22 +245,21 @@ impl Coordinator {
     fn evaluated(
         &mut self,
         now: Moment,
-        evaluated: Evaluated,
+        pod: Evaluated,
         evaluation: &Evaluation,
     ) -> Option<Action> {
-        let Evaluated { attempt, class, begun, refusals } = evaluated;
-        let uid = attempt.pod.uid;
+        let uid = pod.attempt.pod.uid;
         if evaluation.missing > 0 {
             self.metrics.partial.inc();
         }
-        let request = &class;
-        let decision = match refuse(evaluation.nodes, request) {
+        let decision = match refuse(evaluation.nodes, &pod.class) {
             Some(diagnosis) => Decision::Unschedulable(diagnosis),
-            None => decide(evaluation, request),
+            None => decide(evaluation, &pod.class),
         };
         match decision {
             Decision::Place(placement) => {
                 if let Some(id) = self.pods.id(uid) {
+                    let Evaluated { attempt, class, begun, refusals } = pod;
                     let node = placement.node;
                     self.chosen.push(Chosen { attempt, id, node, class, begun, refusals });
                 } else {
@@ -255,27 +272,68 @@ impl Coordinator {
                 None
             }
             Decision::Unschedulable(diagnosis) => {
-                // What is unsupported only an update of the pod can help, as with a gate.
-                let mut plugins = if request.unsupported.is_empty() {
-                    diagnosis.plugins
-                } else {
-                    [Plugin::SchedulingGates].into_iter().collect()
-                };
-                if plugins.contains(Plugin::InterPodAffinity)
-                    && request.identity.affinity.is_empty()
-                {
-                    plugins.remove(Plugin::InterPodAffinity);
-                    plugins.insert(Plugin::InterPodAntiAffinity);
+                if diagnosis.preemption.is_some() {
+                    self.metrics.preemption_attempts.inc();
                 }
-                self.queue.unschedulable(uid, plugins, now);
-                self.metrics.attempt(
-                    "unschedulable",
-                    &self.config.profile,
-                    now.saturating_sub(begun),
-                );
-                self.pods.failed(uid, diagnosis.to_string(), now).map(Action::Report)
+                if diagnosis.preemption == Some(Preemption::Possible) {
+                    self.contenders.push_back(Box::new(Contender { pod, diagnosis }));
+                    return None;
+                }
+                self.unschedulable(now, &pod, &diagnosis)
             }
         }
+    }
+
+    /// The pod waits for something to happen, and the cluster hears why.
+    pub(super) fn unschedulable(
+        &mut self,
+        now: Moment,
+        pod: &Evaluated,
+        diagnosis: &Diagnosis,
+    ) -> Option<Action> {
+        let uid = pod.attempt.pod.uid;
+        self.queue.unschedulable(uid, to_blame(&pod.class, diagnosis), now);
+        // As kube-scheduler clears it where no eviction helps.
+        let unhelpful = matches!(diagnosis.preemption, Some(Preemption::Unhelpful { .. }));
+        let withdraw = unhelpful && self.nominations.node(uid).is_some();
+        if withdraw {
+            self.nominations.withdraw(uid);
+        }
+        self.say_unschedulable(now, pod, diagnosis, withdraw)
+    }
+
+    pub(super) fn say_unschedulable(
+        &mut self,
+        now: Moment,
+        pod: &Evaluated,
+        diagnosis: &Diagnosis,
+        withdraw: bool,
+    ) -> Option<Action> {
+        let took = now.saturating_sub(pod.begun);
+        self.metrics.attempt("unschedulable", &self.config.profile, took);
+        let uid = pod.attempt.pod.uid;
+        self.pods.failed(uid, diagnosis.to_string(), withdraw, now).map(Action::Report)
+    }
+}
+
+/// The plugins whose events may help the pod.
+pub(super) fn to_blame(class: &PodRequest, diagnosis: &Diagnosis) -> PluginSet {
+    // What is unsupported only an update of the pod can help, as with a gate.
+    if !class.unsupported.is_empty() {
+        return [Plugin::SchedulingGates].into_iter().collect();
+    }
+    let mut plugins = diagnosis.plugins;
+    if plugins.contains(Plugin::InterPodAffinity) && class.identity.affinity.is_empty() {
+        plugins.remove(Plugin::InterPodAffinity);
+        plugins.insert(Plugin::InterPodAntiAffinity);
+    }
+    plugins
+}
+
+fn evaluations(answer: Option<Answer>) -> Vec<Evaluation> {
+    match answer {
+        Some(Answer::Evaluations(evaluations)) => evaluations,
+        _ => Vec::new(),
     }
 }
 
