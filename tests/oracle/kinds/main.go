@@ -4,6 +4,8 @@
 // listed here.
 //
 //	kinds > watchcache/src/cache/kinds.tsv
+//	kinds schema > watchcache/src/cache/json/schema.tsv    the fields of all messages
+//	kinds cases SEED COUNT > FILE                          random objects and their JSON
 package main
 
 import (
@@ -33,7 +35,7 @@ import (
 
 // A resource whose stored version is the one that is served, and whose stored bytes are what is
 // served. Not so persistentvolumeclaims: a new one is stored without the phase that reads show.
-type resource struct {
+type served struct {
 	group, version, kind, plural string
 	namespaced                   bool
 	// Where it is stored, if that is not the plural name
@@ -48,7 +50,7 @@ type resource struct {
 	fields string
 }
 
-var resources = []resource{
+var resources = []served{
 	{version: "v1", kind: "Pod", plural: "pods", namespaced: true, index: "spec.nodeName",
 		fields: "spec.nodeName spec.restartPolicy spec.schedulerName spec.serviceAccountName spec.hostNetwork status.phase status.podIP status.nominatedNodeName"},
 	{version: "v1", kind: "Node", plural: "nodes", prefix: "minions", fields: "spec.unschedulable"},
@@ -98,18 +100,36 @@ var resources = []resource{
 type marshaler interface{ Marshal() ([]byte, error) }
 
 func main() {
+	var err error
+	switch {
+	case len(os.Args) == 1:
+		err = writeKinds()
+	case os.Args[1] == "schema":
+		err = writeSchema()
+	case os.Args[1] == "cases" && len(os.Args) == 4:
+		err = writeCases(os.Args[2], os.Args[3])
+	default:
+		err = fmt.Errorf("unknown arguments %q", os.Args[1:])
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kinds:", err)
+		os.Exit(1)
+	}
+}
+
+func writeKinds() error {
 	fmt.Println("# Written by tests/oracle/kinds from Kubernetes' own types. Columns: group, version, resource, kind,")
 	fmt.Println("# namespaced, storage prefix, whether kube-apiserver caches it, an empty object after its metadata,")
 	fmt.Println("# index, fields of selectors as name=path:type.")
 	for _, r := range resources {
 		if err := write(r); err != nil {
-			fmt.Fprintf(os.Stderr, "kinds: %s: %v\n", r.plural, err)
-			os.Exit(1)
+			return fmt.Errorf("%s: %w", r.plural, err)
 		}
 	}
+	return nil
 }
 
-func write(r resource) error {
+func write(r served) error {
 	scheme := legacyscheme.Scheme
 	kind := schema.GroupVersionKind{Group: r.group, Version: r.version, Kind: r.kind}
 	// The object that a bookmark carries: an empty one of the internal version, converted.

@@ -44,6 +44,14 @@ impl Kind {
         self.fields.iter().find(|(known, _)| *known == name).map(|(_, field)| field)
     }
 
+    /// Whether the metadata that is stored is what kube-apiserver shows by itself, too. Of some
+    /// resources it turns annotations into fields as it reads them, and back only where it shows
+    /// the whole object (`k8s.io/kubernetes/pkg/apis/apps/v1/conversion.go`).
+    #[must_use]
+    pub fn has_own_metadata(&self) -> bool {
+        self.group != "apps" || !matches!(self.resource, "daemonsets" | "deployments")
+    }
+
     /// `resource` or `resource.group`, as kube-apiserver's `--watch-cache-sizes` names it.
     #[must_use]
     pub fn full_name(&self) -> String {

@@ -1,16 +1,19 @@
 //! A cache of hot resources, made of what is stored: it answers GET, LIST and WATCH in protobuf
-//! as kube-apiserver 1.36 would, byte for byte, for clients whose certificate the front door has
-//! proven. What it can't answer exactly goes on to a kube-apiserver, and is counted.
+//! and JSON as kube-apiserver 1.36 would, byte for byte, for clients whose certificate the front
+//! door has proven. What it can't answer exactly goes on to a kube-apiserver, and is counted.
 //!
 //! The way of a read: [`plan`] (is it one that the cache knows?) → [`Access`] (may the client?
 //! kube-apiserver says) → [`Shard`] (is what is known new enough? the store says) → [`table`]
-//! (which objects, which events?) → [`stream`] and [`wire`] (their bytes). The core ([`kinds`],
-//! [`table`], [`feed`], [`filter`], [`wire`], [`page`], [`query`]) has no clock and no sockets.
+//! (which objects, which events?) → [`stream`] and [`form`] (their bytes). The core ([`kinds`],
+//! [`table`], [`feed`], [`filter`], [`form`], [`wire`], [`json`], [`page`], [`query`]) has no clock
+//! and no sockets.
 
 mod access;
 mod etcd;
 pub mod feed;
 pub mod filter;
+pub mod form;
+pub mod json;
 pub mod kinds;
 pub mod page;
 pub mod query;
@@ -25,18 +28,20 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
 pub use access::{Access, Attributes};
+pub use form::Form;
 pub use query::{Pass, Plan, plan};
 pub use shard::Shard;
 pub use store::{Store, StoreError};
 pub use stream::Pieces;
 pub use subject::Subject;
+pub use wire::Unsupported;
 
+use self::form::Asked;
 use self::kinds::Kind;
 use self::query::{Freshness, From};
 use self::stream::Wants;
@@ -46,8 +51,6 @@ use crate::api::RequestInfo;
 use crate::authn::{Credentials, Identity};
 use crate::upstream::Pool;
 
-const OBJECT: &str = "application/vnd.kubernetes.protobuf";
-const STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 /// A watch from a revision that the shard is about to learn of waits this long for it.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
@@ -122,7 +125,7 @@ impl Cache {
         pool: &Pool,
         who: &Subject,
         what: &Attributes<'_>,
-        plan: &Plan,
+        (plan, form): (&Plan, Form),
     ) -> Result<Answer, Pass> {
         if !self.access.knows_version(pool).await {
             return Err("version");
@@ -135,16 +138,19 @@ impl Cache {
                 fresh(shard, *freshness).await?;
                 let object = shard.read(|table| table.get(key)).ok_or("not-ready")?;
                 let object = object.ok_or("not-found")?;
-                let bytes = wire::object(shard.kind, &object.message, object.revision);
-                Ok(whole(bytes))
+                let bytes = form.object(shard.kind, &object).map_err(|_| "content-type")?;
+                let length = Some(bytes.len());
+                let pieces = futures::stream::iter([Ok(bytes)]).boxed();
+                Ok(Answer { content_type: form.content_type(Asked::Get), length, pieces })
             }
             Plan::List { filter, freshness, window } => {
                 fresh(shard, *freshness).await?;
                 let page = shard.read(|table| table.page(filter, window)).ok_or("not-ready")?;
                 let page = page.map_err(out_of_reach)?;
                 let meta = list_meta(shard.kind, &page, filter.namespace.as_deref());
-                let (pieces, length) = stream::list(shard.kind, page.objects, &meta);
-                Ok(Answer { content_type: OBJECT, length: Some(length), pieces })
+                let (pieces, length) = stream::list(shard.kind, form, page.objects, &meta);
+                let pieces = shard.unless_refused(form, pieces)?;
+                Ok(Answer { content_type: form.content_type(Asked::List), length, pieces })
             }
             Plan::Watch { filter, from, bookmarks, timeout } => {
                 let (after, marked) = match from {
@@ -161,9 +167,11 @@ impl Cache {
                 };
                 let start = shard.begin(|table| table.watch(filter, after)).ok_or("not-ready")?;
                 let start = start.map_err(out_of_reach)?;
-                let wants = Wants { bookmarks: *bookmarks, marked, timeout: *timeout };
+                let wants = Wants { form, bookmarks: *bookmarks, marked, timeout: *timeout };
                 let pieces = stream::watch(shard.kind, filter.clone(), start, wants);
-                Ok(Answer { content_type: STREAM, length: None, pieces })
+                let pieces = shard.unless_refused(form, pieces)?;
+                let content_type = form.content_type(Asked::Watch);
+                Ok(Answer { content_type, length: None, pieces })
             }
         }
     }
@@ -185,10 +193,4 @@ fn list_meta(kind: &Kind, page: &Page, namespace: Option<&str>) -> ListMeta {
     let last = page.objects.last().filter(|_| page.more);
     let next = last.map(|last| page::encode(kind.cached, page.revision, &last.key, namespace));
     ListMeta { version: page.revision, next: next.unwrap_or_default(), remaining: page.remaining }
-}
-
-fn whole(bytes: Bytes) -> Answer {
-    let length = Some(bytes.len());
-    let pieces = futures::stream::iter([bytes]).boxed();
-    Answer { content_type: OBJECT, length, pieces }
 }

@@ -4,9 +4,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, Method};
 
 use super::filter::{Filter, is_plain};
+use super::form::{Asked, Form};
 use super::kinds::Kind;
 use super::page;
 use super::table::Window;
@@ -15,7 +16,6 @@ use crate::api::{RequestInfo, first_value};
 /// Why a request goes on, for the metric.
 pub type Pass = &'static str;
 
-const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// Parameters that are understood, each at most once.
 const KNOWN: [&str; 11] = [
     "watch",
@@ -95,7 +95,7 @@ pub fn plan(
     info: &RequestInfo<'_>,
     query: &str,
     headers: &HeaderMap,
-) -> Result<Plan, Pass> {
+) -> Result<(Plan, Form), Pass> {
     if *method != Method::GET
         || info.group != kind.group
         || info.version != kind.version
@@ -108,14 +108,28 @@ pub fn plan(
     if !is_plain(info.namespace) || !is_plain(info.name) {
         return Err("name");
     }
-    let Some(stream) = accepted(headers) else { return Err("content-type") };
     let parameters = Parameters::read(query)?;
     let watch = parameters.flag("watch")?.unwrap_or(false);
-    if stream && !watch {
+    let asked = match (watch, info.name.is_empty()) {
+        (true, _) => Asked::Watch,
+        (false, true) => Asked::List,
+        (false, false) => Asked::Get,
+    };
+    let form = Form::accepted(headers, asked).ok_or("content-type")?;
+    if form.metadata && !kind.has_own_metadata() {
         return Err("content-type");
     }
+    Ok((plan_of(kind, info, &parameters, asked)?, form))
+}
+
+fn plan_of(
+    kind: &'static Kind,
+    info: &RequestInfo<'_>,
+    parameters: &Parameters<'_>,
+    asked: Asked,
+) -> Result<Plan, Pass> {
     if !info.name.is_empty() {
-        return get(kind, info, &parameters);
+        return get(kind, info, parameters);
     }
     // A resource in no namespace has no collection in one.
     if !kind.namespaced && !info.namespace.is_empty() {
@@ -124,7 +138,7 @@ pub fn plan(
     let fields = parameters.text("fieldSelector").unwrap_or_default();
     let labels = parameters.text("labelSelector").unwrap_or_default();
     let filter = Filter::parse(kind, info.namespace, &fields, &labels).ok_or("selector")?;
-    if watch {
+    if asked == Asked::Watch {
         return parameters.watch(filter);
     }
     if parameters.text("sendInitialEvents").is_some()
@@ -178,23 +192,6 @@ fn freshness(version: Option<u64>) -> Freshness {
         None => Freshness::Latest,
         Some(0) => Freshness::Any,
         Some(version) => Freshness::NotOlderThan(version),
-    }
-}
-
-/// Whether protobuf is what the client wants most, and whether it said that it wants a stream.
-/// None where it wants something else, or where that takes more than a look.
-fn accepted(headers: &HeaderMap) -> Option<bool> {
-    let mut accept = headers.get_all(header::ACCEPT).iter();
-    let (Some(value), None) = (accept.next(), accept.next()) else { return None };
-    let value = value.to_str().ok()?;
-    if value.contains("q=") {
-        return None;
-    }
-    let first = value.split(',').next()?.trim();
-    match first.strip_prefix(PROTOBUF)? {
-        "" => Some(false),
-        ";stream=watch" => Some(true),
-        _ => None,
     }
 }
 
@@ -311,10 +308,12 @@ impl<'a> Parameters<'a> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderValue, header};
 
     use super::super::kinds;
     use super::*;
+
+    const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
     fn planned(target: &str, accept: &'static str) -> Result<Plan, Pass> {
         planned_for(kinds::find("", "pods").unwrap(), target, accept)
@@ -325,7 +324,11 @@ mod tests {
         let info = RequestInfo::parse(&Method::GET, path, query);
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-        plan(kind, &Method::GET, &info, query, &headers)
+        let planned = plan(kind, &Method::GET, &info, query, &headers);
+        planned.map(|(plan, form)| {
+            assert_eq!(form, Form::default());
+            plan
+        })
     }
 
     #[test]
@@ -449,9 +452,7 @@ mod tests {
             assert!(planned(target, PROTOBUF).is_err(), "{target}");
         }
         for accept in [
-            "application/json",
-            "*/*",
-            "application/json, application/vnd.kubernetes.protobuf",
+            "application/yaml",
             "application/vnd.kubernetes.protobuf;q=0.5,application/json",
             "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io",
             "application/vnd.kubernetes.protobuf;stream=watch",

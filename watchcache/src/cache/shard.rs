@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::SinkExt;
+use futures::{SinkExt, StreamExt, TryStreamExt};
 use futures::channel::mpsc;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
@@ -17,9 +17,11 @@ use super::etcd::{
     Etcd, Event, EventType, KeyValue, RangeRequest, WatchCreate, WatchProgress, WatchRequest,
     WatchResponse, Wish,
 };
+use super::form::Form;
 use super::kinds::Kind;
-use super::query::Freshness;
+use super::query::{Freshness, Pass};
 use super::store::{Store, StoreError};
+use super::stream::Pieces;
 use super::table::{Object, Table};
 use super::wire::{self, Unsupported};
 
@@ -80,6 +82,8 @@ pub struct Shard {
     seen: watch::Sender<(u64, u64)>,
     /// A reader waits for the shard to come as far as the store.
     lagging: Notify,
+    /// An object was met that can't be shown in JSON.
+    no_json: Arc<AtomicBool>,
 }
 
 impl Shard {
@@ -97,7 +101,25 @@ impl Shard {
             begun: AtomicU64::new(0),
             seen: watch::Sender::new((0, 0)),
             lagging: Notify::new(),
+            no_json: Arc::default(),
         }
+    }
+
+    /// An answer's bytes. Where an object turns out to be one that JSON can't be made of, the answer
+    /// breaks off; from then on kube-apiserver is asked for JSON, since it may know better.
+    pub fn unless_refused(&self, form: Form, pieces: Pieces) -> Result<Pieces, Pass> {
+        if !form.json {
+            return Ok(pieces);
+        }
+        if self.no_json.load(Ordering::Relaxed) {
+            return Err("content-type");
+        }
+        let no_json = self.no_json.clone();
+        let watched = pieces.inspect_err(move |error| {
+            warn!(%error, "no JSON of a stored object");
+            no_json.store(true, Ordering::Relaxed);
+        });
+        Ok(watched.boxed())
     }
 
     /// Reads the table; none where nothing is known.

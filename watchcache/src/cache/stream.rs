@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 
 use super::feed::{Event, Feed, Found, Told};
 use super::filter::Filter;
+use super::form::Form;
 use super::kinds::Kind;
 use super::table::{Object, Start};
-use super::wire::{self, ListMeta};
+use super::wire::{ListMeta, Unsupported};
 
 /// Bytes of an answer made at a time.
 const PIECE: usize = 64 * 1024;
@@ -25,26 +26,34 @@ const BOOKMARK: Duration = Duration::from_mins(1);
 /// kube-apiserver's `--min-request-timeout`.
 const MIN_TIMEOUT: Duration = Duration::from_mins(30);
 
-/// The bytes of an answer.
-pub type Pieces = BoxStream<'static, Bytes>;
+/// The bytes of an answer; an error where an object can't be shown in the form that was asked for.
+pub type Pieces = BoxStream<'static, Result<Bytes, Unsupported>>;
 
-/// A list, and how many bytes it has.
+/// A list, and how many bytes it has where that is known.
 #[must_use]
-pub fn list(kind: &'static Kind, objects: Vec<Arc<Object>>, meta: &ListMeta) -> (Pieces, usize) {
-    let items = objects.iter().map(|one| wire::item_len(&one.message, one.revision)).sum();
-    let mut begun = BytesMut::with_capacity(PIECE);
-    let length = wire::begin_list(&mut begun, kind, meta, items);
-    let state = (Some(begun), objects.into_iter());
-    let pieces = stream::unfold(state, |(begun, mut objects)| async move {
-        let mut piece = begun?;
+pub fn list(
+    kind: &'static Kind,
+    form: Form,
+    objects: Vec<Arc<Object>>,
+    meta: &ListMeta,
+) -> (Pieces, Option<usize>) {
+    let mut begun = Vec::with_capacity(PIECE);
+    let length = form.begin_list(&mut begun, kind, meta, objects.iter().map(|one| &**one));
+    let state = (Some((begun, true)), objects.into_iter());
+    let pieces = stream::unfold(state, move |(begun, mut objects)| async move {
+        let (mut piece, mut first) = begun?;
         for object in objects.by_ref() {
-            wire::put_item(&mut piece, &object.message, object.revision);
+            if let Err(error) = form.put_item(&mut piece, kind, &object, first) {
+                return Some((Err(error), (None, objects)));
+            }
+            first = false;
             if piece.len() >= PIECE {
-                return Some((piece.freeze(), (Some(BytesMut::with_capacity(PIECE)), objects)));
+                let next = Some((Vec::with_capacity(PIECE), false));
+                return Some((Ok(piece.into()), (next, objects)));
             }
         }
-        wire::end_list(&mut piece);
-        Some((piece.freeze(), (None, objects)))
+        form.end_list(&mut piece, first);
+        Some((Ok(piece.into()), (None, objects)))
     });
     (pieces.boxed(), length)
 }
@@ -52,6 +61,8 @@ pub fn list(kind: &'static Kind, objects: Vec<Arc<Object>>, meta: &ListMeta) -> 
 /// What a watch wants beside its events.
 #[derive(Clone, Copy, Debug)]
 pub struct Wants {
+    /// Its form.
+    pub form: Form,
     /// A bookmark now and then.
     pub bookmarks: bool,
     /// A bookmark after the initial events.
@@ -62,6 +73,7 @@ pub struct Wants {
 
 struct Watch {
     kind: &'static Kind,
+    form: Form,
     filter: Filter,
     feed: Arc<Feed>,
     changes: watch::Receiver<()>,
@@ -88,6 +100,7 @@ pub fn watch(kind: &'static Kind, filter: Filter, start: Start, wants: Wants) ->
         wants.timeout.unwrap_or_else(|| MIN_TIMEOUT.mul_f64(rand::random_range(1.0..2.0)));
     let watch = Watch {
         kind,
+        form: wants.form,
         filter,
         changes: start.feed.changes(),
         feed: start.feed,
@@ -99,39 +112,25 @@ pub fn watch(kind: &'static Kind, filter: Filter, start: Start, wants: Wants) ->
         due: false,
         end: Box::pin(tokio::time::sleep(timeout)),
     };
-    stream::unfold(watch, |mut watch| async move {
-        let piece = watch.next().await?;
-        Some((piece, watch))
+    stream::unfold(Some(watch), |watch| async move {
+        let mut watch = watch?;
+        match watch.next().await? {
+            Ok(piece) => Some((Ok(piece), Some(watch))),
+            Err(error) => Some((Err(error), None)),
+        }
     })
     .boxed()
 }
 
 impl Watch {
     /// The next bytes; none at the end.
-    async fn next(&mut self) -> Option<Bytes> {
+    async fn next(&mut self) -> Option<Result<Bytes, Unsupported>> {
         loop {
-            let mut piece = BytesMut::new();
-            self.begin(&mut piece);
-            if !piece.is_empty() {
-                return Some(piece.freeze());
-            }
             self.changes.borrow_and_update();
-            let Found::Events(events, reached) = self.feed.read(self.cursor, BATCH) else {
-                return None;
-            };
-            let news = !events.is_empty();
-            for event in &events {
-                self.put(&mut piece, event);
-            }
-            self.cursor = reached.max(self.cursor);
-            if !news && std::mem::take(&mut self.due) {
-                wire::put_bookmark(&mut piece, self.kind, self.cursor, false);
-            }
-            if !piece.is_empty() {
-                return Some(piece.freeze());
-            }
-            if news {
-                continue;
+            match self.piece()? {
+                Ok(Some(piece)) => return Some(Ok(piece)),
+                Ok(None) => {}
+                Err(error) => return Some(Err(error)),
             }
             let tick = async {
                 match &mut self.bookmarks {
@@ -147,32 +146,66 @@ impl Watch {
         }
     }
 
+    /// What there is to tell now, if anything; none where what comes next is gone.
+    fn piece(&mut self) -> Option<Result<Option<Bytes>, Unsupported>> {
+        let mut piece = Vec::new();
+        if let Err(error) = self.begin(&mut piece) {
+            return Some(Err(error));
+        }
+        while piece.is_empty() {
+            let Found::Events(events, reached) = self.feed.read(self.cursor, BATCH) else {
+                return None;
+            };
+            for event in &events {
+                if let Err(error) = self.put(&mut piece, event) {
+                    return Some(Err(error));
+                }
+            }
+            self.cursor = reached.max(self.cursor);
+            if !events.is_empty() {
+                continue;
+            }
+            if !std::mem::take(&mut self.due) {
+                return Some(Ok(None));
+            }
+            let told = self.form.put_bookmark(&mut piece, self.kind, self.cursor, false);
+            if let Err(error) = told {
+                return Some(Err(error));
+            }
+        }
+        Some(Ok(Some(piece.into())))
+    }
+
     /// What comes before the events of the feed.
-    fn begin(&mut self, piece: &mut BytesMut) {
+    fn begin(&mut self, piece: &mut Vec<u8>) -> Result<(), Unsupported> {
         for object in self.objects.by_ref() {
-            wire::put_event(piece, self.kind, "ADDED", &object.message, object.revision);
+            let what = (&object.message, object.revision);
+            self.form.put_event(piece, self.kind, "ADDED", what)?;
             if piece.len() >= PIECE {
-                return;
+                return Ok(());
             }
         }
         while let Some(event) = self.events.next() {
-            self.put(piece, &event);
+            self.put(piece, &event)?;
             if piece.len() >= PIECE {
-                return;
+                return Ok(());
             }
         }
+        // What they were is not held for as long as the watch lives.
+        (self.objects, self.events) = (Vec::new().into_iter(), Vec::new().into_iter());
         if std::mem::take(&mut self.marked) {
-            wire::put_bookmark(piece, self.kind, self.cursor, true);
+            self.form.put_bookmark(piece, self.kind, self.cursor, true)?;
         }
+        Ok(())
     }
 
-    fn put(&self, piece: &mut BytesMut, event: &Event) {
+    fn put(&self, piece: &mut Vec<u8>, event: &Event) -> Result<(), Unsupported> {
         let (what, object) = match event.told(&self.filter) {
-            None => return,
+            None => return Ok(()),
             Some(Told::Added(object)) => ("ADDED", object),
             Some(Told::Modified(object)) => ("MODIFIED", object),
             Some(Told::Deleted(object)) => ("DELETED", object),
         };
-        wire::put_event(piece, self.kind, what, &object.message, event.revision);
+        self.form.put_event(piece, self.kind, what, (&object.message, event.revision))
     }
 }

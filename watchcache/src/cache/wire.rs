@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 use super::kinds::Kind;
 
@@ -41,26 +41,26 @@ pub(super) enum Value<'a> {
 
 /// One field of a message and where it lies.
 #[derive(Clone, Copy, Debug)]
-struct Field<'a> {
-    number: u64,
+pub(super) struct Field<'a> {
+    pub(super) number: u64,
     start: usize,
     end: usize,
-    value: Value<'a>,
+    pub(super) value: Value<'a>,
 }
 
 /// Reads a message field by field; ends at what is no message.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     message: &'a [u8],
     at: usize,
 }
 
 impl<'a> Fields<'a> {
-    fn of(message: &'a [u8]) -> Self {
+    pub(super) fn of(message: &'a [u8]) -> Self {
         Self { message, at: 0 }
     }
 
     /// The next field; none at the end; an error where the bytes are no message.
-    fn next(&mut self) -> Result<Option<Field<'a>>, ()> {
+    pub(super) fn next(&mut self) -> Result<Option<Field<'a>>, ()> {
         if self.at == self.message.len() {
             return Ok(None);
         }
@@ -206,7 +206,7 @@ fn varint_len(value: usize) -> usize {
     (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
-fn put_varint(out: &mut BytesMut, mut value: usize) {
+fn put_varint(out: &mut Vec<u8>, mut value: usize) {
     loop {
         let [low, ..] = value.to_le_bytes();
         if value < 0x80 {
@@ -222,7 +222,7 @@ fn field_len(content: usize) -> usize {
     1 + varint_len(content) + content
 }
 
-fn put_field(out: &mut BytesMut, tag: u8, content: &[u8]) {
+fn put_field(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
     out.put_u8(tag);
     put_varint(out, content.len());
     out.put_slice(content);
@@ -232,7 +232,7 @@ impl Message {
     /// A message of its parts: `ObjectMeta` before and after the resource version, and the rest.
     fn of(before: &[u8], after: &[u8], rest: &[u8]) -> Self {
         let metadata = before.len() + NO_VERSION.len() + after.len();
-        let mut bytes = BytesMut::new();
+        let mut bytes = Vec::new();
         bytes.put_u8(0x0a);
         put_varint(&mut bytes, metadata);
         let begin = bytes.len();
@@ -252,37 +252,60 @@ impl Message {
         self.bytes.get(from..to).unwrap_or_default()
     }
 
-    /// `ObjectMeta` before the resource version.
-    fn before(&self) -> &[u8] {
-        self.part(self.metadata as usize, self.version as usize)
-    }
-
-    /// `ObjectMeta` after the resource version.
-    fn after(&self) -> &[u8] {
-        self.part(self.version as usize + NO_VERSION.len(), self.end as usize)
-    }
-
-    /// The object's fields after its metadata.
-    fn rest(&self) -> &[u8] {
-        self.part(self.end as usize, self.bytes.len())
-    }
-
     /// All of it, without a resource version.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    fn metadata_len(&self, digits: usize) -> usize {
+    /// As much of it as is shown.
+    #[must_use]
+    pub fn shown(&self, whole: bool) -> Shown<'_> {
+        Shown { message: self, whole }
+    }
+}
+
+/// An object's message, or its metadata alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    message: &'a Message,
+    whole: bool,
+}
+
+impl<'a> Shown<'a> {
+    /// `ObjectMeta` before the resource version.
+    fn before(self) -> &'a [u8] {
+        self.message.part(self.message.metadata as usize, self.message.version as usize)
+    }
+
+    /// `ObjectMeta` after the resource version.
+    fn after(self) -> &'a [u8] {
+        let from = self.message.version as usize + NO_VERSION.len();
+        self.message.part(from, self.message.end as usize)
+    }
+
+    /// The object's fields after its metadata.
+    fn rest(self) -> &'a [u8] {
+        let to = if self.whole { self.message.bytes.len() } else { self.message.end as usize };
+        self.message.part(self.message.end as usize, to)
+    }
+
+    /// What is shown, without a resource version.
+    pub(super) fn bytes(self) -> &'a [u8] {
+        let to = if self.whole { self.message.bytes.len() } else { self.message.end as usize };
+        self.message.part(0, to)
+    }
+
+    fn metadata_len(self, digits: usize) -> usize {
         self.before().len() + field_len(digits) + self.after().len()
     }
 
     /// Bytes of the object's message with a version of so many digits.
-    fn len(&self, digits: usize) -> usize {
+    fn len(self, digits: usize) -> usize {
         field_len(self.metadata_len(digits)) + self.rest().len()
     }
 
-    fn put(&self, out: &mut BytesMut, version: &str) {
+    fn put(self, out: &mut Vec<u8>, version: &str) {
         out.put_u8(0x0a);
         put_varint(out, self.metadata_len(version.len()));
         out.put_slice(self.before());
@@ -297,7 +320,7 @@ fn type_meta_len(kind: &Kind, name: &str) -> usize {
 }
 
 /// Begins an envelope around a message of so many bytes.
-fn put_envelope(out: &mut BytesMut, kind: &Kind, name: &str, message: usize) {
+fn put_envelope(out: &mut Vec<u8>, kind: &Kind, name: &str, message: usize) {
     out.put_slice(MAGIC);
     out.put_u8(0x0a);
     put_varint(out, field_len(kind.api_version.len()) + field_len(name.len()));
@@ -313,24 +336,24 @@ fn envelope_len(kind: &Kind, name: &str, message: usize) -> usize {
 
 /// An object as the answer to GET.
 #[must_use]
-pub fn object(kind: &Kind, message: &Message, version: u64) -> Bytes {
+pub fn object(kind: &Kind, message: Shown<'_>, version: u64) -> Bytes {
     let version = version.to_string();
     let length = message.len(version.len());
-    let mut out = BytesMut::with_capacity(envelope_len(kind, kind.name, length));
+    let mut out = Vec::with_capacity(envelope_len(kind, kind.name, length));
     put_envelope(&mut out, kind, kind.name, length);
     message.put(&mut out, &version);
     out.put_slice(UNKNOWN_END);
-    out.freeze()
+    out.into()
 }
 
 /// Bytes of one item of a list.
 #[must_use]
-pub fn item_len(message: &Message, version: u64) -> usize {
+pub fn item_len(message: Shown<'_>, version: u64) -> usize {
     field_len(message.len(version.to_string().len()))
 }
 
 /// Adds one item of a list.
-pub fn put_item(out: &mut BytesMut, message: &Message, version: u64) {
+pub fn put_item(out: &mut Vec<u8>, message: Shown<'_>, version: u64) {
     let version = version.to_string();
     out.put_u8(0x12);
     put_varint(out, message.len(version.len()));
@@ -349,7 +372,7 @@ pub struct ListMeta {
 }
 
 /// Begins a list whose items have so many bytes, and says how many bytes all of it has.
-pub fn begin_list(out: &mut BytesMut, kind: &Kind, meta: &ListMeta, items: usize) -> usize {
+pub fn begin_list(out: &mut Vec<u8>, kind: &Kind, meta: &ListMeta, items: usize) -> usize {
     let version = meta.version.to_string();
     // ListMeta: selfLink, resourceVersion, continue, remainingItemCount.
     let metadata = field_len(0)
@@ -371,12 +394,12 @@ pub fn begin_list(out: &mut BytesMut, kind: &Kind, meta: &ListMeta, items: usize
 }
 
 /// Ends a list.
-pub fn end_list(out: &mut BytesMut) {
+pub fn end_list(out: &mut Vec<u8>) {
     out.put_slice(UNKNOWN_END);
 }
 
 /// Adds a frame of a watch: four bytes of length and a `WatchEvent`.
-pub fn put_event(out: &mut BytesMut, kind: &Kind, what: &str, message: &Message, version: u64) {
+pub fn put_event(out: &mut Vec<u8>, kind: &Kind, what: &str, message: Shown<'_>, version: u64) {
     let version = version.to_string();
     let length = message.len(version.len());
     put_frame(out, kind, what, length);
@@ -384,7 +407,7 @@ pub fn put_event(out: &mut BytesMut, kind: &Kind, what: &str, message: &Message,
     out.put_slice(UNKNOWN_END);
 }
 
-fn put_frame(out: &mut BytesMut, kind: &Kind, what: &str, message: usize) {
+fn put_frame(out: &mut Vec<u8>, kind: &Kind, what: &str, message: usize) {
     let object = envelope_len(kind, kind.name, message);
     let event = field_len(what.len()) + field_len(field_len(object));
     out.reserve(4 + event);
@@ -398,12 +421,12 @@ fn put_frame(out: &mut BytesMut, kind: &Kind, what: &str, message: usize) {
     put_envelope(out, kind, kind.name, message);
 }
 
-/// Adds a bookmark: an empty object with a resource version, and with the annotation
+/// What a bookmark carries: an empty object with a resource version, and with the annotation
 /// `k8s.io/initial-events-end` where the initial events end.
-pub fn put_bookmark(out: &mut BytesMut, kind: &Kind, version: u64, initial_events_end: bool) {
+pub(super) fn bookmark(kind: &Kind, initial_events_end: bool) -> Message {
     // ObjectMeta: name, generateName, namespace, selfLink, uid; resourceVersion; generation 0 and
     // an empty creationTimestamp; annotations.
-    let mut after = BytesMut::new();
+    let mut after = Vec::new();
     after.put_slice(&[0x38, 0, 0x42, 0]);
     if initial_events_end {
         let (key, value) = (b"k8s.io/initial-events-end", b"true");
@@ -413,8 +436,7 @@ pub fn put_bookmark(out: &mut BytesMut, kind: &Kind, version: u64, initial_event
         put_field(&mut after, 0x12, value);
     }
     let before = [0x0a, 0, 0x12, 0, 0x1a, 0, 0x22, 0, 0x2a, 0];
-    let message = Message::of(&before, &after, &kind.empty);
-    put_event(out, kind, "BOOKMARK", &message, version);
+    Message::of(&before, &after, &kind.empty)
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
+use super::super::form::Form;
 use super::super::kinds;
+use super::super::table::Object;
 use super::*;
 
 fn pods() -> &'static Kind {
@@ -9,28 +11,28 @@ fn pods() -> &'static Kind {
 
 /// A stored Pod as kube-apiserver would write one, with these labels.
 fn stored(name: &str, node: &str, labels: &[(&str, &str)]) -> Bytes {
-    let mut metadata = BytesMut::new();
+    let mut metadata = Vec::new();
     put_field(&mut metadata, 0x0a, name.as_bytes());
     put_field(&mut metadata, 0x1a, b"default");
     metadata.put_slice(NO_VERSION);
     metadata.put_slice(&[0x38, 1]);
     for (key, value) in labels {
-        let mut entry = BytesMut::new();
+        let mut entry = Vec::new();
         put_field(&mut entry, 0x0a, key.as_bytes());
         put_field(&mut entry, 0x12, value.as_bytes());
         put_field(&mut metadata, 0x5a, &entry);
     }
-    let mut spec = BytesMut::new();
+    let mut spec = Vec::new();
     put_field(&mut spec, 0x1a, b"Always");
     put_field(&mut spec, 0x52, node.as_bytes());
-    let mut message = BytesMut::new();
+    let mut message = Vec::new();
     put_field(&mut message, 0x0a, &metadata);
     put_field(&mut message, 0x12, &spec);
-    let mut out = BytesMut::new();
+    let mut out = Vec::new();
     put_envelope(&mut out, pods(), "Pod", message.len());
     out.put_slice(&message);
     out.put_slice(UNKNOWN_END);
-    out.freeze()
+    out.into()
 }
 
 #[test]
@@ -47,7 +49,7 @@ fn what_selectors_look_at_is_read() {
 fn only_the_version_changes() {
     let value = stored("p", "node-1", &[("a", "1")]);
     let (message, labels) = read(pods(), &value).unwrap();
-    let answer = object(pods(), &message, 1_234_567);
+    let answer = object(pods(), message.shown(true), 1_234_567);
     let again = raw(pods(), &answer).unwrap();
     // Taken out again, the object is the stored one.
     let digits = b"1234567";
@@ -55,8 +57,8 @@ fn only_the_version_changes() {
     assert_eq!(&again[place + 2..place + 9], digits);
     let mut fields = Fields::of(again);
     let Ok(Some(Field { value: Value::Bytes(metadata), .. })) = fields.next() else { panic!() };
-    assert_eq!(metadata.len(), message.metadata_len(7));
-    let mut back = BytesMut::new();
+    assert_eq!(metadata.len(), message.shown(true).metadata_len(7));
+    let mut back = Vec::new();
     let mut stripped = metadata.to_vec();
     let at = stripped.windows(9).position(|window| window == b"\x32\x071234567").unwrap();
     stripped.splice(at..at + 9, NO_VERSION.iter().copied());
@@ -71,12 +73,12 @@ fn a_list_has_the_length_it_says() {
     let (message, _) = read(pods(), &stored("p", "n", &[])).unwrap();
     let next = "x".repeat(200);
     for (count, remaining) in [(0usize, None), (1, Some(1)), (3, Some(300)), (200, None)] {
-        let items = count * item_len(&message, 77);
-        let mut out = BytesMut::new();
+        let items = count * item_len(message.shown(true), 77);
+        let mut out = Vec::new();
         let meta = ListMeta { version: 12_345, next: next.clone(), remaining };
         let length = begin_list(&mut out, pods(), &meta, items);
         for _ in 0..count {
-            put_item(&mut out, &message, 77);
+            put_item(&mut out, message.shown(true), 77);
         }
         end_list(&mut out);
         assert_eq!(out.len(), length);
@@ -91,8 +93,8 @@ fn a_bookmark_is_that_of_kube_apiserver() {
         0a196b38732e696f2f696e697469616c2d6576656e74732d656e64120474727565\
         121c1a00320042004a0052005800600068008201008a01009a0100c20100\
         1a130a001a0022002a0032004a005a0072008801001a002200";
-    let mut out = BytesMut::new();
-    put_bookmark(&mut out, pods(), 213, true);
+    let mut out = Vec::new();
+    put_event(&mut out, pods(), "BOOKMARK", bookmark(pods(), true).shown(true), 213);
     let hex = out.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     assert_eq!(hex, SEEN.replace([' ', '\n'], ""));
 }
@@ -111,10 +113,47 @@ fn what_is_not_ours_is_refused() {
             .collect::<Vec<_>>(),
     );
     let (message, _) = read(pods(), &value).unwrap();
-    let with_version = object(pods(), &message, 5);
+    let with_version = object(pods(), message.shown(true), 5);
     for bad in [Bytes::from(json), encrypted, other, with_version, Bytes::new()] {
         assert!(read(pods(), &bad).is_err());
     }
+}
+
+#[test]
+fn json_of_what_is_stored() {
+    let pod = Form { json: true, metadata: false };
+    let (message, labels) = read(pods(), &stored("p", "n", &[("a", "<1>")])).unwrap();
+    let object = Object {
+        key: "default/p".into(),
+        message,
+        labels: labels.into(),
+        index: "n".into(),
+        revision: 7,
+    };
+    let metadata = "\"metadata\":{\"name\":\"p\",\"namespace\":\"default\",\"resourceVersion\":\"7\",\
+        \"generation\":1,\"labels\":{\"a\":\"\\u003c1\\u003e\"}}";
+    let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    assert_eq!(
+        text(pod.object(pods(), &object).unwrap()),
+        format!(
+            "{{\"kind\":\"Pod\",\"apiVersion\":\"v1\",{metadata},\
+             \"spec\":{{\"containers\":null,\"restartPolicy\":\"Always\",\"nodeName\":\"n\"}},\
+             \"status\":{{}}}}\n"
+        )
+    );
+    let partial = Form { json: true, metadata: true };
+    assert_eq!(
+        text(partial.object(pods(), &object).unwrap()),
+        format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",{metadata}}}\n")
+    );
+    let mut out = Vec::new();
+    partial.put_bookmark(&mut out, pods(), 9, true).unwrap();
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "{\"type\":\"BOOKMARK\",\"object\":{\"kind\":\"PartialObjectMetadata\",\
+         \"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{\"resourceVersion\":\"9\",\
+         \"annotations\":{\"k8s.io/initial-events-end\":\"true\"}}}}\n"
+    );
 }
 
 proptest! {
@@ -130,6 +169,8 @@ proptest! {
         let mut value = stored("p", "node", &[("a", "1")]).to_vec();
         let place = place % value.len();
         value[place] = byte;
-        let _ = read(pods(), &Bytes::from(value));
+        if let Ok((message, _)) = read(pods(), &Bytes::from(value)) {
+            let _ = super::super::json::object(pods(), message.shown(true), 1);
+        }
     }
 }

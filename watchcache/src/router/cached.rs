@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use super::{Asked, Client, ResponseBody, Router};
 use crate::api::{RequestInfo, first_value};
 use crate::authn::Credentials;
-use crate::cache::{Attributes, Pass, Plan, Shard, selector};
+use crate::cache::{Attributes, Form, Pass, Plan, Shard, selector};
 use crate::headers::upgrade_of;
 use crate::limits::Permit;
 use crate::metrics::ReasonLabels;
@@ -17,6 +17,7 @@ use crate::metrics::ReasonLabels;
 pub(super) struct Question {
     shard: Arc<Shard>,
     plan: Plan,
+    form: Form,
     verb: &'static str,
     namespace: String,
     name: String,
@@ -58,11 +59,12 @@ impl Router {
         } else {
             crate::cache::plan(shard.kind, request.method(), info, query, headers)
         };
-        let plan = planned.map_err(|reason| self.passed(reason)).ok()?;
+        let (plan, form) = planned.map_err(|reason| self.passed(reason)).ok()?;
         let text = |name| first_value(query, name).unwrap_or_default().into_owned();
         Some(Question {
             shard: shard.clone(),
             plan,
+            form,
             verb,
             namespace: info.namespace.to_owned(),
             name: name_of(info, &text("fieldSelector")),
@@ -99,7 +101,8 @@ impl Router {
             field_selector: &question.field_selector,
             label_selector: &question.label_selector,
         };
-        let answer = cache.answer(&question.shard, &asked.pool, &who, &what, &question.plan);
+        let wanted = (&question.plan, question.form);
+        let answer = cache.answer(&question.shard, &asked.pool, &who, &what, wanted);
         let answer = match answer.await {
             Ok(answer) => answer,
             Err(reason) => {

@@ -11,9 +11,20 @@ use hyper::body::Incoming;
 
 use super::Client;
 use super::watches::Registered;
-use crate::cache::Pieces;
+use crate::cache::{Pieces, Unsupported};
 use crate::limits::Permit;
 use crate::upstream::Lease;
+
+/// Why an answer breaks off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The backend's did.
+    #[error(transparent)]
+    Backend(hyper::Error),
+    /// The cache holds what it can't show.
+    #[error(transparent)]
+    Cached(Unsupported),
+}
 
 /// An answer's body.
 #[derive(Debug)]
@@ -70,7 +81,7 @@ impl std::fmt::Debug for Cached {
 }
 
 impl Cached {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Unsupported>>> {
         // Each piece of a watch ends with an event.
         let ended = self.watch.as_ref().is_some_and(|watch| watch.is_ended(context.waker()));
         if ended {
@@ -126,17 +137,17 @@ impl Passing {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Backend(passing) => passing.poll(context),
+            Self::Backend(passing) => passing.poll(context).map_err(BodyError::Backend),
             Self::Cached(cached) => {
-                cached.poll(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+                cached.poll(context).map_ok(Frame::data).map_err(BodyError::Cached)
             }
         }
     }

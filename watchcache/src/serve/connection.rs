@@ -89,7 +89,9 @@ impl Server {
         let served = client.clone();
         let service = service_fn(move |request| {
             let (router, client) = (router.clone(), served.clone());
-            async move { Ok::<_, Infallible>(router.serve(client, request).await) }
+            // Boxed: the way to an answer takes kilobytes, which a watch must not hold while it
+            // lives.
+            Box::pin(async move { Ok::<_, Infallible>(router.serve(client, request).await) })
         });
         let mut connection = std::pin::pin!(
             http2::Builder::new(TokioExecutor::new())

@@ -221,6 +221,11 @@ impl Cluster {
         User(Client::connect(&self.certificates, address, Some(pair), true).await, None)
     }
 
+    /// Where the kube-apiserver listens.
+    pub(crate) fn direct_address(&self) -> SocketAddr {
+        self.apiserver_address
+    }
+
     /// The kube-apiserver's process.
     pub(crate) fn process(&self) -> u32 {
         self.apiserver.id()
@@ -268,7 +273,9 @@ impl User {
         let response = self.0.send(request).await.unwrap();
         let status = response.status();
         if status == StatusCode::OK {
-            assert_eq!(response.headers()["content-type"], PROTOBUF);
+            let json = crate::forms::is_json(accept);
+            let expected = if json { "application/json" } else { PROTOBUF };
+            assert_eq!(response.headers()["content-type"], expected);
             assert_eq!(response.headers()["cache-control"], "no-cache, private");
         }
         (status, response.into_body().collect().await.unwrap().to_bytes().to_vec())
@@ -276,7 +283,12 @@ impl User {
 
     /// An answer that goes on.
     pub(crate) async fn open(&mut self, path: &str) -> Response<Incoming> {
-        let request = self.request(Method::GET, path, PROTOBUF, empty());
+        self.open_as(path, PROTOBUF).await
+    }
+
+    /// An answer that goes on, in another form.
+    pub(crate) async fn open_as(&mut self, path: &str, accept: &str) -> Response<Incoming> {
+        let request = self.request(Method::GET, path, accept, empty());
         self.0.send(request).await.unwrap()
     }
 

@@ -19,6 +19,7 @@ mod cluster;
 mod differential;
 mod faults;
 mod figures;
+mod forms;
 mod frames;
 mod history;
 mod objects;

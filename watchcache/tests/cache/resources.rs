@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, PROTOBUF};
 use crate::differential::{Pair, lists, pages};
+use crate::forms::{self, FORMS};
 use crate::history::{NAMESPACES, Random};
 use crate::objects::object;
 
@@ -70,9 +71,15 @@ async fn every_resource_is_read_as_from_kube_apiserver() {
         only.as_ref().is_none_or(|only| only.split(',').any(|name| name == kind.resource))
     };
     let answers = ["list", "watch", "get"].map(|verb| cluster.answers(verb));
-    let (mut made, mut events) = (0, 0);
+    let (mut made, mut events, mut other_events) = (0, 0, 0);
     for kind in kinds::all().iter().filter(wanted) {
         let mut watches = Vec::new();
+        let mut other_watches = Vec::new();
+        for [_, accept] in FORMS {
+            let path = format!("{}?{WATCH_LIST}", collection(kind, None));
+            let pair = forms::Pair::open(&mut direct, &mut door, path, accept).await;
+            other_watches.push(pair);
+        }
         let mut paths = Vec::new();
         for number in 0..8 {
             let Some(mut body) = object(kind.resource, &mut random) else { continue };
@@ -114,16 +121,27 @@ async fn every_resource_is_read_as_from_kube_apiserver() {
             direct.write(Method::PATCH, path, &change).await;
             let expected = direct.read(path, PROTOBUF).await;
             assert_eq!(door.read(path, PROTOBUF).await, expected, "{path}");
+            for [_, accept] in FORMS {
+                forms::gets(&mut direct, &mut door, path, accept).await;
+            }
             let at = kind.namespaced.then(|| random.choose(&NAMESPACES));
             let path = collection(kind, random.choose(&[None, at]));
             let selector = selector(kind, &mut random);
             for rest in ["", "&resourceVersion=0"] {
                 lists(&mut direct, &mut door, &format!("{path}?{selector}{rest}")).await;
             }
+            for [accept, _] in FORMS {
+                let path = format!("{path}?{selector}");
+                forms::lists(&mut direct, &mut door, &path, accept).await;
+            }
             // kube-apiserver itself renews leases while pages are read, and loses its place in what
             // a field selector narrows to a namespace.
             if kind.resource != "leases" && !selector.contains("metadata.namespace%3D") {
                 pages(&mut random, &mut direct, &mut door, &format!("{path}?{selector}")).await;
+                for [accept, _] in FORMS {
+                    let path = format!("{path}?{selector}&limit=2");
+                    forms::lists(&mut direct, &mut door, &path, accept).await;
+                }
             }
         }
         for (number, path) in paths.iter().enumerate() {
@@ -132,15 +150,21 @@ async fn every_resource_is_read_as_from_kube_apiserver() {
                 direct.write(Method::DELETE, path, &now).await;
             }
         }
+        for watch in other_watches {
+            other_events += watch.compare(Duration::from_millis(100)).await;
+        }
         for watch in watches {
             events += watch.compare(Duration::from_millis(100)).await;
         }
     }
-    println!("{made} objects of {} resources: {events} events are equal", kinds::all().len());
+    println!(
+        "{made} objects of {} resources: {events} events are equal, and {other_events} in other forms",
+        kinds::all().len()
+    );
     if only.is_some() {
         return;
     }
-    assert!(made > 250 && events > 500, "{made} {events}");
+    assert!(made > 250 && events > 500 && other_events > 1_500, "{made} {events} {other_events}");
     for (verb, before) in ["list", "watch", "get"].into_iter().zip(answers) {
         println!("{verb}: {} answered by the cache", cluster.answers(verb) - before);
     }

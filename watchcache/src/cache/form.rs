@@ -1,0 +1,271 @@
+//! The forms of an answer: protobuf or JSON, of whole objects or of their metadata alone.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+
+use super::json;
+use super::kinds::Kind;
+use super::table::Object;
+use super::wire::{self, ListMeta, Message, Unsupported};
+
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
+const JSON: &str = "application/json";
+/// kube-apiserver writes JSON for people to read to those who begin so
+/// (`k8s.io/apiserver/pkg/endpoints/handlers/negotiation/negotiate.go`, `isPrettyPrint`).
+const PEOPLE: [&str; 3] = ["curl", "Wget", "Mozilla/5.0"];
+
+/// What an answer is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    /// JSON; else protobuf.
+    pub json: bool,
+    /// Metadata alone: `PartialObjectMetadata` of `meta.k8s.io/v1`.
+    pub metadata: bool,
+}
+
+/// What is asked for: the verbs are shown differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// One object.
+    Get,
+    /// A list.
+    List,
+    /// A watch.
+    Watch,
+}
+
+static PARTIAL: LazyLock<Kind> = LazyLock::new(|| Kind {
+    group: "meta.k8s.io",
+    version: "v1",
+    api_version: "meta.k8s.io/v1".to_owned(),
+    resource: "",
+    name: "PartialObjectMetadata",
+    list: "PartialObjectMetadataList".to_owned(),
+    namespaced: false,
+    prefix: "",
+    cached: false,
+    empty: Vec::new(),
+    index: None,
+    fields: Vec::new(),
+});
+
+impl Form {
+    /// The form that the client wants most; none where that is another one, or takes more than a
+    /// look at the first media type.
+    #[must_use]
+    pub fn accepted(headers: &HeaderMap, asked: Asked) -> Option<Self> {
+        let mut accept = headers.get_all(header::ACCEPT).iter();
+        let value = match (accept.next(), accept.next()) {
+            (None, _) => "",
+            (Some(value), None) => value.to_str().ok()?,
+            (Some(_), Some(_)) => return None,
+        };
+        let (first, more) = match value.split_once(',') {
+            Some((first, _)) => (first, true),
+            None => (value, false),
+        };
+        // Another order than that of the text.
+        if value.contains("q=") {
+            return None;
+        }
+        let mut parts = first.split(';').map(|part| part.trim_matches(' '));
+        let json = match parts.next()? {
+            PROTOBUF => false,
+            JSON => true,
+            "" | "*/*" if !more => true,
+            _ => return None,
+        };
+        let (mut what, mut group, mut version, mut stream) = (None, None, None, None);
+        for part in parts {
+            let (name, value) = part.split_once('=')?;
+            let place = match name {
+                "as" => &mut what,
+                "g" => &mut group,
+                "v" => &mut version,
+                "stream" => &mut stream,
+                _ => return None,
+            };
+            if place.replace(value).is_some() {
+                return None;
+            }
+        }
+        if stream.is_some_and(|value| value != "watch" || asked != Asked::Watch) {
+            return None;
+        }
+        let metadata = match (what, group, version) {
+            (None, None, None) => false,
+            (Some(what), Some("meta.k8s.io"), Some("v1")) => {
+                let list = asked == Asked::List;
+                let known = if list { &PARTIAL.list } else { PARTIAL.name };
+                (what == known).then_some(true)?
+            }
+            _ => return None,
+        };
+        let agent = headers.get(header::USER_AGENT).map(|agent| agent.as_bytes());
+        let person = |agent: &[u8]| PEOPLE.iter().any(|name| agent.starts_with(name.as_bytes()));
+        if json && agent.is_some_and(person) {
+            return None;
+        }
+        Some(Self { json, metadata })
+    }
+
+    /// The content type of an answer.
+    #[must_use]
+    pub fn content_type(self, asked: Asked) -> &'static str {
+        match (self.json, asked) {
+            (true, _) => JSON,
+            (false, Asked::Watch) => PROTOBUF_STREAM,
+            (false, _) => PROTOBUF,
+        }
+    }
+
+    /// The kind that is shown.
+    fn kind(self, kind: &'static Kind) -> &'static Kind {
+        if self.metadata { &PARTIAL } else { kind }
+    }
+
+    fn shown(self, message: &Message) -> wire::Shown<'_> {
+        message.shown(!self.metadata)
+    }
+
+    /// An object.
+    pub fn object(self, kind: &'static Kind, object: &Object) -> Result<Bytes, Unsupported> {
+        let (kind, message) = (self.kind(kind), self.shown(&object.message));
+        if self.json {
+            return json::object(kind, message, object.revision);
+        }
+        Ok(wire::object(kind, message, object.revision))
+    }
+
+    /// Begins a list, and says how many bytes all of it will have where that is known.
+    pub fn begin_list<'a>(
+        self,
+        out: &mut Vec<u8>,
+        kind: &'static Kind,
+        meta: &ListMeta,
+        objects: impl Iterator<Item = &'a Object>,
+    ) -> Option<usize> {
+        let kind = self.kind(kind);
+        if self.json {
+            json::begin_list(out, kind, meta);
+            return None;
+        }
+        let length = |one: &Object| wire::item_len(self.shown(&one.message), one.revision);
+        Some(wire::begin_list(out, kind, meta, objects.map(length).sum()))
+    }
+
+    /// Adds an item of a list.
+    pub fn put_item(
+        self,
+        out: &mut Vec<u8>,
+        kind: &'static Kind,
+        object: &Object,
+        first: bool,
+    ) -> Result<(), Unsupported> {
+        let (kind, message) = (self.kind(kind), self.shown(&object.message));
+        if self.json {
+            out.push(if first { b'[' } else { b',' });
+            return json::put_item(out, kind, message, object.revision, self.metadata);
+        }
+        wire::put_item(out, message, object.revision);
+        Ok(())
+    }
+
+    /// Ends a list.
+    pub fn end_list(self, out: &mut Vec<u8>, empty: bool) {
+        if !self.json {
+            return wire::end_list(out);
+        }
+        // kube-apiserver makes an empty list of objects sure to be one, but not the list of
+        // metadata that it turns that into.
+        let items: &[u8] = if self.metadata { b"null" } else { b"[]" };
+        json::end_list(out, empty.then_some(items));
+    }
+
+    /// Adds an event of a watch.
+    pub fn put_event(
+        self,
+        out: &mut Vec<u8>,
+        kind: &'static Kind,
+        what: &str,
+        (message, version): (&Message, u64),
+    ) -> Result<(), Unsupported> {
+        let (kind, message) = (self.kind(kind), self.shown(message));
+        if self.json {
+            return json::put_event(out, kind, what, message, version);
+        }
+        wire::put_event(out, kind, what, message, version);
+        Ok(())
+    }
+
+    /// Adds a bookmark.
+    pub fn put_bookmark(
+        self,
+        out: &mut Vec<u8>,
+        kind: &'static Kind,
+        version: u64,
+        initial_events_end: bool,
+    ) -> Result<(), Unsupported> {
+        let message = wire::bookmark(self.kind(kind), initial_events_end);
+        self.put_event(out, kind, "BOOKMARK", (&message, version))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn accepted(accept: &'static str, asked: Asked) -> Option<(bool, bool)> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        Form::accepted(&headers, asked).map(|form| (form.json, form.metadata))
+    }
+
+    #[test]
+    fn what_clients_ask_for() {
+        use Asked::{Get, List, Watch};
+        for asked in [Get, List, Watch] {
+            for (accept, expected) in [
+                ("application/vnd.kubernetes.protobuf,application/json", Some((false, false))),
+                ("application/vnd.kubernetes.protobuf", Some((false, false))),
+                ("application/json", Some((true, false))),
+                ("application/json, */*", Some((true, false))),
+                ("application/json , application/vnd.kubernetes.protobuf", Some((true, false))),
+                ("", Some((true, false))),
+                ("*/*", Some((true, false))),
+                ("*/*,application/vnd.kubernetes.protobuf", None),
+                ("application/*", None),
+                ("application/yaml", None),
+                ("application/cbor,application/json", None),
+                ("application/json;q=0.5,application/vnd.kubernetes.protobuf", None),
+                ("application/json;pretty=1", None),
+                ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", None),
+                ("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1beta1", None),
+                ("application/json;as=PartialObjectMetadata;v=v1", None),
+            ] {
+                assert_eq!(accepted(accept, asked), expected, "{accept}");
+            }
+        }
+        let list = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;\
+                    g=meta.k8s.io;v=v1,application/json";
+        let one = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+        assert_eq!(accepted(list, List), Some((false, true)));
+        assert_eq!(accepted(list, Watch), None);
+        assert_eq!(accepted(one, Watch), Some((true, true)));
+        assert_eq!(accepted(one, Get), Some((true, true)));
+        assert_eq!(accepted(one, List), None);
+        let stream = "application/json;stream=watch";
+        assert_eq!((accepted(stream, Watch), accepted(stream, List)), (Some((true, false)), None));
+        assert_eq!(Form::accepted(&HeaderMap::new(), List).map(|form| form.json), Some(true));
+        let mut headers = HeaderMap::new();
+        headers.insert(header::USER_AGENT, HeaderValue::from_static("curl/8"));
+        assert_eq!(Form::accepted(&headers, List), None);
+        headers.insert(header::ACCEPT, HeaderValue::from_static(PROTOBUF));
+        assert_eq!(Form::accepted(&headers, List).map(|form| form.json), Some(false));
+    }
+}
