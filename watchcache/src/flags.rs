@@ -52,9 +52,8 @@ pub struct Flags {
     /// half.
     #[arg(long, default_value = "20s", value_parser = duration)]
     pub shutdown_timeout: Duration,
-    /// Resource whose reads in protobuf are answered from the front door's own cache, for clients
-    /// with a certificate, such as `pods` or `leases.coordination.k8s.io`; may be given more than
-    /// once, or as a list. Off by default.
+    /// Resource whose reads are answered from the front door's own cache, such as `pods` or
+    /// `leases.coordination.k8s.io`; may be given more than once, or as a list. Off by default.
     #[arg(long, value_parser = kind, value_delimiter = ',', requires = "etcd_servers")]
     pub cache_resource: Vec<&'static Kind>,
     /// URL of the store that the cache follows, as kube-apiserver's flag; may be given more than

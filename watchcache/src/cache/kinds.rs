@@ -52,6 +52,14 @@ impl Kind {
         self.group != "apps" || !matches!(self.resource, "daemonsets" | "deployments")
     }
 
+    /// An annotation that kube-apiserver gives to whatever it shows of a resource, also to the empty
+    /// object of a bookmark.
+    #[must_use]
+    pub fn annotation(&self) -> Option<(&'static str, &'static str)> {
+        (self.group == "apps" && self.resource == "daemonsets")
+            .then_some(("deprecated.daemonset.template.generation", "0"))
+    }
+
     /// `resource` or `resource.group`, as kube-apiserver's `--watch-cache-sizes` names it.
     #[must_use]
     pub fn full_name(&self) -> String {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt, TryStreamExt};
 use futures::channel::mpsc;
+use futures::{SinkExt, StreamExt, TryStreamExt};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;

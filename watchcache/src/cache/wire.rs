@@ -428,12 +428,13 @@ pub(super) fn bookmark(kind: &Kind, initial_events_end: bool) -> Message {
     // an empty creationTimestamp; annotations.
     let mut after = Vec::new();
     after.put_slice(&[0x38, 0, 0x42, 0]);
-    if initial_events_end {
-        let (key, value) = (b"k8s.io/initial-events-end", b"true");
+    let end = initial_events_end.then_some(("k8s.io/initial-events-end", "true"));
+    // In the order of keys.
+    for (key, value) in kind.annotation().into_iter().chain(end) {
         after.put_u8(0x62);
         put_varint(&mut after, field_len(key.len()) + field_len(value.len()));
-        put_field(&mut after, 0x0a, key);
-        put_field(&mut after, 0x12, value);
+        put_field(&mut after, 0x0a, key.as_bytes());
+        put_field(&mut after, 0x12, value.as_bytes());
     }
     let before = [0x0a, 0, 0x12, 0, 0x1a, 0, 0x22, 0, 0x2a, 0];
     Message::of(&before, &after, &kind.empty)

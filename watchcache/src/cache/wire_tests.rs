@@ -144,7 +144,9 @@ fn json_of_what_is_stored() {
     let partial = Form { json: true, metadata: true };
     assert_eq!(
         text(partial.object(pods(), &object).unwrap()),
-        format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",{metadata}}}\n")
+        format!(
+            "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",{metadata}}}\n"
+        )
     );
     let mut out = Vec::new();
     partial.put_bookmark(&mut out, pods(), 9, true).unwrap();

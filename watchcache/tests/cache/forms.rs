@@ -38,7 +38,8 @@ fn masked(bytes: &[u8], accept: &str) -> String {
     let value: Value = serde_json::from_str(&text).unwrap();
     for name in ["resourceVersion", "continue"] {
         if let Some(found) = value["metadata"][name].as_str() {
-            text = text.replacen(&format!("\"{name}\":\"{found}\""), &format!("\"{name}\":\"\""), 1);
+            text =
+                text.replacen(&format!("\"{name}\":\"{found}\""), &format!("\"{name}\":\"\""), 1);
         }
     }
     text
@@ -108,9 +109,14 @@ impl Events {
             if !text.contains("BOOKMARK") {
                 return Some(text);
             }
-            if text.contains("k8s.io/initial-events-end") {
-                // As of a revision that kube-apiserver's own writes move on.
-                return Some(text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect());
+            if let Some(place) = text.find("k8s.io/initial-events-end") {
+                // As of a revision that kube-apiserver's own writes move on, also to more digits:
+                // in protobuf lengths change with it.
+                let from = if matches!(self, Self::Frames(_)) { place } else { 0 };
+                let mut kept: Vec<char> = text[from..].chars().collect();
+                kept.iter_mut().filter(|c| c.is_ascii_digit()).for_each(|c| *c = '0');
+                kept.dedup_by(|one, other| *one == '0' && *other == '0');
+                return Some(kept.into_iter().collect());
             }
         }
     }

@@ -44,7 +44,7 @@ impl Certificates {
         std::fs::write(self.path(name), text).unwrap();
     }
 
-    fn write_pair(&self, name: &str, (certificate, key): &Pair) {
+    pub(crate) fn write_pair(&self, name: &str, (certificate, key): &Pair) {
         self.write(&format!("{name}.crt"), &pem(certificate));
         self.write(&format!("{name}.key"), key);
     }

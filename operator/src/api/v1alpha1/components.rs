@@ -24,7 +24,7 @@ pub struct WatchCacheSpec {
     #[schemars(range(min = 1, max = 256))]
     pub replicas: i32,
 
-    /// Resources whose GET, LIST and WATCH in protobuf the front door answers itself, from what
+    /// Resources whose GET, LIST and WATCH the front door answers itself, from what
     /// the store holds. The kube-apiservers keep none of them in their own watch caches then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["group", "resource"]))]

@@ -254,7 +254,8 @@ impl<'a> Writer<'a> {
     /// The value of a field that is there once at most. Go takes the last of more, but for
     /// messages, which it merges: no encoder writes such.
     fn single(&self, from: usize, to: usize, is: Type) -> Result<Option<Value<'a>>, Wrong> {
-        let scalar = matches!(is, Type::Text | Type::Bool | Type::Int32 | Type::Int64 | Type::Bytes);
+        let scalar =
+            matches!(is, Type::Text | Type::Bool | Type::Int32 | Type::Int64 | Type::Bytes);
         if to - from > 1 && !scalar {
             return Err(Wrong("a message that is there twice"));
         }

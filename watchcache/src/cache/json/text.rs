@@ -289,7 +289,11 @@ impl Reader<'_> {
         if self.peek()? == b'-' {
             self.take();
         }
-        if self.peek()? == b'0' { self.take() } else { self.digits()? }
+        if self.peek()? == b'0' {
+            self.take()
+        } else {
+            self.digits()?
+        }
         if self.peek() == Some(b'.') {
             self.take();
             self.digits()?;
@@ -373,8 +377,29 @@ mod tests {
             assert_eq!(compact(json.as_bytes()).as_deref(), Some(expected), "{json}");
         }
         for bad in [
-            "", " ", "{", "}", "[1,]", "{\"a\":1,}", "{1:2}", "01", "1.", "-", "1e", "\"", "\"\\x\"",
-            "\"\\u12g4\"", "\"\n\"", "tru", "nul", "[1 2]", "{\"a\" 1}", "1 1", "[", "[}", "{\"a\":]",
+            "",
+            " ",
+            "{",
+            "}",
+            "[1,]",
+            "{\"a\":1,}",
+            "{1:2}",
+            "01",
+            "1.",
+            "-",
+            "1e",
+            "\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\n\"",
+            "tru",
+            "nul",
+            "[1 2]",
+            "{\"a\" 1}",
+            "1 1",
+            "[",
+            "[}",
+            "{\"a\":]",
         ] {
             assert_eq!(compact(bad.as_bytes()), None, "{bad}");
         }

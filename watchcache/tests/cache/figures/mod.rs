@@ -370,8 +370,7 @@ async fn what_events_cost() {
         while reader.read(&last, PROTOBUF).await.0 != StatusCode::OK {}
         let (time, used) = (start.elapsed(), cpu(door.id()) - before);
         #[allow(clippy::cast_precision_loss, reason = "for a person")]
-        let (rate, each) =
-            (EVENTS as f64 / time.as_secs_f64(), used * 1e6 / EVENTS as f64);
+        let (rate, each) = (EVENTS as f64 / time.as_secs_f64(), used * 1e6 / EVENTS as f64);
         println!(
             "front door: {EVENTS} updates of {OBJECTS} {what} taken in by one shard: {rate:.0}/s, \
              cpu {each:.2} us each, {} bytes each",

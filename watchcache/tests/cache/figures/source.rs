@@ -173,9 +173,7 @@ impl Source {
                     let events: Vec<_> = batch.into_iter().map(event).collect();
                     let revision = events.last().unwrap().kv.as_ref().unwrap().mod_revision;
                     let header = header(revision);
-                    message(&WatchResponse { header, events, created: false })
-                        .into_data()
-                        .unwrap()
+                    message(&WatchResponse { header, events, created: false }).into_data().unwrap()
                 })
                 .collect(),
         );
