@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use super::json;
 use super::kinds::Kind;
@@ -104,7 +104,7 @@ impl Form {
             }
             _ => return None,
         };
-        let agent = headers.get(header::USER_AGENT).map(|agent| agent.as_bytes());
+        let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes);
         let person = |agent: &[u8]| PEOPLE.iter().any(|name| agent.starts_with(name.as_bytes()));
         if json && agent.is_some_and(person) {
             return None;
@@ -216,8 +216,6 @@ impl Form {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn accepted(accept: &'static str, asked: Asked) -> Option<(bool, bool)> {

@@ -45,8 +45,21 @@ fn masked(bytes: &[u8], accept: &str) -> String {
     text
 }
 
-/// Both give the same list.
-pub(crate) async fn lists(direct: &mut User, door: &mut User, path: &str, accept: &str) {
+/// Both give the same list in each form.
+pub(crate) async fn lists(direct: &mut User, door: &mut User, path: &str) {
+    for [accept, _] in FORMS {
+        lists_in(direct, door, path, accept).await;
+    }
+}
+
+/// Both give the same object in each form.
+pub(crate) async fn gets(direct: &mut User, door: &mut User, path: &str) {
+    for [_, accept] in FORMS {
+        gets_in(direct, door, path, accept).await;
+    }
+}
+
+async fn lists_in(direct: &mut User, door: &mut User, path: &str, accept: &str) {
     // kube-apiserver writes, too: of some resources, between the two reads.
     for attempt in 0..5 {
         let (status, expected) = direct.read(path, accept).await;
@@ -61,8 +74,7 @@ pub(crate) async fn lists(direct: &mut User, door: &mut User, path: &str, accept
     }
 }
 
-/// Both give the same object.
-pub(crate) async fn gets(direct: &mut User, door: &mut User, path: &str, accept: &str) {
+async fn gets_in(direct: &mut User, door: &mut User, path: &str, accept: &str) {
     for attempt in 0..5 {
         let (expected, seen) = (direct.read(path, accept).await, door.read(path, accept).await);
         if attempt < 4 && expected != seen {

@@ -219,9 +219,8 @@ impl<'a> Writer<'a> {
                 At::Root(version) if field.number == 1 => {
                     separate(self.out, first);
                     self.out.extend_from_slice(&field.label);
-                    let metadata = match self.single(from, to, field.is)? {
-                        Some(Value::Bytes(metadata)) => metadata,
-                        _ => return Err(Wrong("no metadata")),
+                    let Some(Value::Bytes(metadata)) = self.single(from, to, field.is)? else {
+                        return Err(Wrong("no metadata"));
                     };
                     self.put_message(field.is, metadata, At::Metadata(version))?;
                 }

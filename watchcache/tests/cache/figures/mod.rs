@@ -325,11 +325,11 @@ async fn held(cluster: &Cluster, door: &Door, watches: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a benchmark"]
 async fn what_events_cost() {
+    const OBJECTS: usize = 20_000;
+    const EVENTS: usize = 1_000_000;
     if std::env::var_os("FIGURES_PODS").is_none() {
         return;
     }
-    const OBJECTS: usize = 20_000;
-    const EVENTS: usize = 1_000_000;
     let cluster = Cluster::start().await;
     let mut user = cluster.direct(&cluster.admin()).await;
     let pod = json!({
@@ -368,9 +368,9 @@ async fn what_events_cost() {
         let (before, start) = (cpu(door.id()), Instant::now());
         source.go.notify_one();
         while reader.read(&last, PROTOBUF).await.0 != StatusCode::OK {}
-        let (time, used) = (start.elapsed(), cpu(door.id()) - before);
+        let (time, spent) = (start.elapsed(), cpu(door.id()) - before);
         #[allow(clippy::cast_precision_loss, reason = "for a person")]
-        let (rate, each) = (EVENTS as f64 / time.as_secs_f64(), used * 1e6 / EVENTS as f64);
+        let (rate, each) = (EVENTS as f64 / time.as_secs_f64(), spent * 1e6 / EVENTS as f64);
         println!(
             "front door: {EVENTS} updates of {OBJECTS} {what} taken in by one shard: {rate:.0}/s, \
              cpu {each:.2} us each, {} bytes each",
