@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::Node;
 
+use super::cells::{Load, Offer};
 use super::event::{ClusterEvent, EventSet};
 use super::hash;
 use super::images::Images;
@@ -160,6 +161,10 @@ pub(super) struct Scalar {
 }
 
 const NO_ID: u32 = u32::MAX;
+/// Spreads small numbers over all bits.
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Amounts beyond this are beyond reason: sums of them may overflow.
+const WILD: i64 = 1 << 56;
 
 /// One row for each node that is known or has pods.
 #[derive(Debug, Default)]
@@ -171,6 +176,12 @@ pub(super) struct Columns {
     taint_sets: Interner<Vec<Taint>>,
     kinds: Interner<Kind>,
     kind: Vec<u32>,
+    /// By kind: a number that no other kind ever has, while ids are given out again.
+    kind_serials: Vec<u64>,
+    last_serial: u64,
+    /// Rows that have changed since the cells were brought up to date, and which those are.
+    dirty: Vec<u32>,
+    is_dirty: Vec<bool>,
     odd_hostnames: usize,
     pub(super) images: Images,
 
@@ -243,6 +254,79 @@ impl Columns {
     /// The kind of a node that is known.
     pub(super) fn kind(&self, slot: Slot) -> Option<u32> {
         Some(self.kind[slot.index()]).filter(|kind| *kind != NO_ID)
+    }
+
+    /// What tells the kind of a node that is known from any other there ever was.
+    pub(super) fn kind_serial(&self, slot: Slot) -> Option<u64> {
+        self.kind_serials.get(self.kind(slot)? as usize).copied()
+    }
+
+    /// What a node offers.
+    pub(super) fn offer(&self, index: usize) -> Offer {
+        Offer {
+            cpu_memory: (self.allocatable_cpu[index], self.allocatable_memory[index]),
+            storage: self.allocatable_storage[index],
+            pods: self.allocatable_pods[index],
+        }
+    }
+
+    /// What is taken on a node.
+    pub(super) fn load(&self, index: usize) -> Load {
+        Load {
+            non_zero: (self.non_zero_cpu[index], self.non_zero_memory[index]),
+            used: (self.cpu[index], self.memory[index]),
+            storage: self.storage[index],
+            pods: self.pods[index],
+        }
+    }
+
+    /// Whether amounts on a node are such that sums of them may overflow.
+    pub(super) fn is_wild(&self, index: usize) -> bool {
+        let (offer, load) = (self.offer(index), self.load(index));
+        let amounts = [
+            offer.cpu_memory.0,
+            offer.cpu_memory.1,
+            offer.storage,
+            load.non_zero.0,
+            load.non_zero.1,
+            load.used.0,
+            load.used.1,
+            load.storage,
+        ];
+        amounts.into_iter().any(|amount| !(0..=WILD).contains(&amount))
+    }
+
+    /// The lot that decides among equal nodes: the highest. It hangs on the seed, on the node's
+    /// name and on how many pods it has, so not on how nodes are divided into tables, and a node
+    /// draws anew when a pod comes or goes. That it says nothing of the pod that is to be placed is
+    /// what lets an index keep the highest of many nodes.
+    pub(super) fn lot(&self, seed: u64, index: usize) -> u64 {
+        let pods = self.pods[index].cast_unsigned();
+        hash::mix(seed ^ self.name_hash[index].wrapping_add(pods.wrapping_mul(ODD)))
+    }
+
+    fn touch(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.is_dirty[index], true) {
+            self.dirty.push(Slot::of(index).row());
+        }
+    }
+
+    /// The rows that have changed since the last time, to be given back when they are read.
+    pub(super) fn take_dirty(&mut self) -> Vec<u32> {
+        let dirty = std::mem::take(&mut self.dirty);
+        for row in &dirty {
+            self.is_dirty[*row as usize] = false;
+        }
+        dirty
+    }
+
+    /// Takes the room for changed rows back.
+    pub(super) fn give_back(&mut self, mut dirty: Vec<u32>) {
+        // After a list of all nodes it isn't needed any more.
+        if dirty.capacity() <= 4096 {
+            dirty.clear();
+            self.dirty = dirty;
+        }
     }
 
     /// Whether some node's hostname label isn't its name, so that two nodes may share one.
@@ -355,11 +439,13 @@ impl Columns {
         self.names.push(Arc::from(""));
         self.hostnames.push(None);
         self.seen.push(0);
+        self.is_dirty.push(false);
         slot
     }
 
     pub(super) fn set_node(&mut self, slot: Slot, facts: NodeFacts, seen: u64) -> NodeChange {
         let i = slot.index();
+        self.touch(i);
         let before = self.usage(slot).allocatable;
         let was_present = std::mem::replace(&mut self.present[i], true);
         let uncordoned = std::mem::replace(&mut self.unschedulable[i], facts.unschedulable)
@@ -372,7 +458,9 @@ impl Columns {
         let old_profile = std::mem::replace(&mut self.profile[i], profile);
         self.profiles.release(old_profile);
         let relabelled = old_profile != profile || self.hostnames[i] != facts.hostname;
-        self.hostnames[i] = facts.hostname;
+        // Mostly it is the name, which is there already.
+        let named = facts.hostname.as_ref().is_some_and(|hostname| *hostname == self.names[i]);
+        self.hostnames[i] = if named { Some(Arc::clone(&self.names[i])) } else { facts.hostname };
 
         let taints = self.taint_sets.hold(facts.taints);
         let old_taints = std::mem::replace(&mut self.taint_set[i], taints);
@@ -403,6 +491,13 @@ impl Columns {
             Some(_) => Hostname::Odd,
         };
         let kind = self.kinds.hold(Kind { profile, taints, hostname });
+        if self.kinds.holders(kind) == 1 {
+            self.last_serial += 1;
+            if self.kind_serials.len() <= kind as usize {
+                self.kind_serials.resize(kind as usize + 1, 0);
+            }
+            self.kind_serials[kind as usize] = self.last_serial;
+        }
         self.odd_hostnames += usize::from(hostname == Hostname::Odd);
         let old = std::mem::replace(&mut self.kind[i], kind);
         self.release_kind(old);
@@ -444,6 +539,7 @@ impl Columns {
         if !std::mem::replace(&mut self.present[i], false) {
             return;
         }
+        self.touch(i);
         self.nodes -= 1;
         self.unschedulable[i] = false;
         let kind = std::mem::replace(&mut self.kind[i], NO_ID);
@@ -492,6 +588,7 @@ impl Columns {
 
     fn account(&mut self, slot: Slot, share: &Share, apply: fn(i64, i64) -> i64) {
         let i = slot.index();
+        self.touch(i);
         let (requests, non_zero) = (&share.resources.requests, &share.resources.non_zero);
         for (column, amount) in [
             (&mut self.cpu, requests.milli_cpu),

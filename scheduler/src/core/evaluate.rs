@@ -7,10 +7,9 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use super::columns::Slot;
+use super::columns::{Columns, Slot};
 use super::diagnosis::{Reason, Rejections};
 use super::filter::{Filter, Tally, Verdict};
-use super::hash::mix;
 use super::others::{Counts, Others, SpreadId, Wishes};
 use super::pod::PodRequest;
 use super::score::Scorer;
@@ -62,19 +61,26 @@ pub struct Tuple {
     pub spread: Option<Vec<i64>>,
     /// Best weighted sum of the scores that need no normalisation.
     pub local: i64,
-    /// Nodes that share the best sum.
+    /// Nodes that share the best sum, or as many of them as were looked at.
     pub ties: u64,
-    /// The lot that the node drew: the highest among the ties. Drawn from the seed and the node's
-    /// name, so it doesn't depend on how the nodes are divided.
+    /// The lot that the node drew: the highest among the ties. Drawn from the seed, the node's name
+    /// and its number of pods, so it doesn't depend on how the nodes are divided.
     pub lot: u64,
     /// The node that drew it.
     pub node: Arc<str>,
+    /// Its labels, as far as the pod's rules about other pods name them, the hostname left out; by
+    /// them the survey is kept up to date ([`Survey::place`]). Empty without a survey.
+    pub labels: Vec<Label>,
 }
+
+/// A label and its value.
+pub type Label = (Arc<str>, Arc<str>);
 
 /// Surveys the table's nodes for a pod.
 #[must_use]
 pub fn survey(table: &NodeTable, request: &PodRequest, full: bool) -> Survey {
-    survey::survey(table.columns(), table.population(), request, full)
+    let relations = survey::relations(table.population(), request);
+    survey::survey(table.columns(), table.population(), request, full, &relations)
 }
 
 /// Runs the filters and scores of the default profile on every node of the table. The seed draws
@@ -110,7 +116,10 @@ pub(super) fn evaluate_but(
     if survey.is_none() && wants_survey(table, request) {
         return Evaluation { nodes, wants_survey: true, ..Evaluation::default() };
     }
-    let others = survey.map(|survey| Others::new(columns, table.population(), request, survey));
+    let relations = survey.map(|_| survey::relations(table.population(), request));
+    let relations = relations.unwrap_or_default();
+    let others =
+        survey.map(|survey| Others::new(columns, table.population(), request, survey, &relations));
     let others = others.as_ref();
     let images = survey.and_then(|survey| {
         let (images, containers) = (&request.images, request.containers);
@@ -132,7 +141,7 @@ pub(super) fn evaluate_but(
         let local = scorer.local(columns, index) + request.policy.weights.images * image;
         let wishes = others.map(|others| counts.wishes(others, index)).unwrap_or_default();
         let raw = Raw { taints, affinity, wishes };
-        best.offer(raw, local, index, || mix(seed ^ columns.name_hash[index]));
+        best.offer(raw, local, index, || columns.lot(seed, index));
     };
     if let Some(pinned) = &request.pinned {
         let filter = Filter::single(columns, request, others);
@@ -148,7 +157,8 @@ pub(super) fn evaluate_but(
             visit(&filter, index);
         }
     }
-    let tuples = best.tuples(&counts, |index| Arc::clone(columns.name(Slot::of(index))));
+    let keys = if survey.is_some() { request.domain_keys() } else { Vec::new() };
+    let tuples = best.tuples(&counts, columns, &keys);
     let (mut rejections, mut unresolvable) = tally.finish(absent);
     for held in held {
         unresolvable += u64::from(held.unresolvable);
@@ -187,7 +197,10 @@ pub(super) fn reject(
     survey: Option<&Survey>,
 ) -> Rejections {
     let columns = table.columns();
-    let others = survey.map(|survey| Others::new(columns, table.population(), request, survey));
+    let relations = survey.map(|_| survey::relations(table.population(), request));
+    let relations = relations.unwrap_or_default();
+    let others =
+        survey.map(|survey| Others::new(columns, table.population(), request, survey, &relations));
     let mut tally = Tally::new(request);
     Filter::single(columns, request, others.as_ref()).check(slot.index(), &mut tally);
     tally.finish(0).0
@@ -195,24 +208,30 @@ pub(super) fn reject(
 
 /// Whether a pod of this very table and the pod keep each other away from the node: what a
 /// reservation checks again without the survey of the other tables.
-pub(super) fn kept_apart(table: &NodeTable, slot: Slot, request: &PodRequest) -> Option<Reason> {
+pub(super) fn kept_apart(
+    table: &NodeTable,
+    slot: Slot,
+    request: &PodRequest,
+    relations: &[(u32, Relation)],
+) -> Option<Reason> {
     let (columns, population) = (table.columns(), table.population());
     let apart = |(_, relation): &(u32, Relation)| {
         !relation.anti_affinity.is_empty() || !relation.keeps_free.is_empty()
     };
-    if !survey::relations(population, request).iter().any(apart) {
+    if !relations.iter().any(apart) {
         return None;
     }
-    let own = survey::survey(columns, population, request, columns.has_odd_hostnames());
-    Others::new(columns, population, request, &own).kept_apart(slot.index())
+    let full = columns.has_odd_hostnames();
+    let own = survey::survey(columns, population, request, full, relations);
+    Others::new(columns, population, request, &own, relations).kept_apart(slot.index())
 }
 
 /// All raw scores of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Raw {
-    taints: i64,
-    affinity: i64,
-    wishes: Wishes,
+pub(super) struct Raw {
+    pub(super) taints: i64,
+    pub(super) affinity: i64,
+    pub(super) wishes: Wishes,
 }
 
 impl Raw {
@@ -232,7 +251,7 @@ struct Leader {
 
 /// The best nodes by raw scores.
 #[derive(Default)]
-struct Best {
+pub(super) struct Best {
     leaders: Vec<Leader>,
     by_raw: HashMap<(i64, i64, i64, SpreadId), usize>,
     /// The group of the node before: mostly that of the next one too.
@@ -240,7 +259,7 @@ struct Best {
 }
 
 impl Best {
-    fn offer(&mut self, raw: Raw, local: i64, index: usize, lot: impl Fn() -> u64) {
+    pub(super) fn offer(&mut self, raw: Raw, local: i64, index: usize, lot: impl Fn() -> u64) {
         if self.leaders.get(self.last).is_none_or(|leader| leader.raw != raw) {
             self.last = *self.by_raw.entry(raw.key()).or_insert_with(|| {
                 self.leaders.push(Leader { raw, local: i64::MIN, ties: 0, lot: 0, index });
@@ -259,7 +278,17 @@ impl Best {
         }
     }
 
-    fn tuples(self, counts: &Counts, name: impl Fn(usize) -> Arc<str>) -> Vec<Tuple> {
+    /// One tuple for each group, of the node that leads it; `keys` are the labels to tell of it.
+    pub(super) fn tuples(
+        self,
+        counts: &Counts,
+        columns: &Columns,
+        keys: &[Arc<str>],
+    ) -> Vec<Tuple> {
+        let labels = |index: usize| {
+            let label = |key: &Arc<str>| Some((Arc::clone(key), columns.label(index, key)?.into()));
+            keys.iter().filter_map(label).collect()
+        };
         let tuple = |leader: Leader| Tuple {
             taints: leader.raw.taints,
             affinity: leader.raw.affinity,
@@ -268,7 +297,8 @@ impl Best {
             local: leader.local,
             ties: leader.ties,
             lot: leader.lot,
-            node: name(leader.index),
+            node: Arc::clone(columns.name_at(leader.index)),
+            labels: labels(leader.index),
         };
         let mut tuples: Vec<Tuple> = self.leaders.into_iter().map(tuple).collect();
         tuples.sort_by(|a, b| a.raw().cmp(&b.raw()));

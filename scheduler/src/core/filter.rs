@@ -1,5 +1,7 @@
 //! The filters of the default profile, in its order; the first one that objects settles a node.
 
+use std::cell::OnceCell;
+
 use super::columns::{Anonymous, Columns};
 use super::diagnosis::{Plugin, Reason, Rejections};
 use super::others::Others;
@@ -42,7 +44,7 @@ struct Affine {
 pub(super) struct Filter<'a> {
     columns: &'a Columns,
     request: &'a PodRequest,
-    tolerates_cordon: bool,
+    tolerates_cordon: OnceCell<bool>,
     others: Option<&'a Others<'a>>,
     taints: Option<Vec<Tainted>>,
     labels: Option<Vec<Affine>>,
@@ -56,10 +58,16 @@ impl<'a> Filter<'a> {
         request: &'a PodRequest,
         others: Option<&'a Others<'a>>,
     ) -> Self {
-        let cordon =
-            Taint { key: UNSCHEDULABLE.into(), value: "".into(), effect: Effect::NoSchedule };
-        let tolerates_cordon = tolerated(&request.tolerations, &cordon);
+        let tolerates_cordon = OnceCell::new();
         Self { columns, request, tolerates_cordon, others, taints: None, labels: None }
+    }
+
+    fn tolerates_cordon(&self) -> bool {
+        *self.tolerates_cordon.get_or_init(|| {
+            let cordon =
+                Taint { key: UNSCHEDULABLE.into(), value: "".into(), effect: Effect::NoSchedule };
+            tolerated(&self.request.tolerations, &cordon)
+        })
     }
 
     /// A view for all nodes.
@@ -92,24 +100,10 @@ impl<'a> Filter<'a> {
     pub(super) fn check(&self, index: usize, tally: &mut Tally) -> Verdict {
         let columns = self.columns;
         let runs = |plugin| self.request.policy.filters.contains(plugin);
-        if runs(Plugin::NodeUnschedulable) && columns.unschedulable[index] && !self.tolerates_cordon
-        {
-            return tally.unresolvable(Slot::Unschedulable);
-        }
-        if let Some(name) = &self.request.node_name
-            && runs(Plugin::NodeName)
-            && *name != *columns.name_at(index)
-        {
-            return tally.unresolvable(Slot::NodeName);
-        }
-        let tainted = self.tainted(index);
-        if tainted.forbids && runs(Plugin::TaintToleration) {
-            return tally.unresolvable(Slot::UntoleratedTaint);
-        }
-        let affine = self.affine(index);
-        if !affine.matches && runs(Plugin::NodeAffinity) {
-            return tally.unresolvable(Slot::NodeAffinity);
-        }
+        let (taints, affinity) = match self.by_kind(index) {
+            Ok(raw) => raw,
+            Err(reason) => return tally.unresolvable(reason),
+        };
         let taken = &columns.ports[index];
         let collides = || {
             self.request.ports.iter().any(|port| taken.iter().any(|other| port.conflicts(other)))
@@ -131,7 +125,41 @@ impl<'a> Filter<'a> {
                 _ => tally.resolvable(Slot::ExistingAntiAffinity),
             };
         }
-        Verdict::Pass { taints: tainted.preferred_away, affinity: affine.preferred }
+        Verdict::Pass { taints, affinity }
+    }
+
+    /// The filters that nodes of one cell pass or fail together, unless the request asks for a node
+    /// by its name, and the raw scores of those that pass.
+    fn by_kind(&self, index: usize) -> Result<(i64, i64), Slot> {
+        let columns = self.columns;
+        let runs = |plugin| self.request.policy.filters.contains(plugin);
+        if runs(Plugin::NodeUnschedulable)
+            && columns.unschedulable[index]
+            && !self.tolerates_cordon()
+        {
+            return Err(Slot::Unschedulable);
+        }
+        if let Some(name) = &self.request.node_name
+            && runs(Plugin::NodeName)
+            && *name != *columns.name_at(index)
+        {
+            return Err(Slot::NodeName);
+        }
+        let tainted = self.tainted(index);
+        if tainted.forbids && runs(Plugin::TaintToleration) {
+            return Err(Slot::UntoleratedTaint);
+        }
+        let affine = self.affine(index);
+        if !affine.matches && runs(Plugin::NodeAffinity) {
+            return Err(Slot::NodeAffinity);
+        }
+        Ok((tainted.preferred_away, affine.preferred))
+    }
+
+    /// Untolerated `PreferNoSchedule` taints and weights of preferred terms, the same on all nodes
+    /// of a cell; `None` where none of them takes the pod.
+    pub(super) fn of_cell(&self, index: usize) -> Option<(i64, i64)> {
+        self.by_kind(index).ok()
     }
 
     fn tainted(&self, index: usize) -> Tainted {
@@ -245,18 +273,24 @@ impl Slot {
 /// Rejections as they are counted.
 pub(super) struct Tally<'a> {
     request: &'a PodRequest,
-    counts: Vec<u64>,
+    fixed: [u64; FIXED],
+    scalars: Vec<u64>,
     unresolvable: u64,
 }
 
 impl<'a> Tally<'a> {
     pub(super) fn new(request: &'a PodRequest) -> Self {
-        let counts = vec![0; FIXED + request.resources.requests.scalars.len()];
-        Self { request, counts, unresolvable: 0 }
+        let scalars = vec![0; request.resources.requests.scalars.len()];
+        Self { request, fixed: [0; FIXED], scalars, unresolvable: 0 }
     }
 
     fn count(&mut self, slot: Slot) {
-        if let Some(count) = self.counts.get_mut(slot.index()) {
+        let index = slot.index();
+        let count = match index.checked_sub(FIXED) {
+            None => self.fixed.get_mut(index),
+            Some(number) => self.scalars.get_mut(number),
+        };
+        if let Some(count) = count {
             *count += 1;
         }
     }
@@ -293,8 +327,9 @@ impl<'a> Tally<'a> {
         ];
         let reasons =
             reasons.into_iter().chain(scalars.map(|(name, _)| Reason::Insufficient(name.clone())));
+        let counts = self.fixed.into_iter().chain(self.scalars);
         let mut rejections: Rejections =
-            reasons.zip(self.counts).filter(|(_, count)| *count > 0).collect();
+            reasons.zip(counts).filter(|(_, count)| *count > 0).collect();
         if absent > 0 {
             rejections.insert(Reason::NotPinned, absent);
         }

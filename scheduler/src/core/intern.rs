@@ -35,7 +35,10 @@ impl<T: Eq + Hash> Interner<T> {
             }
             return *id;
         }
-        let value = Arc::new(value);
+        self.enter(Arc::new(value))
+    }
+
+    fn enter(&mut self, value: Arc<T>) -> u32 {
         let entry = Some(Entry { value: Arc::clone(&value), holders: 1 });
         let id = if let Some(id) = self.free.pop() {
             self.entries[id as usize] = entry;
@@ -47,6 +50,17 @@ impl<T: Eq + Hash> Interner<T> {
         };
         self.ids.insert(value, id);
         id
+    }
+
+    /// As [`Self::hold`], of a value that is shared already.
+    pub(super) fn hold_shared(&mut self, value: &Arc<T>) -> u32 {
+        if let Some(id) = self.ids.get(&**value) {
+            if let Some(Some(entry)) = self.entries.get_mut(*id as usize) {
+                entry.holders += 1;
+            }
+            return *id;
+        }
+        self.enter(Arc::clone(value))
     }
 
     /// Lets go of a value once.

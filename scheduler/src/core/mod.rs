@@ -8,6 +8,7 @@
 //! `percentageOfNodesToScore: 100` for the plugins that [`diagnosis::Plugin`] names.
 
 pub mod affinity;
+mod cells;
 pub mod class;
 mod columns;
 pub mod diagnosis;
@@ -32,6 +33,7 @@ pub mod quantity;
 pub mod queue;
 pub mod resources;
 mod score;
+pub mod search;
 pub mod selector;
 pub mod spread;
 pub mod survey;
@@ -39,5 +41,6 @@ pub mod table;
 pub mod taint;
 mod tombstones;
 mod validation;
+mod views;
 
 pub use columns::NodeUsage;

@@ -102,6 +102,7 @@ impl<'a> Others<'a> {
         population: &Population,
         request: &'a PodRequest,
         survey: &'a Survey,
+        relations: &[(u32, Relation)],
     ) -> Self {
         let identity = &request.identity;
         let hard = &request.spread.hard;
@@ -110,7 +111,7 @@ impl<'a> Others<'a> {
         let on_profile = |profile: &Profile| on_profile(request, survey, profile);
         Self {
             profiles: columns.profiles().map(on_profile),
-            nodes: on_nodes(columns, population, request, survey),
+            nodes: on_nodes(columns, population, request, survey, relations),
             minimums: minimums.collect(),
             itself: hard.iter().map(|c| i64::from(c.selector.matches(&identity.labels))).collect(),
             first_of_series: !survey.affinity_met && Relation::of(request, identity).affinity,
@@ -123,6 +124,17 @@ impl<'a> Others<'a> {
             request,
             survey,
         }
+    }
+
+    /// The rows of which something holds because of the pods there.
+    pub(super) fn exceptions(&self) -> HashSet<u32> {
+        let nodes = &self.nodes;
+        let counted = nodes.hard.iter().chain(&nodes.soft).chain([&nodes.preferences]);
+        let mut rows: HashSet<u32> = counted.flat_map(HashMap::keys).copied().collect();
+        for some in [&nodes.affinity, &nodes.against, &nodes.kept_free] {
+            rows.extend(some);
+        }
+        rows
     }
 
     /// Whether a node passes both filters; otherwise why not.
@@ -257,6 +269,7 @@ fn on_nodes(
     population: &Population,
     request: &PodRequest,
     survey: &Survey,
+    relations: &[(u32, Relation)],
 ) -> ByNode {
     let spread = &request.spread;
     let mut nodes = ByNode {
@@ -264,8 +277,7 @@ fn on_nodes(
         soft: vec![HashMap::new(); spread.soft.len()],
         ..ByNode::default()
     };
-    let relations = survey::relations(population, request);
-    for (identity, relation) in &relations {
+    for (identity, relation) in relations {
         let Some(placed) = population.placed(*identity) else { continue };
         for number in relation.soft.iter().filter(|number| spread.soft[**number].is_by_node()) {
             for (row, pods) in &placed.rows {
@@ -300,7 +312,7 @@ fn on_nodes(
         for (number, constraint) in spread.hard.iter().enumerate() {
             if constraint.is_by_node() {
                 nodes.hard[number] =
-                    survey::by_node(columns, population, &mut inclusion, &relations, number);
+                    survey::by_node(columns, population, &mut inclusion, relations, number);
             }
         }
     }
@@ -318,9 +330,16 @@ pub(super) struct Counts {
     seen: Vec<bool>,
     /// Nodes that pass and aren't scored.
     pub(super) ignored: u64,
+    /// Nodes that the next one stands for, less one.
+    beside: u64,
 }
 
 impl Counts {
+    /// The next nodes stand for so many each.
+    pub(super) fn stand_for(&mut self, nodes: u64) {
+        self.beside = nodes - 1;
+    }
+
     /// The raw scores of a node that passes.
     pub(super) fn wishes(&mut self, others: &Others<'_>, row: usize) -> Wishes {
         let preferences = others.preferences(row);
@@ -331,7 +350,7 @@ impl Counts {
         let profile = others.profile(row);
         let unnamed = others.by_hostname.soft && others.columns.hostname(row).is_none();
         if spread.needs_all_labels && (profile.soft_missing || unnamed) {
-            self.ignored += 1;
+            self.ignored += 1 + self.beside;
             return Wishes { preferences, spread: IGNORED };
         }
         let id = others.columns.profile[row];

@@ -13,7 +13,7 @@ use super::labels::Labels;
 use super::policy::Policy;
 use super::ports::{HostPort, host_ports};
 use super::resources::{self, PodResources};
-use super::selector::{Preference, RequiredNodes, pinned_names};
+use super::selector::{HOSTNAME_LABEL, Preference, RequiredNodes, pinned_names};
 use super::spread::Spread;
 use super::taint::Toleration;
 
@@ -220,6 +220,18 @@ impl PodRequest {
     #[must_use]
     pub fn minds_others(&self) -> bool {
         !self.spread.is_empty() || self.identity.has_terms()
+    }
+
+    /// The labels whose values are the domains of its rules about other pods, the hostname left
+    /// out.
+    #[must_use]
+    pub fn domain_keys(&self) -> Vec<Arc<str>> {
+        let spread = self.spread.hard.iter().chain(&self.spread.soft);
+        let keys = spread.map(|c| &c.key).chain(self.identity.terms().map(|term| &term.key));
+        let mut keys: Vec<_> = keys.filter(|key| ***key != *HOSTNAME_LABEL).cloned().collect();
+        keys.sort();
+        keys.dedup();
+        keys
     }
 
     /// Whether it does so by rules that must hold.

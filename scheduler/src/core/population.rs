@@ -35,6 +35,8 @@ pub(super) struct Population {
     terms_anywhere: BTreeSet<u32>,
     /// Identities whose required anti-affinity reaches beyond a node.
     wide: usize,
+    /// Grows when an identity comes or goes.
+    version: u64,
 }
 
 impl Population {
@@ -44,6 +46,11 @@ impl Population {
 
     pub(super) fn placed(&self, id: u32) -> Option<&Placed> {
         self.placed.get(id as usize)
+    }
+
+    /// Grows when an identity comes or goes: what all of them are to a pod may be another then.
+    pub(super) fn version(&self) -> u64 {
+        self.version
     }
 
     /// Whether some pod's required anti-affinity reaches beyond its own node.
@@ -68,8 +75,8 @@ impl Population {
     }
 
     /// Counts a pod; returns the identity's id, to be handed to [`Self::remove`].
-    pub(super) fn add(&mut self, identity: Identity, row: u32, kind: Option<u32>) -> u32 {
-        let id = self.identities.hold(identity);
+    pub(super) fn add(&mut self, identity: &Arc<Identity>, row: u32, kind: Option<u32>) -> u32 {
+        let id = self.identities.hold_shared(identity);
         if self.identities.holders(id) == 1 {
             self.index(id, true);
         }
@@ -111,6 +118,7 @@ impl Population {
     }
 
     fn index(&mut self, id: u32, present: bool) {
+        self.version += 1;
         let Some(identity) = self.identities.shared(id) else { return };
         enter(&mut self.by_namespace, &identity.namespace, id, present);
         for term in identity.terms() {

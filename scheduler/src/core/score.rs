@@ -26,8 +26,62 @@ impl Scorer {
         let allocatable = (columns.allocatable_cpu[index], columns.allocatable_memory[index]);
         let non_zero = (columns.non_zero_cpu[index], columns.non_zero_memory[index]);
         let used = (columns.cpu[index], columns.memory[index]);
+        self.of(non_zero, used, allocatable)
+    }
+
+    /// The same from the amounts themselves, each of CPU and memory.
+    pub(super) fn of(
+        &self,
+        non_zero: (i64, i64),
+        used: (i64, i64),
+        allocatable: (i64, i64),
+    ) -> i64 {
         let least = self.weights.fit * self.least_allocated(non_zero, allocatable);
         least + self.weights.balance * self.balanced_allocation(used, allocatable)
+    }
+
+    /// No node that takes the pod scores more on which no less is taken and whose share of CPU in
+    /// use less that of memory lies between these two, which are infinite where nothing is known.
+    pub(super) fn at_best(
+        &self,
+        non_zero: (i64, i64),
+        tilt: (f64, f64),
+        allocatable: (i64, i64),
+    ) -> i64 {
+        let least = self.weights.fit * self.least_allocated(non_zero, allocatable);
+        least + self.weights.balance * self.balanced_at_best(tilt, allocatable)
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "the score is defined by these very conversions"
+    )]
+    fn balanced_at_best(&self, (low, high): (f64, f64), allocatable: (i64, i64)) -> i64 {
+        // What the sums with the pod may be off by from those of the shares.
+        const SLIP: f64 = 1e-9;
+        if self.balanced == CpuMemory::default() {
+            return 0;
+        }
+        let half = MAX_SCORE / 2;
+        if allocatable.0 == 0 || allocatable.1 == 0 {
+            return half + half / 2;
+        }
+        if !(low.is_finite() && high.is_finite()) {
+            return half + i64::midpoint(half, MAX_SCORE);
+        }
+        let shift = self.balanced.milli_cpu as f64 / allocatable.0 as f64
+            - self.balanced.memory as f64 / allocatable.1 as f64;
+        let even = |tilt: f64| (1.0 - (tilt / 2.0).abs()) * MAX_SCORE as f64;
+        // Evenness with the pod less evenness without it changes one way as the tilt grows.
+        let gain = |tilt: f64| half as f64 * (tilt.abs() - (tilt + shift).abs());
+        let gain = gain(if shift > 0.0 { low } else { high });
+        let (from, to) = (low + shift, high + shift);
+        let nearest = if from <= 0.0 && to >= 0.0 { 0.0 } else { from.abs().min(to.abs()) };
+        let with = (even(nearest) + SLIP) as i64;
+        let without = even(low).min(even(high)) as i64;
+        let difference = (with - without).min((gain + SLIP).floor() as i64 + 1);
+        half + i64::midpoint(half, difference)
     }
 
     /// `leastResourceScorer`: the mean of the free shares, truncated at each step.

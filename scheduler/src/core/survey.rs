@@ -13,8 +13,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use super::affinity::Identity;
+use super::affinity::{Identity, PodTerm};
 use super::columns::{Anonymous, Columns, Hostname, Slot};
+use super::diagnosis::Plugin;
+use super::evaluate::Label;
 use super::pod::PodRequest;
 use super::population::Population;
 use super::selector::HOSTNAME_LABEL;
@@ -106,6 +108,66 @@ impl Survey {
                 add(ours.entry(key).or_default(), domains);
             }
         }
+    }
+}
+
+impl Survey {
+    /// Counts a pod that is placed on a node which passed every filter, so that the next of its
+    /// class needs no other survey. `labels` are the node's, as the evaluation tells them, and
+    /// `scored` says whether it got a score for spreading. Whether the survey is as good as a new
+    /// one: not where domains of single nodes are in it.
+    #[must_use]
+    pub fn place(&mut self, request: &PodRequest, labels: &[Label], scored: bool) -> bool {
+        let filters = request.policy.filters;
+        let included =
+            filters.contains(Plugin::NodeAffinity) && filters.contains(Plugin::TaintToleration);
+        let spread = &request.spread;
+        if self.full || !included || spread.hard.iter().any(Constraint::is_by_node) {
+            return false;
+        }
+        let label = |key: &str| labels.iter().find(|(k, _)| **k == *key).map(|(_, value)| value);
+        let relation = Relation::of(request, &request.identity);
+        for number in &relation.hard {
+            let value = spread.hard.get(*number).and_then(|c| label(&c.key));
+            if let (Some(value), Some(state)) = (value, self.hard.get_mut(*number)) {
+                *state.domains.entry(Arc::clone(value)).or_default() += 1;
+            }
+        }
+        for number in relation.soft.iter().filter(|_| scored || !spread.needs_all_labels) {
+            let Some(constraint) = spread.soft.get(*number).filter(|c| !c.is_by_node()) else {
+                continue;
+            };
+            if let Some(domains) = self.soft.get_mut(*number) {
+                let value = label(&constraint.key).cloned().unwrap_or_default();
+                *domains.entry(value).or_default() += 1;
+            }
+        }
+        let enter = |pairs: &mut Pairs, key: &Arc<str>, amount: i64| {
+            if let Some(value) = label(key) {
+                let domains = pairs.entry(Arc::clone(key)).or_default();
+                *domains.entry(Arc::clone(value)).or_default() += amount;
+            }
+        };
+        if relation.affinity {
+            let by_label = |term: &PodTerm| *term.key != *HOSTNAME_LABEL;
+            if !request.identity.affinity.iter().all(by_label) {
+                return false;
+            }
+            for term in &request.identity.affinity {
+                enter(&mut self.affinity, &term.key, 1);
+                self.affinity_met |= label(&term.key).is_some();
+            }
+        }
+        for key in &relation.anti_affinity {
+            enter(&mut self.anti_affinity, key, 1);
+        }
+        for key in &relation.keeps_free {
+            enter(&mut self.kept_free, key, 1);
+        }
+        for (key, weight) in &relation.preferences {
+            enter(&mut self.preferences, key, *weight);
+        }
+        true
     }
 }
 
@@ -358,14 +420,14 @@ pub(super) fn by_node(
     counts
 }
 
-/// Surveys the nodes of one table.
+/// Surveys the nodes of one table, given what the pods on them are to the pod.
 pub(super) fn survey(
     columns: &Columns,
     population: &Population,
     request: &PodRequest,
     full: bool,
+    relations: &[(u32, Relation)],
 ) -> Survey {
-    let relations = relations(population, request);
     let mut inclusion = Inclusion::new(columns, request, full);
     let spread = &request.spread;
     let mut survey = Survey {
@@ -392,14 +454,14 @@ pub(super) fn survey(
             }
         }
     }
-    for (identity, relation) in &relations {
+    for (identity, relation) in relations {
         for (place, pods) in inclusion.pods(population, *identity) {
             count(&mut survey, &mut inclusion, request, relation, (place, pods), listed);
         }
     }
     for (number, constraint) in spread.hard.iter().enumerate() {
         if !listed(&constraint.key) {
-            let counts = by_node(columns, population, &mut inclusion, &relations, number);
+            let counts = by_node(columns, population, &mut inclusion, relations, number);
             let state = &mut survey.hard[number];
             let empty = state.nodes > counts.len() as u64;
             state.fewest = if empty { Some(0) } else { counts.values().min().copied() };

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use thiserror::Error;
 
 use super::affinity::Identity;
+use super::cells::Cells;
 use super::columns::{Columns, NodeChange, NodeFacts, NodeUsage, Slot};
 use super::diagnosis::Rejections;
 use super::evaluate;
@@ -21,8 +22,9 @@ use super::population::Population;
 use super::ports::{HostPort, host_ports};
 use super::preempt::Tenure;
 use super::resources::{self, PodResources};
-use super::survey::Survey;
+use super::survey::{self, Survey};
 use super::tombstones::Tombstones;
+use super::views::{View, Views};
 
 /// Pods whose end is remembered, so that a late event or reservation doesn't bring them back.
 const TOMBSTONES: usize = 65_536;
@@ -109,6 +111,8 @@ pub struct NodeTable {
     /// Pods by row.
     rows: Vec<Vec<PodUid>>,
     population: Population,
+    cells: Cells,
+    views: Views,
     gone: Tombstones,
     /// Pods by priority, to tell whether preemption could find a victim.
     priorities: BTreeMap<i32, u64>,
@@ -133,6 +137,8 @@ impl NodeTable {
             pods: HashMap::new(),
             rows: Vec::new(),
             population: Population::default(),
+            cells: Cells::default(),
+            views: Views::default(),
             gone: Tombstones::new(TOMBSTONES),
             priorities: BTreeMap::new(),
             pod_list: 0,
@@ -178,6 +184,30 @@ impl NodeTable {
 
     pub(super) fn columns(&self) -> &Columns {
         &self.columns
+    }
+
+    pub(super) fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    /// Does what the next decision would have to do first, after many changes at once.
+    pub fn prepare(&mut self) {
+        self.update_cells(self.cells.seed());
+    }
+
+    /// Brings the cells up to date.
+    pub(super) fn update_cells(&mut self, seed: u64) {
+        self.cells.update(&mut self.columns, seed);
+    }
+
+    /// Brings what is known for a class up to date.
+    pub(super) fn update_views(&mut self, class: &Arc<PodRequest>) {
+        self.views.update(class, &self.columns, &self.cells, &self.population);
+    }
+
+    /// What is known for a class, as of the last update.
+    pub(super) fn view(&self, class: &Arc<PodRequest>) -> Option<&View> {
+        self.views.get(class)
     }
 
     /// For changes that are taken back before anyone looks.
@@ -305,7 +335,7 @@ impl NodeTable {
         }
         // Looked up now: taking the pod out may have given the row of an unknown node back.
         let slot = self.columns.slot(node);
-        self.put_in(uid, slot, Stage::Assigned, Arc::new(share), identity);
+        self.put_in(uid, slot, Stage::Assigned, Arc::new(share), &Arc::new(identity));
         if let Some(record) = self.pods.get_mut(&uid) {
             record.tenure = tenure;
         }
@@ -347,12 +377,39 @@ impl NodeTable {
         let slot = known.ok_or_else(|| Unfit::NodeUnknown(node.to_owned()))?;
         let mut rejections = evaluate::reject(self, slot, request, None);
         if rejections.is_empty() {
-            rejections.extend(evaluate::kept_apart(self, slot, request).map(|reason| (reason, 1)));
+            let relations = survey::relations(&self.population, request);
+            let reason = evaluate::kept_apart(self, slot, request, &relations);
+            rejections.extend(reason.map(|reason| (reason, 1)));
         }
         if !rejections.is_empty() {
             return Err(Unfit::Rejected(rejections));
         }
         self.reserve(uid, slot, request);
+        Ok(())
+    }
+
+    /// As [`Self::assume`], of a pod of a class: what holds for all of it is worked out once.
+    pub fn assume_class(
+        &mut self,
+        uid: PodUid,
+        node: &str,
+        class: &Arc<PodRequest>,
+    ) -> Result<(), Unfit> {
+        if self.is_reserved(uid, node)? {
+            return Ok(());
+        }
+        let known = self.columns.find(node);
+        let slot = known.ok_or_else(|| Unfit::NodeUnknown(node.to_owned()))?;
+        let mut rejections = evaluate::reject(self, slot, class, None);
+        let (relations, share) = self.views.share(class, &self.population);
+        if rejections.is_empty() {
+            let reason = evaluate::kept_apart(self, slot, class, &relations);
+            rejections.extend(reason.map(|reason| (reason, 1)));
+        }
+        if !rejections.is_empty() {
+            return Err(Unfit::Rejected(rejections));
+        }
+        self.put_in(uid, slot, Stage::Assumed, share, &class.identity);
         Ok(())
     }
 
@@ -390,9 +447,8 @@ impl NodeTable {
     }
 
     fn reserve(&mut self, uid: PodUid, slot: Slot, request: &PodRequest) {
-        let share = Share::reserved(request);
-        let identity = Identity::clone(&request.identity);
-        self.put_in(uid, slot, Stage::Assumed, Arc::new(share), identity);
+        let share = Arc::new(Share::reserved(request));
+        self.put_in(uid, slot, Stage::Assumed, share, &request.identity);
     }
 
     /// Gives a reservation back; what is bound stays.
@@ -423,7 +479,7 @@ impl NodeTable {
         slot: Slot,
         stage: Stage,
         share: Arc<Share>,
-        identity: Identity,
+        identity: &Arc<Identity>,
     ) {
         self.columns.add(slot, &share);
         *self.priorities.entry(share.priority).or_default() += 1;

@@ -18,7 +18,7 @@ use super::generated as pb;
 use super::{Answer, Operation, PodId, Refusal, Request, Reservation, Response};
 use super::{Settlement, ShardReport, Target};
 use crate::core::diagnosis::{Reason, Rejections};
-use crate::core::evaluate::{Evaluation, Tuple};
+use crate::core::evaluate::{Evaluation, Label, Tuple};
 use crate::core::event::EventSet;
 use crate::core::pod::PodRequest;
 use crate::core::survey::Survey;
@@ -360,6 +360,7 @@ fn decode_answer(answer: pb::Answer) -> Answer {
 }
 
 fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
+    let label = |(key, value): &Label| pb::Label { key: key.to_string(), value: value.to_string() };
     let tuple = |tuple: &Tuple| pb::Tuple {
         taints: tuple.taints,
         affinity: tuple.affinity,
@@ -370,6 +371,7 @@ fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
         preferences: tuple.preferences,
         spread: tuple.spread.clone().unwrap_or_default(),
         ignored: tuple.spread.is_none(),
+        labels: tuple.labels.iter().map(label).collect(),
     };
     let domains = |domains: &BTreeSet<Arc<str>>| pb::Domains {
         values: domains.iter().map(ToString::to_string).collect(),
@@ -398,6 +400,7 @@ fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
         node: tuple.node.into(),
         preferences: tuple.preferences,
         spread: (!tuple.ignored).then_some(tuple.spread),
+        labels: tuple.labels.into_iter().map(|l| (l.key.into(), l.value.into())).collect(),
     };
     let domains = |domains: pb::Domains| domains.values.into_iter().map(Arc::from).collect();
     Evaluation {
@@ -563,6 +566,7 @@ mod tests {
             ties: 4,
             lot: u64::MAX,
             node: "n".into(),
+            labels: vec![("zone".into(), "a".into())],
         };
         let evaluation = Evaluation {
             nodes: 9,

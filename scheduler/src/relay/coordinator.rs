@@ -41,6 +41,8 @@ use crate::protocol::{Operation, PodId, Request, Reservation, Target};
 const GATHER: Duration = Duration::from_secs(5);
 /// Shards hear from the leader at least this often.
 const IDLE: Duration = Duration::from_secs(1);
+/// Pause before ties' lots are drawn anew.
+const REDRAW: Duration = Duration::from_secs(1);
 /// Pods of one class decided in one round.
 const BATCH: usize = 32;
 /// A pod whose reservation is refused is evaluated again at once this many times.
@@ -199,6 +201,9 @@ pub struct Coordinator {
     binds: HashMap<PodUid, Binding>,
     recent: VecDeque<Recent>,
     last_round: Moment,
+    /// What nodes' lots are drawn by, and since when.
+    lots: u64,
+    drawn: Moment,
     draining: bool,
 }
 
@@ -231,6 +236,8 @@ impl Coordinator {
             binds: HashMap::new(),
             recent: VecDeque::new(),
             last_round: Moment::ZERO,
+            lots: config.seed,
+            drawn: Moment::ZERO,
             draining: false,
             config,
         }
@@ -415,7 +422,7 @@ impl Coordinator {
             operations.push(Operation::Survey { class, full });
             return;
         }
-        let seed = self.lot();
+        let seed = self.lots;
         if let Some(only) = self.promised_alone(first) {
             let (survey, nominees) = (survey.clone(), nominees.clone());
             operations.push(Operation::Evaluate { class: only, seed, count: 1, survey, nominees });
@@ -560,6 +567,15 @@ impl Coordinator {
                 return Some(next);
             }
             self.queue.done(uid);
+        }
+    }
+
+    /// Nodes draw anew, so that a pod whose bind fails doesn't meet the same node again and again.
+    /// Not more often than each second: shards draw for all their nodes at once.
+    fn redraw(&mut self, now: Moment) {
+        if now >= self.drawn + REDRAW {
+            self.drawn = now;
+            self.lots = self.lot();
         }
     }
 

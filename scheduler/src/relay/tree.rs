@@ -39,10 +39,13 @@ pub struct Part {
 #[must_use]
 pub fn split(request: &Request, membership: &Membership, fan_out: usize) -> Vec<Part> {
     let targets = &request.targets;
+    // Worked out once for all parts.
+    let owner = |operation: &Operation| operation.node().and_then(|node| membership.owner(node));
+    let owners: Vec<_> = request.operations.iter().map(owner).collect();
     if targets.len() <= fan_out || request.relays.is_empty() {
         let direct = |target: &Target| {
             let to = Branch::Shard(target.shard.clone());
-            part(request, membership, to, vec![target.clone()], Vec::new())
+            part(request, (membership, &owners), to, vec![target.clone()], Vec::new())
         };
         return targets.iter().map(direct).collect();
     }
@@ -61,7 +64,7 @@ pub fn split(request: &Request, membership: &Membership, fan_out: usize) -> Vec<
                 (Branch::Relay(head.clone()), relays)
             }
         };
-        parts.push(part(request, membership, to, own.to_vec(), relays));
+        parts.push(part(request, (membership, &owners), to, own.to_vec(), relays));
     }
     parts
 }
@@ -79,24 +82,25 @@ pub fn widest(shards: usize, relays: usize, fan_out: usize) -> usize {
 
 fn part(
     request: &Request,
-    membership: &Membership,
+    (membership, owners): (&Membership, &[Option<&Arc<str>>]),
     to: Branch,
     targets: Vec<Target>,
     relays: Vec<Arc<str>>,
 ) -> Part {
-    let owned = |node: &str| {
-        let owner = membership.owner(node);
-        targets.iter().any(|target| Some(&target.shard) == owner)
-    };
-    let ours = |operation: &Operation| operation.node().is_none_or(|node| owned(node));
+    let at = |owner: Option<&Arc<str>>| targets.iter().any(|target| Some(&target.shard) == owner);
+    let owned = |node: &str| at(membership.owner(node));
+    // What is about no node is for all.
+    let ours = |owner: Option<&Arc<str>>| owner.is_none() || at(owner);
     let (places, operations): (Vec<_>, Vec<_>) = request
         .operations
         .iter()
+        .zip(owners)
         .enumerate()
-        .filter(|(_, operation)| ours(operation))
-        .map(|(place, operation)| (place, operation.clone().concerning(owned)))
+        .filter(|(_, (_, owner))| ours(**owner))
+        .map(|(place, (operation, _))| (place, operation.clone().concerning(owned)))
         .unzip();
-    let request = Request { targets, relays, operations, ..request.clone() };
+    let Request { term, membership, deadline, .. } = *request;
+    let request = Request { term, membership, targets, relays, deadline, operations };
     Part { to, request, places }
 }
 
@@ -255,6 +259,7 @@ mod tests {
             ties: 1,
             lot: 0,
             node: format!("{node}{local}").into(),
+            labels: Vec::new(),
         };
         let evaluation = |local: &i64| Evaluation {
             nodes: 1,

@@ -10,13 +10,12 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use crate::core::evaluate::{Evaluation, survey};
 use crate::core::event::{EventSet, KINDS};
 use crate::core::membership::Membership;
-use crate::core::nominate::{Nominee, evaluate_beside};
-use crate::core::pod::{PodRequest, PodUid};
+use crate::core::pod::PodUid;
 use crate::core::preempt::preempt;
 use crate::core::queue::Moment;
+use crate::core::search;
 use crate::core::table::{NodeTable, Stage, Unfit};
 use crate::protocol::{Answer, Incarnation, Operation, PodId, Refusal, Request, Reservation};
 use crate::protocol::{Response, ShardReport};
@@ -28,6 +27,8 @@ pub type Time = Moment;
 const MAX_RESERVATIONS: usize = 100_000;
 /// Evaluations in one answer at most.
 const MAX_AHEAD: u32 = 64;
+/// Evaluations beyond a shard's likely share of those that are wanted.
+const SPARE_AHEAD: usize = 8;
 /// A term is forgotten when its leader has been silent for this long: the Lease may have been
 /// deleted, which starts the terms anew. Much longer than any Lease lasts.
 const TERM_MEMORY: Duration = Duration::from_mins(2);
@@ -134,6 +135,7 @@ impl ShardMachine {
     /// A list of all nodes is complete.
     pub fn node_list_ends(&mut self) {
         self.table.end_node_list();
+        self.table.prepare();
         self.nodes_synced = true;
     }
 
@@ -162,6 +164,7 @@ impl ShardMachine {
     /// A list of all assigned pods is complete.
     pub fn pod_list_ends(&mut self) {
         let events = self.table.end_pod_list();
+        self.table.prepare();
         self.changed(events);
         self.pods_synced = true;
     }
@@ -302,16 +305,18 @@ impl ShardMachine {
     fn carry_out(&mut self, now: Time, operation: &Operation) -> Answer {
         match operation {
             Operation::Survey { class, full } => {
-                Answer::Survey(Box::new(survey(&self.table, class, *full)))
+                Answer::Survey(Box::new(search::survey(&mut self.table, class, *full)))
             }
             // The survey tells how things are now, not how they are once more pods are placed.
             Operation::Evaluate { class, seed, survey: Some(survey), nominees, .. } => {
-                let survey = Some(&**survey);
-                let table = &mut self.table;
-                Answer::Evaluations(vec![evaluate_beside(table, class, *seed, survey, nominees)])
+                let (table, survey) = (&mut self.table, Some(&**survey));
+                let evaluation = search::search_beside(table, class, *seed, survey, nominees);
+                Answer::Evaluations(vec![evaluation])
             }
             Operation::Evaluate { class, seed, count, survey: None, nominees } => {
-                Answer::Evaluations(self.look_ahead(class, *seed, *count, nominees))
+                let ahead = self.ahead(*count);
+                let table = &mut self.table;
+                Answer::Evaluations(search::look_ahead(table, class, *seed, ahead, nominees))
             }
             Operation::Preempt(asked) => {
                 Answer::Trial(Box::new(preempt(&mut self.table, &asked.question())))
@@ -345,35 +350,11 @@ impl ShardMachine {
         }
     }
 
-    /// Evaluates, then places a pod on the best node and evaluates again, while that node is the
-    /// best for certain. Leaves nothing behind.
-    fn look_ahead(
-        &mut self,
-        class: &PodRequest,
-        seed: u64,
-        count: u32,
-        nominees: &[Nominee],
-    ) -> Vec<Evaluation> {
-        let mut evaluations = Vec::new();
-        let mut placed = Vec::new();
-        for ahead in 0..count.clamp(1, MAX_AHEAD) {
-            let evaluation = evaluate_beside(&mut self.table, class, seed, None, nominees);
-            let best = match evaluation.tuples.as_slice() {
-                [only] => Some(only.node.clone()),
-                _ => None,
-            };
-            evaluations.push(evaluation);
-            let Some(best) = best else { break };
-            let stand_in = PodUid::new(&format!("ahead-{ahead}"));
-            if self.table.assume(stand_in, &best, class).is_err() {
-                break;
-            }
-            placed.push(stand_in);
-        }
-        for stand_in in placed {
-            self.table.forget(stand_in);
-        }
-        evaluations
+    /// How far to look ahead where so many pods wait: about as far as this shard's share of them
+    /// goes, and somewhat further, since shares are never even.
+    fn ahead(&self, count: u32) -> usize {
+        let count = usize::try_from(count.clamp(1, MAX_AHEAD)).unwrap_or(1);
+        count.min(count * 2 / self.config.membership.len().max(1) + SPARE_AHEAD)
     }
 
     fn reserve(&mut self, now: Time, reservation: &Reservation) -> Result<(), String> {
@@ -382,7 +363,7 @@ impl ShardMachine {
         }
         let uid = PodUid::new(&reservation.pod.uid);
         self.table
-            .assume(uid, &reservation.node, &reservation.class)
+            .assume_class(uid, &reservation.node, &reservation.class)
             .map_err(|unfit| unfit.to_string())?;
         self.hold(now, uid, reservation);
         Ok(())

@@ -4,6 +4,7 @@
 
 mod accounting;
 mod build;
+mod cells;
 mod placement;
 mod preemption;
 mod queueing;

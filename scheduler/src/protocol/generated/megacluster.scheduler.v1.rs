@@ -398,7 +398,7 @@ pub struct Rejection {
     #[prost(uint64, tag = "2")]
     pub nodes: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Tuple {
     /// Untolerated PreferNoSchedule taints.
     #[prost(int64, tag = "1")]
@@ -426,6 +426,16 @@ pub struct Tuple {
     /// The node lacks a label of a soft spread constraint and gets no score for it.
     #[prost(bool, tag = "9")]
     pub ignored: bool,
+    /// Its labels that the pod's rules about other pods name.
+    #[prost(message, repeated, tag = "10")]
+    pub labels: ::prost::alloc::vec::Vec<Label>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Label {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Outcome {

@@ -55,12 +55,14 @@ impl Coordinator {
             }
             BindOutcome::Refused(message) => {
                 warn!(%pod, %node, %message, "bind refused");
+                self.redraw(now);
                 self.metrics.attempt("error", &self.config.profile, now.saturating_sub(begun));
                 self.pods.waits(uid);
                 self.queue.retry(uid, now);
             }
             BindOutcome::Unknown(message) => {
                 warn!(%pod, %node, %message, "bind unanswered: the reservation is left to expire");
+                self.redraw(now);
                 self.metrics.attempt("error", &self.config.profile, now.saturating_sub(begun));
                 self.remember(now, reservation, false);
                 self.pods.waits(uid);
