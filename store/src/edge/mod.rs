@@ -1,9 +1,12 @@
 //! The process's edge: listeners and HTTP.
 
+mod calls;
 mod connection;
+mod gather;
 mod grpc;
 mod http;
 mod io;
+mod keepalive;
 mod listen;
 mod runtimes;
 mod stream;
