@@ -20,6 +20,8 @@ use crate::log::{Class, DurabilityRule};
 /// The etcd v3 API in memory, with a log and durability by prefix.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "megacluster-store", version, disable_help_subcommand = true)]
+// As in etcd the last one of a flag that is given twice counts; of lists, too.
+#[command(args_override_self = true)]
 pub struct Flags {
     /// Name of this member.
     #[arg(long, default_value = "default", env = "ETCD_NAME")]
@@ -31,6 +33,7 @@ pub struct Flags {
     #[arg(
         long,
         value_delimiter = ',',
+        overrides_with = "listen_client_urls",
         default_value = "http://localhost:2379",
         env = "ETCD_LISTEN_CLIENT_URLS"
     )]
@@ -39,13 +42,19 @@ pub struct Flags {
     #[arg(
         long,
         value_delimiter = ',',
+        overrides_with = "advertise_client_urls",
         default_value = "http://localhost:2379",
         env = "ETCD_ADVERTISE_CLIENT_URLS"
     )]
     pub advertise_client_urls: Vec<String>,
     /// Addresses of the admin port: /livez, /readyz, /health, /version, /metrics and
     /// /debug/pprof/profile, over http.
-    #[arg(long, value_delimiter = ',', env = "ETCD_LISTEN_METRICS_URLS")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        overrides_with = "listen_metrics_urls",
+        env = "ETCD_LISTEN_METRICS_URLS"
+    )]
     pub listen_metrics_urls: Vec<ListenUrl>,
     /// Certificate of the server, PEM. Read again when it changes.
     #[arg(long, env = "ETCD_CERT_FILE")]
@@ -93,6 +102,7 @@ pub struct Flags {
     #[arg(
         long,
         value_delimiter = ',',
+        overrides_with = "initial_advertise_peer_urls",
         default_value = "http://localhost:2380",
         env = "ETCD_INITIAL_ADVERTISE_PEER_URLS"
     )]
@@ -354,6 +364,34 @@ mod tests {
         let reason = refused(["--name=a", "--auto-tls=true"]).unwrap();
         assert!(reason.contains("--auto-tls") && reason.contains("--cert-file"));
         assert_eq!(refused(["--name=auto-tls"]), None);
+    }
+
+    #[test]
+    fn the_last_of_a_flag_counts_as_in_etcd() {
+        let flags = parse(&[
+            "--name=a",
+            "--name=b",
+            "--listen-client-urls=http://127.0.0.1:1,http://127.0.0.1:2",
+            "--listen-client-urls=http://127.0.0.1:3",
+            "--listen-metrics-urls=http://127.0.0.1:4",
+            "--listen-metrics-urls=http://127.0.0.1:5,http://127.0.0.1:6",
+            "--client-cert-auth",
+            "--client-cert-auth=false",
+            "--snapshot-count=1",
+            "--snapshot-count=2",
+            "--log-level=debug",
+            "--log-level=info",
+            "--durability-rule=/a/=none",
+            "--durability-rule=/b/=none",
+        ])
+        .unwrap();
+        let urls = |urls: &[ListenUrl]| urls.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(flags.name, "b");
+        assert_eq!(urls(&flags.listen_client_urls), ["http://127.0.0.1:3"]);
+        assert_eq!(urls(&flags.listen_metrics_urls), ["http://127.0.0.1:5", "http://127.0.0.1:6"]);
+        assert!(!flags.client_cert_auth);
+        // Ours, and made to be repeated.
+        assert_eq!(flags.durability_rules.len(), 2);
     }
 
     #[test]

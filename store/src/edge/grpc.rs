@@ -109,9 +109,10 @@ pub(super) fn name_the_unknown(path: &str, headers: &mut HeaderMap) {
     else {
         return;
     };
-    let known = service.strip_prefix("etcdserverpb.").is_some_and(|name| {
-        ["KV", "Watch", "Lease", "Maintenance", "Cluster", "Auth"].contains(&name)
-    });
+    let known = service == "grpc.health.v1.Health"
+        || service.strip_prefix("etcdserverpb.").is_some_and(|name| {
+            ["KV", "Watch", "Lease", "Maintenance", "Cluster", "Auth"].contains(&name)
+        });
     let text = if known {
         format!("unknown method {method} for service {service}")
     } else {

@@ -23,7 +23,7 @@ const SERVER: &str = "server_stream";
 const BOTH: &str = "bidi_stream";
 
 /// The methods that are served. The first four are those of [`Tally`].
-const SERVED: [Methods; 9] = [
+const SERVED: [Methods; 11] = [
     ("etcdserverpb.KV", UNARY, &["Range", "Put", "DeleteRange", "Txn", "Compact"]),
     ("etcdserverpb.KV", SERVER, &["RangeStream"]),
     ("etcdserverpb.Watch", BOTH, &["Watch"]),
@@ -63,6 +63,8 @@ const SERVED: [Methods; 9] = [
             "RoleRevokePermission",
         ],
     ),
+    ("grpc.health.v1.Health", UNARY, &["Check"]),
+    ("grpc.health.v1.Health", SERVER, &["Watch"]),
 ];
 
 /// gRPC's codes by their numbers, as Go writes them.

@@ -1,4 +1,4 @@
-//! The wire: etcd's v3 messages and services, generated from our own `.proto` files in `proto/`.
+//! The wire: etcd's v3 messages and services, and gRPC's health check, generated from our own `.proto` files in `proto/`.
 //!
 //! `UPDATE_GENERATED=1 cargo test -p megacluster-store --test generated` writes the files in
 //! `generated/`; without the variable the same test fails when they are not current.
@@ -11,6 +11,9 @@ pub mod authpb;
 #[rustfmt::skip]
 #[path = "generated/etcdserverpb.rs"]
 pub mod etcdserverpb;
+#[rustfmt::skip]
+#[path = "generated/grpc.health.v1.rs"]
+pub mod health;
 #[rustfmt::skip]
 #[path = "generated/mvccpb.rs"]
 pub mod mvccpb;

@@ -6,13 +6,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"os"
-	"os/exec"
 	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -20,89 +15,8 @@ import (
 	"github.com/gogo/protobuf/proto"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 )
-
-const timeout = 20 * time.Second
-
-// server is one of the two, as a process.
-type server struct {
-	name    string
-	cmd     *exec.Cmd
-	dir     string
-	flags   []string
-	conn    *grpc.ClientConn
-	kv      pb.KVClient
-	lease   pb.LeaseClient
-	watches pb.WatchClient
-}
-
-func program(t *testing.T, variable string) string {
-	t.Helper()
-	path := os.Getenv(variable)
-	if path == "" {
-		t.Skipf("%s names no program", variable)
-	}
-	return path
-}
-
-func (s *server) start(t *testing.T, binary string) {
-	t.Helper()
-	for attempt := 0; ; attempt++ {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		address := listener.Addr().String()
-		listener.Close()
-		url := "http://" + address
-		args := append([]string{
-			"--data-dir=" + s.dir, "--listen-client-urls=" + url, "--advertise-client-urls=" + url,
-		}, s.flags...)
-		s.cmd = exec.Command(binary, args...)
-		var output bytes.Buffer
-		s.cmd.Stdout, s.cmd.Stderr = &output, &output
-		s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if err := s.cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		err = s.connect(address)
-		if err == nil {
-			return
-		}
-		s.stop(syscall.SIGKILL)
-		if attempt == 4 {
-			t.Fatalf("%s: %v\n%s", s.name, err, output.String())
-		}
-	}
-}
-
-func (s *server) connect(address string) error {
-	limit := grpc.MaxCallRecvMsgSize(64 << 20)
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(limit, grpc.WaitForReady(true)))
-	if err != nil {
-		return err
-	}
-	s.conn = conn
-	s.kv, s.lease, s.watches = pb.NewKVClient(conn), pb.NewLeaseClient(conn), pb.NewWatchClient(conn)
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	_, err = s.kv.Range(ctx, &pb.RangeRequest{Key: []byte("a")})
-	return err
-}
-
-func (s *server) stop(signal syscall.Signal) {
-	if s.conn != nil {
-		s.conn.Close()
-	}
-	if s.cmd != nil && s.cmd.Process != nil {
-		_ = s.cmd.Process.Signal(signal)
-		_ = s.cmd.Wait()
-	}
-}
 
 // answer is what came back, in a form that two servers can share.
 type answer struct {
@@ -298,36 +212,13 @@ func (g *generator) watchRequest() *pb.WatchCreateRequest {
 	return r
 }
 
-func number(t *testing.T, variable string, otherwise uint64) uint64 {
-	t.Helper()
-	text := os.Getenv(variable)
-	if text == "" {
-		return otherwise
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		t.Fatalf("%s: %v", variable, err)
-	}
-	return n
-}
-
 // TestSameAnswers gives both the same requests, restarts both (and kills the store) now and then, and compares
 // every answer, error text and watched history.
 func TestSameAnswers(t *testing.T) {
-	etcdBinary, storeBinary := program(t, "ETCD_BINARY"), program(t, "STORE_BINARY")
 	first := number(t, "SEED", uint64(time.Now().UnixNano()))
 	for seed := first; seed < first+number(t, "SEEDS", 4); seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			etcd := &server{name: "etcd", dir: t.TempDir(), flags: []string{
-				"--listen-peer-urls=http://127.0.0.1:0", "--log-level=error", "--unsafe-no-fsync",
-			}}
-			store := &server{name: "store", dir: t.TempDir(), flags: strings.Fields(os.Getenv("STORE_FLAGS"))}
-			defer func() {
-				etcd.stop(syscall.SIGKILL)
-				store.stop(syscall.SIGKILL)
-			}()
-			etcd.start(t, etcdBinary)
-			store.start(t, storeBinary)
+			etcd, store := both(t)
 			g := &generator{Rand: rand.New(rand.NewPCG(seed, 0)), revision: 1}
 			for step := range int(number(t, "STEPS", 3000)) {
 				switch {
@@ -336,11 +227,7 @@ func TestSameAnswers(t *testing.T) {
 				case g.one(1000):
 					signal := []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM}[g.IntN(2)]
 					g.last = append(g.last, fmt.Sprintf("restart by %s", signal))
-					// etcd in order: killed, it may come back one revision further.
-					etcd.stop(syscall.SIGTERM)
-					store.stop(signal)
-					etcd.start(t, etcdBinary)
-					store.start(t, storeBinary)
+					restart(t, etcd, store, signal)
 				default:
 					compareAnswers(t, g, step, etcd, store, g.request())
 				}

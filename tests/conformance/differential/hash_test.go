@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,20 +51,10 @@ func (g *generator) change(step int, compacts bool) any {
 
 // TestSameHashes compares HashKV at all revisions, also behind compactions and restarts.
 func TestSameHashes(t *testing.T) {
-	etcdBinary, storeBinary := program(t, "ETCD_BINARY"), program(t, "STORE_BINARY")
 	seed := number(t, "SEED", uint64(time.Now().UnixNano()))
 	for _, compacts := range []bool{false, true} {
 		t.Run(fmt.Sprintf("seed=%d,compacts=%v", seed, compacts), func(t *testing.T) {
-			etcd := &server{name: "etcd", dir: t.TempDir(), flags: []string{
-				"--listen-peer-urls=http://127.0.0.1:0", "--log-level=error", "--unsafe-no-fsync",
-			}}
-			store := &server{name: "store", dir: t.TempDir(), flags: strings.Fields(os.Getenv("STORE_FLAGS"))}
-			defer func() {
-				etcd.stop(syscall.SIGKILL)
-				store.stop(syscall.SIGKILL)
-			}()
-			etcd.start(t, etcdBinary)
-			store.start(t, storeBinary)
+			etcd, store := both(t)
 			g := &generator{Rand: rand.New(rand.NewPCG(seed, 1)), revision: 1}
 			// Of these etcd kept a checksum from when it compacted.
 			kept := map[int64]bool{}
@@ -89,10 +78,7 @@ func TestSameHashes(t *testing.T) {
 					kept[at] = true
 				}
 				if g.one(150) {
-					etcd.stop(syscall.SIGTERM)
-					store.stop(syscall.SIGKILL)
-					etcd.start(t, etcdBinary)
-					store.start(t, storeBinary)
+					restart(t, etcd, store, syscall.SIGKILL)
 					clear(kept)
 				}
 				compare(0)

@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -64,15 +62,7 @@ func series(t *testing.T, s *server) (names []string, grpc []string) {
 // TestSameMetrics compares the names of what both servers show on their client ports, and the labels
 // of what is counted of each call.
 func TestSameMetrics(t *testing.T) {
-	etcdBinary, storeBinary := program(t, "ETCD_BINARY"), program(t, "STORE_BINARY")
-	etcd := &server{name: "etcd", dir: t.TempDir(), flags: []string{
-		"--listen-peer-urls=http://127.0.0.1:0", "--log-level=error", "--unsafe-no-fsync",
-	}}
-	store := &server{name: "store", dir: t.TempDir(), flags: strings.Fields(os.Getenv("STORE_FLAGS"))}
-	defer etcd.stop(syscall.SIGKILL)
-	defer store.stop(syscall.SIGKILL)
-	etcd.start(t, etcdBinary)
-	store.start(t, storeBinary)
+	etcd, store := both(t)
 	want, wantCalls := series(t, etcd)
 	got, gotCalls := series(t, store)
 	for _, name := range want {
@@ -87,8 +77,7 @@ func TestSameMetrics(t *testing.T) {
 		}
 	}
 	for _, call := range wantCalls {
-		// The store has no such service.
-		if !slices.Contains(gotCalls, call) && !strings.Contains(call, "grpc.health.v1") {
+		if !slices.Contains(gotCalls, call) {
 			t.Errorf("%s: absent", call)
 		}
 	}
