@@ -9,6 +9,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::paged::is_short;
+use super::pieces::Pieces;
 use super::{Api, CODEC_SLACK_BYTES, OVERHEAD_BYTES, mismatch};
 use crate::core::{Command, Error, Reply};
 use crate::pb::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest};
@@ -77,10 +78,9 @@ impl Api {
         Ok(Way::Parcel(Asked { tag, command, size }))
     }
 
-    /// The answer to a range that goes on its own.
-    pub(crate) async fn pages(&self, request: RangeRequest) -> Result<Bytes, Status> {
-        let response = self.range_in_pages(request).await?;
-        Ok(encode(&response, &mut BytesMut::new()))
+    /// The answer to a range that goes on its own, to be encoded as the client takes it.
+    pub(crate) async fn pages(&self, request: RangeRequest) -> Result<Pieces, Status> {
+        self.range_in_pages(request).await.map(Pieces::new)
     }
 
     /// Hands over what came together.
@@ -143,11 +143,16 @@ fn encode(response: &impl Message, room: &mut BytesMut) -> Bytes {
     if room.capacity() < PREFIX + size {
         room.reserve(ROOM.max(PREFIX + size));
     }
+    put_prefix(size, room);
+    response.encode_raw(room);
+    room.split().freeze()
+}
+
+/// Writes what comes before a message of `size` bytes.
+pub(super) fn put_prefix(size: usize, room: &mut BytesMut) {
     room.put_u8(0);
     // No answer is longer than a length can say: its keys would not fit a range's bounds.
     room.put_u32(u32::try_from(size).unwrap_or(u32::MAX));
-    response.encode_raw(room);
-    room.split().freeze()
 }
 
 #[cfg(test)]

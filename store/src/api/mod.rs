@@ -9,6 +9,8 @@ mod kv;
 mod lease;
 mod maintenance;
 mod paged;
+mod pieces;
+mod serving;
 mod snapshot;
 mod status;
 mod watch;
@@ -19,6 +21,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 pub(crate) use direct::{Call, Way};
+pub(crate) use pieces::Pieces;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -30,6 +33,7 @@ use crate::pb::etcdserverpb::{
     ResponseHeader, auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer,
     lease_server::LeaseServer, maintenance_server::MaintenanceServer,
 };
+use crate::pb::health::health_server::HealthServer;
 use crate::sequencer::Handle;
 
 /// The etcd version whose behaviour is offered. kube-apiserver decides by it which features it may
@@ -160,6 +164,7 @@ impl Api {
             .add_service(bounded!(MaintenanceServer))
             .add_service(bounded!(ClusterServer))
             .add_service(bounded!(AuthServer))
+            .add_service(bounded!(HealthServer))
             .prepare()
     }
 

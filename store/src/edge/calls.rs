@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -195,8 +195,9 @@ impl Calls {
             return;
         }
         // Here, not in the task: of many answers in one turn the next must see it.
-        self.held.fetch_add(message.len(), Ordering::Relaxed);
-        tokio::spawn(stream::finish(stream, message, deadline, self.held.clone()));
+        let size = message.len();
+        self.held.fetch_add(size, Ordering::Relaxed);
+        tokio::spawn(stream::finish(stream, [message], size, deadline, self.held.clone()));
     }
 
     /// Answers calls whose time is over, and sees to it that the others are looked at again.

@@ -19,6 +19,7 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 
 use super::grpc;
+use crate::api::Pieces;
 use crate::metrics::{Meter, Ticket};
 
 /// Bytes handed to the codec at once for one stream.
@@ -192,9 +193,9 @@ pub(super) async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Res
     Ok(())
 }
 
-/// Answers a call with one message that is still to be made.
+/// Answers a call with one message that is still to be found, and encoded as the client takes it.
 pub(super) async fn answer(
-    message: impl Future<Output = Result<Bytes, Status>>,
+    message: impl Future<Output = Result<Pieces, Status>>,
     mut respond: SendResponse<Bytes>,
     deadline: Option<Instant>,
     held: Arc<AtomicUsize>,
@@ -210,8 +211,10 @@ pub(super) async fn answer(
             ticket.sent(1, message.len().saturating_sub(grpc::PREFIX) as u64);
             ticket.end(Code::Ok);
             if let Ok(stream) = respond.send_response(grpc::head(), false) {
-                held.fetch_add(message.len(), Ordering::Relaxed);
-                finish(stream, message, deadline, held).await;
+                // Its versions may be replaced before the client takes them.
+                let size = message.len();
+                held.fetch_add(size, Ordering::Relaxed);
+                finish(stream, message, size, deadline, held).await;
             }
         }
         Err(status) => {
@@ -221,16 +224,22 @@ pub(super) async fn answer(
     }
 }
 
-/// Sends an answer of one message that is larger than what the client takes now. Its
-/// caller counted it as `held`.
+/// Sends an answer of one message that is larger than what the client takes now, in pieces. Its
+/// caller counted its `size` as `held`.
 pub(super) async fn finish(
     mut stream: SendStream<Bytes>,
-    message: Bytes,
+    message: impl IntoIterator<Item = Bytes>,
+    size: usize,
     deadline: Option<Instant>,
     held: Arc<AtomicUsize>,
 ) {
-    let size = message.len();
-    match within(deadline, send(&mut stream, message)).await {
+    let sent = async {
+        for piece in message {
+            send(&mut stream, piece).await?;
+        }
+        Ok(())
+    };
+    match within(deadline, sent).await {
         Some(Ok(())) => {
             let _ = stream.send_trailers(grpc::ok_trailers());
         }
