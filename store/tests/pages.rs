@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test states its expectation so")]
 
-#[allow(dead_code, reason = "each test uses its part")]
 mod support;
 
 use std::sync::Arc;
