@@ -27,7 +27,11 @@ const RANGE: &str = "/etcdserverpb.KV/Range";
 const PUT: &str = "/etcdserverpb.KV/Put";
 
 async fn plain_store() -> Store {
-    Store::start(&["--durability=buffered", "--listen-client-urls=http://127.0.0.1:0"]).await
+    Store::start(&[
+        "--durability=buffered",
+        "--listen-client-urls=https://127.0.0.1:0,http://127.0.0.1:0",
+    ])
+    .await
 }
 
 fn plain(store: &Store) -> std::net::SocketAddr {

@@ -22,7 +22,11 @@ const SOON: Duration = Duration::from_secs(20);
 const RANGE: &str = "/etcdserverpb.KV/Range";
 
 async fn plain_store() -> Store {
-    Store::start(&["--durability=buffered", "--listen-client-urls=http://127.0.0.1:0"]).await
+    Store::start(&[
+        "--durability=buffered",
+        "--listen-client-urls=https://127.0.0.1:0,http://127.0.0.1:0",
+    ])
+    .await
 }
 
 fn plain(store: &Store) -> SocketAddr {
