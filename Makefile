@@ -25,7 +25,7 @@ test: ## Everything: lint, unit tests, Kubernetes' storage suite, the journey on
 	@tests/run
 
 .PHONY: soak
-soak: ## An hour of kills, lost power, damaged logs and broken messages for the store.
+soak: ## An hour of kills, lost power and broken messages for the store, then every failover 20 times.
 	@tests/soak
 
 .PHONY: quick

@@ -17,9 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// kill9 ends every process of the pod but its pause container's by SIGKILL, as the kernel's OOM
-// killer would, and gives how many those were.
-func kill9(t *testing.T, pod *corev1.Pod) int {
+// processes gives the host's ids of the pod's processes but its pause container's.
+func processes(t *testing.T, pod *corev1.Pod) []int {
 	t.Helper()
 	groups, err := filepath.Glob("/proc/[0-9]*/cgroup")
 	if err != nil {
@@ -27,25 +26,39 @@ func kill9(t *testing.T, pod *corev1.Pod) int {
 	}
 	// cgroupfs names keep the dashes; systemd's turn them to underscores.
 	uid := string(pod.UID)
-	killed := 0
+	found := []int{}
 	for _, path := range groups {
 		content, err := os.ReadFile(path)
 		if err != nil || !(strings.Contains(string(content), uid) || strings.Contains(string(content), strings.ReplaceAll(uid, "-", "_"))) {
 			continue
 		}
 		command, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
-		if err != nil || strings.HasPrefix(string(command), "/pause") {
+		if err != nil || len(command) == 0 || strings.HasPrefix(string(command), "/pause") {
 			continue
 		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if err != nil {
-			continue
-		}
-		if syscall.Kill(pid, syscall.SIGKILL) == nil {
-			killed++
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+			found = append(found, pid)
 		}
 	}
-	return killed
+	return found
+}
+
+// signalAll sends the signal to every one of the processes, and gives to how many it could.
+func signalAll(pids []int, signal syscall.Signal) int {
+	reached := 0
+	for _, pid := range pids {
+		if syscall.Kill(pid, signal) == nil {
+			reached++
+		}
+	}
+	return reached
+}
+
+// kill9 ends every process of the pod but its pause container's by SIGKILL, as the kernel's OOM
+// killer would, and gives how many those were.
+func kill9(t *testing.T, pod *corev1.Pod) int {
+	t.Helper()
+	return signalAll(processes(t, pod), syscall.SIGKILL)
 }
 
 // TestKillEachComponent kills each component in turn while pods are created: what was

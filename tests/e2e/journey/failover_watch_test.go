@@ -1,0 +1,329 @@
+package journey
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+)
+
+const (
+	// Each client has connections of its own, as a process has.
+	informerClients = 20
+	// A change for all informers comes this often. Each of them gets each of them.
+	changeEvery = 200 * time.Millisecond
+)
+
+func informerCount() int {
+	if count, err := strconv.Atoi(os.Getenv("FAILOVER_INFORMERS")); err == nil && count > 0 {
+		return count
+	}
+	return 1000
+}
+
+// relists counts requests that begin anew: a LIST, or a watch that asks for the initial events.
+type relists struct {
+	next  http.RoundTripper
+	count *atomic.Int64
+}
+
+func (r relists) RoundTrip(request *http.Request) (*http.Response, error) {
+	query := request.URL.Query()
+	watches := query.Get("watch") == "true" || query.Get("watch") == "1"
+	if request.Method == http.MethodGet && (!watches || query.Get("sendInitialEvents") == "true") {
+		r.count.Add(1)
+	}
+	return r.next.RoundTrip(request)
+}
+
+// informed is what the informers of this process have seen of one ConfigMap, whose data count up.
+type informed struct {
+	mutex sync.Mutex
+	last  []int
+	lost  int
+	twice int
+	// The worst delay of an event since it was last reset, and whose.
+	worst   time.Duration
+	written map[int]time.Time
+}
+
+func (s *informed) see(informer, number int) {
+	now := time.Now()
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	switch last := s.last[informer]; {
+	case number <= last:
+		s.twice++
+	case last > 0 && number > last+1:
+		s.lost += number - last - 1
+	}
+	s.last[informer] = number
+	if written, found := s.written[number]; found {
+		s.worst = max(s.worst, now.Sub(written))
+	}
+}
+
+func numberOf(object any) int {
+	config, ok := object.(*corev1.ConfigMap)
+	if !ok {
+		return 0
+	}
+	number, _ := strconv.Atoi(config.Data["number"])
+	return number
+}
+
+// direct gives a client's configuration that reaches the MegaCluster's Service as a client inside
+// the management cluster does: by its address, behind which kube-proxy chooses a front door.
+func direct(t *testing.T, count *atomic.Int64) *rest.Config {
+	t.Helper()
+	service, err := management.client.CoreV1().Services(namespace).Get(t.Context(), name+"-api", getOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := net.JoinHostPort(service.Spec.ClusterIP, strconv.Itoa(int(service.Spec.Ports[0].Port)))
+	config := rest.CopyConfig(mega.config)
+	config.QPS = -1
+	// As components do: a thousand watches by JSON would keep the machine busy.
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return dialPod(ctx, address) }
+	if count != nil {
+		config.Wrap(func(next http.RoundTripper) http.RoundTripper { return relists{next, count} })
+	}
+	return config
+}
+
+// informers starts so many informers, each a watch of its own, on the ConfigMap.
+func startInformers(t *testing.T, ns, configMap string, count *atomic.Int64) *informed {
+	t.Helper()
+	informers := informerCount()
+	seen := &informed{last: make([]int, informers), written: map[int]time.Time{}}
+	clients := make([]*kubernetes.Clientset, informerClients)
+	for i := range clients {
+		client, err := kubernetes.NewForConfig(direct(t, count))
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients[i] = client
+	}
+	synced := []cache.InformerSynced{}
+	for i := range informers {
+		client := clients[i%len(clients)].CoreV1().RESTClient()
+		source := cache.NewListWatchFromClient(client, "configmaps", ns, fields.OneTermEqualSelector("metadata.name", configMap))
+		informer := cache.NewSharedInformer(source, &corev1.ConfigMap{}, 0)
+		if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(object any) { seen.see(i, numberOf(object)) },
+			UpdateFunc: func(_, object any) { seen.see(i, numberOf(object)) },
+		}); err != nil {
+			t.Fatal(err)
+		}
+		go informer.RunWithContext(t.Context())
+		synced = append(synced, informer.HasSynced)
+	}
+	eventually(t, 2*time.Minute, "the informers are synced", func(context.Context) error {
+		waiting := 0
+		for _, done := range synced {
+			if !done() {
+				waiting++
+			}
+		}
+		if waiting > 0 {
+			return fmt.Errorf("%d aren't", waiting)
+		}
+		return nil
+	})
+	return seen
+}
+
+// write counts the ConfigMap up until ctx ends. A change counts from when it was asked for the last
+// time: what the writer waits for is not the informers' delay.
+func (s *informed) write(ctx context.Context, t *testing.T, ns, configMap string) {
+	client, err := kubernetes.NewForConfig(direct(t, nil))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for number := 2; ctx.Err() == nil; number++ {
+		began := time.Now()
+		object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: configMap}, Data: map[string]string{"number": strconv.Itoa(number)}}
+		for ctx.Err() == nil {
+			s.mutex.Lock()
+			s.written[number] = time.Now()
+			s.mutex.Unlock()
+			attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
+			_, err := client.CoreV1().ConfigMaps(ns).Update(attempt, object, metav1.UpdateOptions{})
+			cancel()
+			if err == nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(max(0, changeEvery-time.Since(began)))
+	}
+}
+
+// caughtUp waits until every informer has seen the same change, and gives its number.
+func (s *informed) caughtUp(t *testing.T, after int) int {
+	t.Helper()
+	slowest := 0
+	eventually(t, time.Minute, "every informer goes on", func(context.Context) error {
+		s.mutex.Lock()
+		defer s.mutex.Unlock()
+		slowest = s.last[0]
+		behind := 0
+		for _, last := range s.last {
+			slowest = min(slowest, last)
+			if last <= after {
+				behind++
+			}
+		}
+		if behind > 0 {
+			return fmt.Errorf("%d have seen nothing after change %d", behind, after)
+		}
+		return nil
+	})
+	return slowest
+}
+
+func (s *informed) newest() int {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	newest := 0
+	for number := range s.written {
+		newest = max(newest, number)
+	}
+	return newest
+}
+
+// watchesGoOn kills with informers on: the figure is the worst delay of an event for any of them. With
+// listsAnew it is no failure yet that some list anew.
+func watchesGoOn(t *testing.T, what, open string, listsAnew bool, kill func(t *testing.T, number int) (heal func())) {
+	ns := scratch(t)
+	const configMap = "counter"
+	object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: configMap}, Data: map[string]string{"number": "1"}}
+	if _, err := mega.client.CoreV1().ConfigMaps(ns).Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	var lists atomic.Int64
+	seen := startInformers(t, ns, configMap, &lists)
+	ctx, stop := context.WithCancel(t.Context())
+	var writing sync.WaitGroup
+	writing.Go(func() { seen.write(ctx, t, ns, configMap) })
+	defer func() {
+		stop()
+		writing.Wait()
+	}()
+	newRow(t, fmt.Sprintf("%s killed: %d informers go on", what, informerCount()), time.Second).notHeld(open).measure(func(r *round) {
+		// A watch that is broken off in its first second is begun anew by client-go, with a pause.
+		time.Sleep(3 * time.Second)
+		seen.caughtUp(t, seen.newest())
+		seen.mutex.Lock()
+		usual := seen.worst
+		seen.worst = 0
+		seen.mutex.Unlock()
+		before := lists.Load()
+		var heal func()
+		r.begin()
+		heal = kill(t, r.number)
+		// What was written in the next second and a half was written into the gap.
+		time.Sleep(1500 * time.Millisecond)
+		seen.caughtUp(t, seen.newest())
+		seen.mutex.Lock()
+		worst, lost, twice := seen.worst, seen.lost, seen.twice
+		seen.lost, seen.twice = 0, 0
+		seen.mutex.Unlock()
+		r.endWith(worst)
+		t.Logf("before the kill the worst delay was %s", usual.Round(time.Millisecond))
+		again := lists.Load() - before
+		// Who lists anew sees the newest state, and not each change that led to it.
+		tell := t.Errorf
+		if listsAnew && twice == 0 {
+			tell = t.Logf
+		}
+		if again > 0 {
+			tell("round %d: %d informers listed anew", r.number, again)
+		}
+		if lost > 0 || twice > 0 {
+			tell("round %d: %d events were lost, %d came twice", r.number, lost, twice)
+		}
+		heal()
+		seen.mutex.Lock()
+		seen.worst = 0
+		seen.mutex.Unlock()
+	})
+}
+
+// TestFailoverFrontDoorKilled kills the front door's process in one of two pods.
+func TestFailoverFrontDoorKilled(t *testing.T) {
+	const open = "a client that meets the dead replica again is refused, and client-go waits 0.8 to 1.6 s before its next try, then twice as long"
+	watchesGoOn(t, "front door replica", open, false, func(t *testing.T, number int) func() {
+		running, err := pods(t.Context(), "watchcache")
+		if err != nil || len(running) < 2 {
+			t.Fatalf("%d front doors: %v", len(running), err)
+		}
+		victim := running[number%len(running)]
+		mustKill(t, processes(t, &victim))
+		return func() {
+			renew(t, &victim)
+			eventually(t, time.Minute, "two front doors are ready", func(ctx context.Context) error {
+				return readyPods(ctx, "watchcache", 2)
+			})
+		}
+	})
+}
+
+// TestFailoverAPIServerKilled gives the sample a second kube-apiserver, and kills one of the two.
+func TestFailoverAPIServerKilled(t *testing.T) {
+	management.mustKubectl(t, "", "-n", namespace, "scale", "megacluster", name, "--replicas=2")
+	t.Cleanup(func() {
+		_, _ = management.kubectl(context.Background(), "", "-n", namespace, "scale", "megacluster", name, "--replicas=1")
+		waitReady(t, 2*time.Minute)
+	})
+	two := func(ctx context.Context) error { return readyPods(ctx, "apiserver", 2) }
+	eventually(t, 2*time.Minute, "two apiservers are ready", two)
+	time.Sleep(3 * time.Second)
+	const open = "0.9 and 2.4 s were seen, and lists: the front door reset the watches; not measured since it ends them"
+	watchesGoOn(t, "kube-apiserver", open, true, func(t *testing.T, number int) func() {
+		running, err := pods(t.Context(), "apiserver")
+		if err != nil {
+			t.Fatal(err)
+		}
+		victim := running[number%len(running)]
+		mustKill(t, processes(t, &victim))
+		return func() {
+			renew(t, &victim)
+			eventually(t, 2*time.Minute, "two apiservers are ready", two)
+			time.Sleep(2 * time.Second)
+		}
+	})
+}
+
+// readyPods says why there are not so many ready pods of the component, and no others.
+func readyPods(ctx context.Context, component string, count int) error {
+	running, err := pods(ctx, component)
+	if err != nil {
+		return err
+	}
+	ready := 0
+	for i := range running {
+		if podReady(&running[i]) {
+			ready++
+		}
+	}
+	if ready != count || len(running) != count {
+		return fmt.Errorf("%d of %d pods are ready, not %d", ready, len(running), count)
+	}
+	return nil
+}
