@@ -32,6 +32,21 @@ pub enum Role {
     Relay(RelayFlags),
     /// Shows where a workload would go, and how fast, on a cluster from a dump or out of nothing.
     Simulate(SimulateFlags),
+    /// Asks a relay why a pod is Pending: which plugin rejects how many nodes on which shard.
+    Explain(ExplainFlags),
+}
+
+/// A question about a pod.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainFlags {
+    /// The pod, as NAMESPACE/NAME.
+    pub pod: String,
+    /// The admin port of the relay that leads.
+    #[arg(long, default_value = "http://127.0.0.1:10259")]
+    pub admin: http::Uri,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of every role.

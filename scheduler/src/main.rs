@@ -14,15 +14,20 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     crypto::install();
     let common = match &cli.role {
-        None => &cli.all.common,
-        Some(Role::Shard(flags)) => &flags.common,
-        Some(Role::Relay(flags)) => &flags.common,
+        None => Some(&cli.all.common),
+        Some(Role::Shard(flags)) => Some(&flags.common),
+        Some(Role::Relay(flags)) => Some(&flags.common),
         Some(Role::Simulate(flags)) => return simulate(flags),
+        // Prints its answer, and no log.
+        Some(Role::Explain(_)) => None,
     };
-    if let Err(error) = logging::init(&common.log) {
+    if let Some(common) = common
+        && let Err(error) = logging::init(&common.log)
+    {
         eprintln!("megacluster-scheduler: {error}");
         return ExitCode::FAILURE;
     }
+    let quiet = common.is_none();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(scheduler(cli)),
@@ -30,6 +35,10 @@ fn main() -> ExitCode {
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if quiet => {
+            eprintln!("megacluster-scheduler: {error}");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             tracing::error!(error, "stopped");
             ExitCode::FAILURE
@@ -54,6 +63,7 @@ async fn scheduler(cli: Cli) -> Result<(), String> {
         None => run::all_in_one(cli.all, token).await,
         Some(Role::Shard(flags)) => run::shard(flags, token).await,
         Some(Role::Relay(flags)) => run::relay(flags, token).await,
+        Some(Role::Explain(flags)) => run::explain(flags).await,
         // Ended above.
         Some(Role::Simulate(_)) => Ok(()),
     }

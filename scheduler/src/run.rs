@@ -17,7 +17,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::cli::{AllFlags, CommonFlags, LeadFlags, RelayFlags, ReservationFlags, ShardFlags};
+use crate::cli::{
+    AllFlags, CommonFlags, ExplainFlags, LeadFlags, RelayFlags, ReservationFlags, ShardFlags,
+};
 use crate::config::{ConfigError, SchedulerConfig};
 use crate::core::membership::Membership;
 use crate::core::queue::QueueConfig;
@@ -27,6 +29,7 @@ use crate::relay::bind::BindLimits;
 use crate::relay::coordinator::{Coordinator, CoordinatorConfig};
 use crate::relay::copies::Copies;
 use crate::relay::driver::{self, Surroundings};
+use crate::relay::explain::{Explainer, Explanation, PREFIX, Question};
 use crate::relay::fanout::{Fanout, Shard};
 use crate::relay::{intake, lookup, report, tree};
 use crate::shard::local::LocalShard;
@@ -39,6 +42,9 @@ const INTAKE: usize = 1024;
 const BINDS_AHEAD: usize = 4;
 /// What is left to report has this long when the process ends.
 const LAST_REPORTS: Duration = Duration::from_secs(3);
+
+/// How long an explanation may take.
+const EXPLAIN: Duration = Duration::from_mins(1);
 
 /// The process can't start.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +89,8 @@ struct Process {
     readiness: Readiness,
     elections: ElectionMetrics,
     server: http::Uri,
+    explainer: Explainer,
+    questions: mpsc::Receiver<Question>,
 }
 
 async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Process, RunError> {
@@ -105,7 +113,10 @@ async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Proces
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let elections = ElectionMetrics::register(&mut registry, "scheduler");
-    let admin = Admin::new(registry, "megacluster-scheduler");
+    let (explainer, questions) = Explainer::new();
+    let pages = explainer.clone();
+    let admin =
+        Admin::new(registry, "megacluster-scheduler").with_slow(move |path| pages.page(path));
     let readiness = admin.readiness();
     // Not ready before the parts have said what they wait for.
     readiness.set("started", false);
@@ -115,7 +126,7 @@ async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Proces
         address,
         source,
     })?;
-    Ok(Process { config, client, metrics, readiness, elections, server })
+    Ok(Process { config, client, metrics, readiness, elections, server, explainer, questions })
 }
 
 /// Everything in one process, until `token` is cancelled and what was under way has ended.
@@ -185,6 +196,31 @@ fn local_shard(
     LocalShard::new(machine, process.metrics.clone())
 }
 
+/// Asks a relay why a pod waits, and prints what it says.
+pub async fn explain(flags: ExplainFlags) -> Result<(), RunError> {
+    let Some((namespace, name)) = flags.pod.split_once('/') else {
+        return Err(RunError::Flags(format!("{}: must be NAMESPACE/NAME", flags.pod)));
+    };
+    let mut config = kube::Config::new(flags.admin);
+    config.default_retry = false;
+    let client = Client::try_from(config)?;
+    let request = http::Request::get(format!("{PREFIX}{namespace}/{name}")).body(Vec::new());
+    let request = request.map_err(|error| RunError::Flags(error.to_string()))?;
+    let asked = tokio::time::timeout(EXPLAIN, client.request_text(request));
+    let text = match asked.await {
+        Ok(text) => text?,
+        Err(_) => return Err(RunError::Flags("no answer in time".to_owned())),
+    };
+    if flags.json {
+        print!("{text}");
+        return Ok(());
+    }
+    let explanation: Explanation =
+        serde_json::from_str(&text).map_err(|error| RunError::Flags(error.to_string()))?;
+    print!("{explanation}");
+    Ok(())
+}
+
 /// A relay, until `token` is cancelled and what was under way has ended.
 pub async fn relay(flags: RelayFlags, token: CancellationToken) -> Result<(), RunError> {
     let stop = CancellationToken::new();
@@ -251,7 +287,9 @@ async fn lead(
     fanout: Arc<Fanout>,
     token: CancellationToken,
 ) {
-    let Process { config, client, metrics, readiness, elections, server } = process;
+    let Process { config, client, metrics, readiness, elections, server, explainer, questions } =
+        process;
+    explainer.asks(&fanout);
     let either = |flag: &Option<String>, file: &Option<String>, default: &str| {
         flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
     };
@@ -335,6 +373,7 @@ async fn lead(
         leadership: leadership.clone(),
         readiness,
         metrics,
+        questions,
     };
     driver::run(coordinator, surroundings, intake, token).await;
     stop_watch.cancel();

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +77,11 @@ impl Readiness {
 /// Answers paths that this module does not know: `None` gives 404.
 type Extra = Arc<dyn Fn(&Method, &str) -> Option<Response<Full<Bytes>>> + Send + Sync>;
 
+/// An answer that takes its time.
+type Later = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
+/// As [`Extra`], for answers that have to be waited for.
+type Slow = Arc<dyn Fn(&str) -> Option<Later> + Send + Sync>;
+
 /// The admin port of one process.
 #[derive(Clone)]
 pub struct Admin {
@@ -84,6 +90,7 @@ pub struct Admin {
     readiness: Readiness,
     profiling: Arc<Semaphore>,
     extra: Option<Extra>,
+    slow: Option<Slow>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -102,6 +109,7 @@ impl Admin {
             readiness: Readiness::default(),
             profiling: Arc::new(Semaphore::new(1)),
             extra: None,
+            slow: None,
         }
     }
 
@@ -113,6 +121,25 @@ impl Admin {
         extra: impl Fn(&Method, &str) -> Option<Response<Full<Bytes>>> + Send + Sync + 'static,
     ) -> Self {
         self.extra = Some(Arc::new(extra));
+        self
+    }
+
+    /// Serves further paths whose answers have to be waited for, as status and JSON or plain text.
+    #[must_use]
+    pub fn with_slow<F>(mut self, slow: impl Fn(&str) -> Option<F> + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = (StatusCode, String)> + Send + 'static,
+    {
+        self.slow = Some(Arc::new(move |path| {
+            let answer = slow(path)?;
+            Some(Box::pin(async move {
+                let (status, body) = answer.await;
+                if body.starts_with('{') {
+                    return with_type(status, "application/json", body.into());
+                }
+                text(status, body)
+            }))
+        }));
         self
     }
 
@@ -178,6 +205,9 @@ impl Admin {
     async fn answer_path(&self, method: &Method, path: &str, query: &str) -> Response<Full<Bytes>> {
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        }
+        if let Some(answer) = self.slow.as_ref().and_then(|slow| slow(path)) {
+            return answer.await;
         }
         match path {
             "/livez" | "/healthz" => text(StatusCode::OK, "ok"),

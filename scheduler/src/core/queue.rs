@@ -310,6 +310,20 @@ impl Queue {
         pauses.chain(parked.map(|key| key.0 + self.config.max_unschedulable)).min()
     }
 
+    /// Where a pod is, how often it was tried, and what it asks for.
+    #[must_use]
+    pub fn whereabouts(&self, uid: PodUid) -> Option<(&'static str, u32, Arc<PodRequest>)> {
+        let entry = self.entries.get(&uid)?;
+        let place = match entry.place {
+            Place::Active(_) => "active",
+            Place::Backoff(_) | Place::ErrorBackoff(_) => "backoff",
+            Place::Unschedulable(..) => "unschedulable",
+            Place::Gated => "gated",
+            Place::InFlight { .. } => "in-flight",
+        };
+        Some((place, entry.attempts, entry.pod.request.clone()))
+    }
+
     /// How many pods are where.
     #[must_use]
     pub fn depths(&self) -> Depths {

@@ -13,6 +13,7 @@
 
 mod answers;
 mod binds;
+mod dossier;
 mod preemption;
 
 use std::collections::VecDeque;

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::bind::{BindLimits, BindOutcome, bind};
 use super::coordinator::{Action, Coordinator};
 use super::evict::{EvictLimits, EvictOutcome, evict};
+use super::explain::Question;
 use super::fanout::Fanout;
 use super::pods::Intake;
 use super::report::Reporter;
@@ -46,6 +47,8 @@ pub struct Surroundings {
     pub readiness: Readiness,
     /// Counters.
     pub metrics: Metrics,
+    /// Questions about waiting pods.
+    pub questions: mpsc::Receiver<Question>,
 }
 
 enum Done {
@@ -57,12 +60,15 @@ enum Done {
 /// Runs until `token` is cancelled and what was under way then has ended.
 pub async fn run(
     mut coordinator: Coordinator,
-    surroundings: Surroundings,
+    mut surroundings: Surroundings,
     mut intake: mpsc::Receiver<Intake>,
     token: CancellationToken,
 ) {
     let begun = Instant::now();
     let (done_sender, mut done) = mpsc::channel(1024);
+    let (no_questions, mut questions) = mpsc::channel(1);
+    drop(no_questions);
+    std::mem::swap(&mut questions, &mut surroundings.questions);
     let driver = Driver {
         turns: Arc::new(Semaphore::new(surroundings.bind_concurrency)),
         done: done_sender,
@@ -119,6 +125,11 @@ pub async fn run(
                 Vec::new()
             }
             Ok(()) = leadership.changed() => Vec::new(),
+            Some(Question { namespace, name, answer }) = questions.recv() => {
+                // Who asked may have gone.
+                drop(answer.send(coordinator.dossier(&namespace, &name)));
+                Vec::new()
+            }
             () = tokio::time::sleep(wake) => Vec::new(),
         };
         for action in actions {

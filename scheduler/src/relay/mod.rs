@@ -6,6 +6,7 @@ pub mod coordinator;
 pub mod copies;
 pub mod driver;
 pub mod evict;
+pub mod explain;
 pub mod fanout;
 pub mod intake;
 pub mod lookup;

@@ -146,6 +146,15 @@ impl Pods {
         self.known.get(&uid).map(|known| known.id.clone())
     }
 
+    /// The pod of a name, and what was said of it last.
+    #[must_use]
+    pub fn by_name(&self, namespace: &str, name: &str) -> Option<(PodUid, Option<String>)> {
+        let named = |known: &Known| *known.id.namespace == *namespace && *known.id.name == *name;
+        let (uid, known) = self.known.iter().find(|(_, known)| named(known))?;
+        let condition = known.condition.as_ref().map(|(_, message)| message.clone());
+        Some((*uid, known.said.as_ref().map(|(message, _)| message.clone()).or(condition)))
+    }
+
     /// Whether a pod is there to be placed.
     #[must_use]
     pub fn is_waiting(&self, uid: PodUid) -> bool {
