@@ -15,6 +15,7 @@ mod certificates;
 #[path = "../front_door/client.rs"]
 #[allow(dead_code, reason = "shared with the front door's tests, which use more of it")]
 mod client;
+mod clients;
 mod cluster;
 mod differential;
 mod faults;
