@@ -16,9 +16,10 @@ use crate::authn::{ClientCa, ClientCaError, Identity};
 use crate::cache::{Cache, Store};
 use crate::config::{BackendTls, ConfigError, RouterConfiguration};
 use crate::flags::Flags;
+use crate::guard::Alive;
 use crate::metrics::{Metrics, ResultLabels};
 use crate::router::{Options, RouteTable, Router, Snapshot};
-use crate::serve::{FrontTls, Server, bind};
+use crate::serve::{FrontTls, Server, bind, bind_shared};
 use crate::upstream::{Connector, Pool};
 
 /// How often it is looked whether every pool has been ready.
@@ -108,8 +109,15 @@ impl App {
         let snapshot = pools.snapshot(&config)?;
 
         let listen = |address, source| StartError::Listen { address, source };
-        let listener =
-            bind(flags.listen_address).map_err(|source| listen(flags.listen_address, source))?;
+        let listener = match &flags.guard_socket {
+            None => bind(flags.listen_address),
+            Some(name) => {
+                // Before the port is bound: the guard hears of our end before the port is free.
+                tokio::spawn(Alive::tell(name).keep(background.clone()));
+                bind_shared(flags.listen_address)
+            }
+        };
+        let listener = listener.map_err(|source| listen(flags.listen_address, source))?;
         let address =
             listener.local_addr().map_err(|source| listen(flags.listen_address, source))?;
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());

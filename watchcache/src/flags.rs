@@ -76,6 +76,10 @@ pub struct Flags {
     /// names, beside its own name, system:megacluster-watchcache; may be given more than once.
     #[arg(long)]
     pub cache_review_group: Vec<String>,
+    /// Name of the abstract Unix socket of a guard (`megacluster-watchcache guard`), which takes the
+    /// port while this process is gone. Both then bind the port so that they may share it.
+    #[arg(long)]
+    pub guard_socket: Option<String>,
     /// How often the configuration and the client CA are read again.
     #[arg(long, default_value = "5s", value_parser = duration, hide = true)]
     pub reload_interval: Duration,

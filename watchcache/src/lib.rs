@@ -12,6 +12,7 @@ pub mod authn;
 pub mod cache;
 pub mod config;
 pub mod flags;
+pub mod guard;
 pub mod headers;
 pub mod limits;
 pub mod metrics;

@@ -125,6 +125,13 @@ impl Passing {
                 }
                 self.finish_if_ended();
             }
+            // The backend is gone. To client-go a watch that just ends, also amid an event, is one to
+            // go on with from where it was; a stream that is reset it begins anew with a list, after
+            // a pause (`k8s.io/client-go/tools/cache/reflector.go`, `IsProbableEOF`).
+            Some(Err(_)) if self.watch.is_some() => {
+                self.body = None;
+                return Poll::Ready(None);
+            }
             Some(Err(_)) => {}
             None => {
                 self.body = None;

@@ -41,8 +41,18 @@ pub struct Server {
 
 /// Binds an address; the port may be asked as 0.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    listen(address, false)
+}
+
+/// Binds an address that the front door and its guard may both be bound to.
+pub fn bind_shared(address: SocketAddr) -> std::io::Result<TcpListener> {
+    listen(address, true)
+}
+
+fn listen(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(shared)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -85,7 +95,8 @@ impl Server {
     }
 }
 
-fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+/// Sends at once, and notices a peer that is gone without a word.
+pub(crate) fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)

@@ -92,6 +92,29 @@ async fn a_backend_that_dies_in_a_request() {
     }
 }
 
+/// A watch ends as if it had timed out: client-go then goes on from where it was, at once. A stream
+/// that is reset it would begin anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_of_a_backend_that_dies_end_regularly() {
+    let (_certificates, cluster, one, two) = two().await;
+    for http2 in [true, false] {
+        let mut client = cluster.client(Some(&cluster.pair("alice", &[])), http2).await;
+        let request =
+            client.request(http::Method::GET, "/api/v1/pods?watch=1", &[], crate::client::empty());
+        let mut body = client.send(request).await.unwrap().into_body();
+        crate::client::event(&mut body).await.unwrap().unwrap();
+        if http2 {
+            let dying = if one.open_watches() == 1 { &one } else { &two };
+            dying.kill().await;
+        } else {
+            // The other one, by now the only one.
+            tokio::join!(one.kill(), two.kill());
+        }
+        let rest = http_body_util::BodyExt::collect(body).await;
+        assert!(rest.is_ok(), "reset: {rest:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_backends_clients_are_told_to_wait() {
     let certificates = Arc::new(Certificates::new());
