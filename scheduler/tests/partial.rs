@@ -72,6 +72,22 @@ fn a_restarted_shard_hears_of_binds_under_way() {
 }
 
 #[test]
+fn pods_are_tried_again_once_the_shard_is_there() {
+    let mut world = World::new();
+    world.pass(ms(500));
+    let (old, _) = &world.shards[1];
+    let nodes: Vec<String> = old.table().node_names().map(ToString::to_string).collect();
+    let names: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    let name = old.name().to_string();
+    // As when another copy of the shard takes over: the leader hears of it by its next message,
+    // whose pods can't be decided.
+    world.shards[1].0 = shard(&name, &world.membership, 2, &names);
+    (0..2).for_each(|number| world.add(number));
+    world.pass(ms(200));
+    assert_eq!(world.binds.len(), 2, "they wait out a pause");
+}
+
+#[test]
 fn one_that_steps_down_binds_no_more() {
     let mut world = World::new();
     world.pass(ms(500));

@@ -280,6 +280,19 @@ impl Queue {
         self.ready_after_pause(entry, now);
     }
 
+    /// What went wrong may be over (a shard is there again): pods that wait out a pause because of
+    /// an error are tried at once. Their next pause is as long as if they had waited. Returns how
+    /// many those are.
+    pub fn end_error_pauses(&mut self, now: Moment) -> usize {
+        let waiting: Vec<PodUid> = self.error_backoff.iter().map(|key| key.1.3).collect();
+        for uid in &waiting {
+            if let Some(entry) = self.take(*uid) {
+                self.ready(entry, now);
+            }
+        }
+        waiting.len()
+    }
+
     /// Wakes the pods that something which happened may help; returns how many.
     pub fn notify(&mut self, events: EventSet, now: Moment) -> usize {
         self.events.record(events);

@@ -5,6 +5,9 @@
 //! the reservations first: those under way, and the binds of the last minute, by which its watch
 //! may lag behind. So a change of copies needs no more of the leader than a restart does.
 //!
+//! The others are greeted once a second, so that the connection to them is there when it is needed,
+//! and so that they refuse an older leader as the copy in use does.
+//!
 //! A new leader knows of no reservations. It asks all copies for the last one that they were told of,
 //! and takes the one that holds the last leader's.
 
@@ -15,6 +18,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -25,12 +29,15 @@ use crate::protocol::{Refusal, Request, Response, ShardReport};
 const WORTHWHILE: Duration = Duration::from_millis(20);
 /// A new leader waits this long for the other copies once one has answered.
 const OTHERS: Duration = Duration::from_millis(500);
+/// Copies that aren't in use are greeted this often, if the one in use is asked as often.
+const GREET: Duration = Duration::from_millis(900);
 
 /// All copies of a shard; the first is preferred where nothing speaks for another.
 #[derive(Debug)]
 pub struct Copies {
     peers: Vec<Peer>,
     active: AtomicUsize,
+    greeted: Mutex<Option<Instant>>,
 }
 
 /// How good an answer is: the greatest is taken. An answer that settles it for all copies comes
@@ -63,7 +70,7 @@ impl Copies {
     /// Copies in the order of preference; at least one.
     #[must_use]
     pub fn new(peers: Vec<Peer>) -> Self {
-        Self { peers, active: AtomicUsize::new(0) }
+        Self { peers, active: AtomicUsize::new(0), greeted: Mutex::default() }
     }
 
     /// Adds one more.
@@ -82,6 +89,7 @@ impl Copies {
         let answers = if unknown {
             self.ask_all(request).await
         } else {
+            self.greet_others(active, request);
             let answer = self.ask(active, request).await;
             if rank_of(&answer).0 >= 3 {
                 return answer;
@@ -109,6 +117,33 @@ impl Copies {
             self.turn(active, copy, request);
         }
         answer
+    }
+
+    /// Sends a message without operations to the copies that aren't in use. Whatever they answer
+    /// changes nothing: whoever is asked next finds out.
+    fn greet_others(&self, active: usize, request: &Request) {
+        let now = Instant::now();
+        {
+            let mut greeted = self.greeted.lock();
+            if greeted.is_some_and(|at| now < at + GREET) {
+                return;
+            }
+            *greeted = Some(now);
+        }
+        for (copy, peer) in self.peers.iter().enumerate() {
+            if copy == active {
+                continue;
+            }
+            let peer = peer.clone();
+            let greeting = Request {
+                operations: Vec::new(),
+                relays: Vec::new(),
+                // One at a time for each copy.
+                deadline: GREET.min(request.deadline),
+                ..request.clone()
+            };
+            tokio::spawn(async move { drop(peer.exchange(&greeting).await) });
+        }
     }
 
     async fn ask(&self, copy: usize, request: &Request) -> Response {

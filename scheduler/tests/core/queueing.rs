@@ -108,6 +108,23 @@ fn nothing_to_do_tries_a_rejected_pod_early_but_never_after_an_error() {
 }
 
 #[test]
+fn a_pause_because_of_an_error_ends_when_that_may_be_over() {
+    let mut queue = Queue::default();
+    for number in 1..=3 {
+        queue.upsert(waiting(number, 0), seconds(0));
+        queue.pop(seconds(0));
+    }
+    queue.retry(uid(1), seconds(0));
+    queue.unschedulable(uid(2), by(&[Plugin::NodeResourcesFit]), seconds(0));
+    assert_eq!(queue.end_error_pauses(seconds(0)), 1);
+    assert_eq!(popped(&mut queue, seconds(0)), Some(uid(1)));
+    assert_eq!(popped(&mut queue, seconds(0)), None, "the rejected one waits on");
+    // The next pause is the second one's.
+    queue.retry(uid(1), seconds(0));
+    assert_eq!(queue.next_wake(), Some(seconds(3)));
+}
+
+#[test]
 fn an_event_during_the_try_is_not_missed() {
     for (event, woken) in [(ClusterEvent::PodFreed, true), (ClusterEvent::NodeLabels, false)] {
         let mut queue = patient();

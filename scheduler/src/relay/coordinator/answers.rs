@@ -46,7 +46,11 @@ impl Coordinator {
     fn noticed(&mut self, now: Moment, shard: &Arc<str>, change: Option<Change>) {
         match change {
             None => {}
-            Some(Change::Joined) => info!(%shard, "shard joined"),
+            Some(Change::Joined) => {
+                // What could not be decided without it can be now.
+                let pods = self.queue.end_error_pauses(now);
+                info!(%shard, pods, "shard joined");
+            }
             Some(Change::Lost(refusal)) => warn!(%shard, %refusal, "shard left out"),
             Some(Change::Restarted) => {
                 let operations = self.restoration(now, shard);
