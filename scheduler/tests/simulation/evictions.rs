@@ -20,6 +20,10 @@ impl Simulation {
     pub(crate) fn order(&mut self, relay: usize, run: u64, order: Order) {
         let preemptor = number(&order.preemptor);
         let process = self.relays[relay].as_mut().expect("it has just spoken");
+        // Who has just lost its promise to this pod may look for another node.
+        for pod in &order.withdrawn {
+            process.state.orders.remove(&number(pod));
+        }
         // Whom it had leave for this pod before has left.
         if let Some(before) = process.state.orders.insert(preemptor, order.clone()) {
             for (victim, pod) in self.api.live().filter(|(_, pod)| pod.leaving_for.is_some()) {
