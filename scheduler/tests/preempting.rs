@@ -157,6 +157,13 @@ fn a_less_important_pod_loses_its_promise_and_is_told() {
     let order = world.orders[1].clone();
     assert_eq!((order.preemptor, &*order.node), (id(6), &*nodes[0]));
     assert_eq!(order.withdrawn, [id(5)]);
+    // Until that is written it has nobody else leave: its new promise might be taken back instead.
+    world.pass(400 * SECOND);
+    assert_eq!(world.orders.len(), 2);
+    world.ended(6, Ended::Done, &[0]);
+    world.pass(400 * SECOND);
+    let order = world.orders[2].clone();
+    assert_eq!((order.preemptor, &*order.node), (id(5), &*nodes[1]));
 }
 
 #[test]

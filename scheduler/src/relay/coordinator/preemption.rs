@@ -35,6 +35,8 @@ pub(super) struct Contender {
 pub(super) struct Eviction {
     node: Arc<str>,
     plugins: PluginSet,
+    /// Whose promises of the node are being taken back.
+    withdrawn: Vec<PodUid>,
 }
 
 /// What the surroundings tell of budgets, at most: more are too many to ask every shard about, and
@@ -176,10 +178,12 @@ impl Coordinator {
         let withdrawn = self.nominations.below(priority, &node);
         // Who is having others leave the node right now is not told that it was for nothing.
         let busy = withdrawn.iter().any(|below| self.evictions.contains_key(below));
+        // The request that takes its promise back may come after the one that writes a new one.
+        let late = self.evictions.values().any(|eviction| eviction.withdrawn.contains(&uid));
         if !counted {
             warn!(budgets = self.budgets.len(), most = MAX_BUDGETS, "too many to preempt by");
         }
-        if busy || !certain || !promised || !counted || self.draining {
+        if busy || late || !certain || !promised || !counted || self.draining {
             self.queue.retry(uid, now);
             return Vec::new();
         }
@@ -188,10 +192,10 @@ impl Coordinator {
         for below in &withdrawn {
             self.nominations.withdraw(*below);
         }
-        let withdrawn = withdrawn.into_iter().filter_map(|below| self.pods.id(below)).collect();
+        let ids = withdrawn.iter().filter_map(|below| self.pods.id(*below)).collect();
         self.nominations.promise(uid, &pod.attempt.pod.request, node.clone());
         let plugins = to_blame(&pod.class, &diagnosis);
-        self.evictions.insert(uid, Eviction { node: node.clone(), plugins });
+        self.evictions.insert(uid, Eviction { node: node.clone(), plugins, withdrawn });
         // What kube-scheduler says of a pod that waits for its victims to go.
         diagnosis.preemption = None;
         let mut actions: Vec<Action> =
@@ -202,7 +206,7 @@ impl Coordinator {
             scheduler: self.config.profile.clone(),
             node,
             victims: candidate.victims.clone(),
-            withdrawn,
+            withdrawn: ids,
         })));
         actions
     }
@@ -210,7 +214,7 @@ impl Coordinator {
     /// Takes over the outcome of [`Action::Evict`].
     pub fn evicted(&mut self, now: Moment, pod: &PodId, outcome: EvictOutcome) -> Vec<Action> {
         let uid = PodUid::new(&pod.uid);
-        let Some(Eviction { node, plugins }) = self.evictions.remove(&uid) else {
+        let Some(Eviction { node, plugins, .. }) = self.evictions.remove(&uid) else {
             return Vec::new();
         };
         let result = outcome.ended.label();
