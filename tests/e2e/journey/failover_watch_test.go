@@ -287,10 +287,11 @@ func TestFailoverFrontDoorKilled(t *testing.T) {
 // TestFailoverAPIServerKilled gives the sample a second kube-apiserver, and kills one of the two.
 func TestFailoverAPIServerKilled(t *testing.T) {
 	management.mustKubectl(t, "", "-n", namespace, "scale", "megacluster", name, "--replicas=2")
-	t.Cleanup(func() {
+	// Not by Cleanup: the test's context has ended by then.
+	defer func() {
 		_, _ = management.kubectl(context.Background(), "", "-n", namespace, "scale", "megacluster", name, "--replicas=1")
 		waitReady(t, 2*time.Minute)
-	})
+	}()
 	two := func(ctx context.Context) error { return readyPods(ctx, "apiserver", 2) }
 	eventually(t, 2*time.Minute, "two apiservers are ready", two)
 	time.Sleep(3 * time.Second)
