@@ -13,7 +13,7 @@ const BUCKETS: usize = ((64 - BITS as usize) + 1) << BITS;
 #[derive(Clone)]
 pub(crate) struct Histogram {
     counts: Vec<u64>,
-    total: u64,
+    pub(crate) total: u64,
     max: u64,
 }
 

@@ -1,6 +1,7 @@
 //! Load on a server with etcd's API, and the comparison of ours with its peers.
 
 mod error;
+mod floor;
 mod h2;
 mod histogram;
 mod line;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::Error;
+use crate::floor::FloorArgs;
 use crate::line::Line;
 use crate::load::{Kind, Load, Outcome, Plan};
 use crate::proc::Usage;
@@ -42,6 +44,8 @@ enum Command {
     Load(LoadArgs),
     /// Watchers, and a writer for them.
     Watch(WatchArgs),
+    /// What the machine adds to a request without any server.
+    Floor(FloorArgs),
     /// The comparison of our store with etcd.
     Store(SuiteArgs),
 }
@@ -153,6 +157,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Load(args) => unary(&args).map(|line| println!("{line}")),
         Command::Watch(args) => watches(&args).map(|line| println!("{line}")),
+        Command::Floor(args) => {
+            floor::run(args).map(|lines| lines.iter().for_each(|line| println!("{line}")))
+        }
         Command::Store(args) => suite::run(args),
     };
     match result {

@@ -184,11 +184,24 @@ fn rows(lines: &[String]) -> Vec<Row> {
     ]
 }
 
+/// What no server on this machine can be below.
+fn floor(lines: &[String]) -> Row {
+    let echo = [("part", "floor"), ("load", "echo"), ("share", "0.5")];
+    Row {
+        what: "p99.9 of a message there and back at that rate without a server, ms",
+        etcd: None,
+        mem_etcd: None,
+        ours: find(lines, &echo, "none").and_then(|line| number(line, "p999_ms")),
+        goal: String::new(),
+        reached: None,
+    }
+}
+
 /// The table in Markdown.
 pub(crate) fn table(lines: &[String]) -> String {
     let mut out = String::from("| figure | etcd | mem_etcd | ours | goal | reached |\n");
     out.push_str("|---|---|---|---|---|---|\n");
-    for row in rows(lines) {
+    for row in rows(lines).into_iter().chain([floor(lines)]) {
         let show = |figure: Option<f64>| figure.map_or_else(|| "–".to_owned(), short);
         let reached = match row.reached {
             Some(true) => "yes",

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::error::{Error, io};
+use crate::floor::{self, FloorArgs};
 use crate::h2::Method;
 use crate::line::{Line, number};
 use crate::pb::{self, Value};
@@ -49,6 +50,8 @@ pub(crate) struct SuiteArgs {
 enum Part {
     /// Throughput and CPU of the server on one core.
     Core,
+    /// What the machine adds without any server.
+    Floor,
     /// Latency at fixed rates.
     Latency,
     /// The fsync class.
@@ -63,8 +66,9 @@ enum Part {
     Benchmark,
 }
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     Part::Core,
+    Part::Floor,
     Part::Latency,
     Part::Fsync,
     Part::Stall,
@@ -94,6 +98,7 @@ pub(crate) fn run(args: SuiteArgs) -> Done {
         let began = Instant::now();
         let result = match part {
             Part::Core => suite.core(),
+            Part::Floor => suite.floor(),
             Part::Latency => suite.latency(),
             Part::Fsync => suite.fsync(),
             Part::Stall => suite.stall(),
@@ -201,6 +206,24 @@ impl Suite {
         report::find(&self.lines, &[("part", "core"), ("load", "cas"), ("clients", "200")], system)
             .and_then(|line| number(line, "ops_per_s"))
             .unwrap_or(5000.0)
+    }
+
+    /// What the machine alone makes requests wait, at a tenth and at half of our highest load.
+    fn floor(&mut self) -> Done {
+        if !self.pinned {
+            self.note("# Floor: it takes two cores");
+            return Ok(());
+        }
+        for share in [0.1, 0.5] {
+            let args = FloorArgs {
+                rate: (self.highest("ours") * share).round(),
+                seconds: if self.args.short { 2.0 } else { 5.0 },
+            };
+            for line in floor::run(args)? {
+                self.note(&format!("part=floor share={share} {line}"));
+            }
+        }
+        Ok(())
     }
 
     /// Latency at a share of the highest load.
