@@ -13,6 +13,7 @@ mod etcd;
 pub mod feed;
 pub mod filter;
 pub mod form;
+pub mod gzip;
 pub mod json;
 pub mod kinds;
 pub mod page;
@@ -60,6 +61,8 @@ pub struct Answer {
     pub content_type: &'static str,
     /// How many bytes it has, where that is known.
     pub length: Option<usize>,
+    /// Whether the bytes are compressed.
+    pub gzip: bool,
     /// The bytes.
     pub pieces: Pieces,
 }
@@ -68,6 +71,33 @@ impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Answer").field("length", &self.length).finish_non_exhaustive()
     }
+}
+
+impl Answer {
+    /// One that may be compressed, where its client accepts that and it is long enough.
+    async fn compressible(
+        content_type: &'static str,
+        pieces: Pieces,
+        length: Option<usize>,
+        accepted: bool,
+    ) -> Self {
+        if !accepted {
+            return Self { content_type, length, gzip: false, pieces };
+        }
+        let (pieces, gzip) = gzip::worth_it(pieces, length).await;
+        Self { content_type, length: length.filter(|_| !gzip), gzip, pieces }
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Which objects or events.
+    pub plan: Plan,
+    /// In which form.
+    pub form: Form,
+    /// Whether the answer may be compressed.
+    pub gzip: bool,
 }
 
 /// Caches of some resources.
@@ -125,15 +155,16 @@ impl Cache {
         pool: &Pool,
         who: &Subject,
         what: &Attributes<'_>,
-        (plan, form): (&Plan, Form),
+        wanted: &Wanted,
     ) -> Result<Answer, Pass> {
+        let (form, gzip) = (wanted.form, wanted.gzip);
         if !self.access.knows_version(pool).await {
             return Err("version");
         }
         if !self.access.allows(pool, who, what).await {
             return Err("access");
         }
-        match plan {
+        match &wanted.plan {
             Plan::Get { key, freshness } => {
                 fresh(shard, *freshness).await?;
                 let object = shard.read(|table| table.get(key)).ok_or("not-ready")?;
@@ -141,7 +172,7 @@ impl Cache {
                 let bytes = form.object(shard.kind, &object).map_err(|_| "content-type")?;
                 let length = Some(bytes.len());
                 let pieces = futures::stream::iter([Ok(bytes)]).boxed();
-                Ok(Answer { content_type: form.content_type(Asked::Get), length, pieces })
+                Ok(Answer::compressible(form.content_type(Asked::Get), pieces, length, gzip).await)
             }
             Plan::List { filter, freshness, window } => {
                 fresh(shard, *freshness).await?;
@@ -150,7 +181,7 @@ impl Cache {
                 let meta = list_meta(shard.kind, &page, filter.namespace.as_deref());
                 let (pieces, length) = stream::list(shard.kind, form, page.objects, &meta);
                 let pieces = shard.unless_refused(form, pieces)?;
-                Ok(Answer { content_type: form.content_type(Asked::List), length, pieces })
+                Ok(Answer::compressible(form.content_type(Asked::List), pieces, length, gzip).await)
             }
             Plan::Watch { filter, from, bookmarks, timeout } => {
                 let (after, marked) = match from {
@@ -171,7 +202,7 @@ impl Cache {
                 let pieces = stream::watch(shard.kind, filter.clone(), start, wants);
                 let pieces = shard.unless_refused(form, pieces)?;
                 let content_type = form.content_type(Asked::Watch);
-                Ok(Answer { content_type, length: None, pieces })
+                Ok(Answer { content_type, length: None, gzip: false, pieces })
             }
         }
     }

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use super::{Asked, Client, ResponseBody, Router};
 use crate::api::{RequestInfo, first_value};
 use crate::authn::Credentials;
-use crate::cache::{Attributes, Form, Pass, Plan, Shard, selector};
+use crate::cache::{Attributes, Pass, Shard, Wanted, gzip, selector};
 use crate::headers::upgrade_of;
 use crate::limits::Permit;
 use crate::metrics::ReasonLabels;
@@ -16,8 +16,7 @@ use crate::metrics::ReasonLabels;
 /// A request in the cache's terms.
 pub(super) struct Question {
     shard: Arc<Shard>,
-    plan: Plan,
-    form: Form,
+    wanted: Wanted,
     verb: &'static str,
     namespace: String,
     name: String,
@@ -63,8 +62,7 @@ impl Router {
         let text = |name| first_value(query, name).unwrap_or_default().into_owned();
         Some(Question {
             shard: shard.clone(),
-            plan,
-            form,
+            wanted: Wanted { plan, form, gzip: gzip::is_accepted(headers) },
             verb,
             namespace: info.namespace.to_owned(),
             name: name_of(info, &text("fieldSelector")),
@@ -101,8 +99,7 @@ impl Router {
             field_selector: &question.field_selector,
             label_selector: &question.label_selector,
         };
-        let wanted = (&question.plan, question.form);
-        let answer = cache.answer(&question.shard, &asked.pool, &who, &what, wanted);
+        let answer = cache.answer(&question.shard, &asked.pool, &who, &what, &question.wanted);
         let answer = match answer.await {
             Ok(answer) => answer,
             Err(reason) => {
@@ -117,6 +114,10 @@ impl Router {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        if answer.gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        }
         if let Some(length) = answer.length {
             headers.insert(header::CONTENT_LENGTH, length.into());
         }

@@ -281,6 +281,28 @@ impl User {
         (status, response.into_body().collect().await.unwrap().to_bytes().to_vec())
     }
 
+    /// A whole answer that may be compressed: its headers that tell of it, how long it is, and what
+    /// it is in full.
+    pub(crate) async fn read_gzip(&mut self, path: &str, accept: &str) -> (String, Vec<u8>) {
+        let mut request = self.request(Method::GET, path, accept, empty());
+        let gzip = http::HeaderValue::from_static("gzip");
+        request.headers_mut().insert("accept-encoding", gzip);
+        let response = self.0.send(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let told = ["content-encoding", "vary", "content-type"].map(|name| {
+            format!("{:?}", response.headers().get_all(name).iter().collect::<Vec<_>>())
+        });
+        let is_gzip = response.headers().contains_key("content-encoding");
+        let bytes = response.into_body().collect().await.unwrap().to_bytes().to_vec();
+        if !is_gzip {
+            return (told.join(" "), bytes);
+        }
+        let mut whole = Vec::new();
+        let mut decoder = flate2::read::GzDecoder::new(&bytes[..]);
+        std::io::Read::read_to_end(&mut decoder, &mut whole).unwrap();
+        (told.join(" "), whole)
+    }
+
     /// An answer that goes on.
     pub(crate) async fn open(&mut self, path: &str) -> Response<Incoming> {
         self.open_as(path, PROTOBUF).await

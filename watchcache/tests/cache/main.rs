@@ -17,6 +17,7 @@ mod certificates;
 mod client;
 mod clients;
 mod cluster;
+mod compressed;
 mod differential;
 mod faults;
 mod figures;
