@@ -91,6 +91,10 @@ pub struct LeadFlags {
     /// Binds sent to the apiserver at once. Beyond four times as many no pod is decided.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     pub bind_concurrency: u16,
+    /// Pods without a node that are held, at about 1 KiB each; beyond, those of the lowest priority
+    /// wait with the apiserver.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_pending_pods: u32,
     /// Events written each second; more are dropped and counted.
     #[arg(long, default_value_t = 500)]
     pub events_per_second: u32,

@@ -73,6 +73,8 @@ pub struct Metrics {
     pub reports_failed: Counter,
     /// Events and conditions dropped at the bound.
     pub reports_dropped: Counter,
+    /// Pods that the apiserver has and that are not held, for there are too many.
+    pub left_out: Gauge,
     /// Nodes that a shard of this process owns.
     pub shard_nodes: Family<Labels, Gauge>,
     /// Assigned pods on them.
@@ -134,6 +136,7 @@ impl Metrics {
             reports_written: Counter::default(),
             reports_failed: Counter::default(),
             reports_dropped: Counter::default(),
+            left_out: Gauge::default(),
             shard_nodes: Family::default(),
             shard_pods: Family::default(),
             reservations: Family::default(),
@@ -222,6 +225,11 @@ impl Metrics {
             "reports_dropped",
             "Events and conditions dropped at the bound",
             self.reports_dropped.clone(),
+        );
+        ours.register(
+            "pods_left_out",
+            "Pods without a node that are not held, for there are more than --max-pending-pods",
+            self.left_out.clone(),
         );
         ours.register(
             "watch_failures",

@@ -13,7 +13,7 @@ use megacluster_service::tls::{
     ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles, TlsError,
 };
 use prometheus_client::registry::Registry;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -333,12 +333,14 @@ async fn lead(
         &stop_reports,
     );
     let (sink, intake) = mpsc::channel(INTAKE);
+    let list = Arc::new(Notify::new());
     lookup::spawn(&client, &sink, &metrics, &stop_watch);
     tokio::spawn(intake::run(
         client.clone(),
         scheduler_name.clone(),
         Arc::new(config.profile.policy.clone()),
         sink,
+        list.clone(),
         metrics.clone(),
         stop_watch.clone(),
     ));
@@ -346,6 +348,7 @@ async fn lead(
     let queue = QueueConfig {
         initial_backoff: config.initial_backoff.unwrap_or(queue.initial_backoff),
         max_backoff: config.max_backoff.unwrap_or(queue.max_backoff),
+        max_pending: usize::try_from(flags.max_pending_pods).unwrap_or(usize::MAX),
         ..queue
     };
     info!(scheduler = scheduler_name, shards = membership.len(), "relay");
@@ -373,6 +376,7 @@ async fn lead(
         leadership: leadership.clone(),
         readiness,
         metrics,
+        list,
         questions,
     };
     driver::run(coordinator, surroundings, intake, token).await;

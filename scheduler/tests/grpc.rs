@@ -444,6 +444,7 @@ async fn pods_are_bound_through_relay_and_shards() {
         leadership,
         readiness: Readiness::default(),
         metrics,
+        list: Arc::default(),
         questions: tokio::sync::mpsc::channel(1).1,
     };
     let (sink, intake) = mpsc::channel(16);

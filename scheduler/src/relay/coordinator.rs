@@ -102,6 +102,8 @@ pub enum Action {
     Evict(Box<Order>),
     /// Tell the cluster.
     Report(Report),
+    /// List the pods that wait anew: there is room for those that were left out.
+    List,
 }
 
 /// A pod with a node, not reserved yet.
@@ -288,6 +290,12 @@ impl Coordinator {
         self.queue.depths()
     }
 
+    /// Pods that the apiserver has and that are not held, for there are too many.
+    #[must_use]
+    pub fn left_out(&self) -> usize {
+        self.pods.left_out()
+    }
+
     /// How many shards answer, and of how many.
     #[must_use]
     pub fn shards_up(&self) -> (usize, usize) {
@@ -312,6 +320,10 @@ impl Coordinator {
     /// What is to be done now.
     pub fn poll(&mut self, now: Moment) -> Vec<Action> {
         let mut actions = Vec::new();
+        // In a relay that stands by, too: its pods go as the leader binds them.
+        if self.pods.wants_list(self.queue.max_pending(), now) {
+            actions.push(Action::List);
+        }
         let Some(term) = self.term else { return actions };
         if self.greeting.is_none()
             && let Some((targets, operations)) = self.shards.greeting(now)
@@ -567,7 +579,7 @@ impl Coordinator {
             if self.pods.is_waiting(uid) && free {
                 return Some(next);
             }
-            self.queue.done(uid);
+            self.queue.done(uid, now);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use megacluster_service::admin::Readiness;
 use megacluster_service::leadership::Leadership;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -47,6 +47,8 @@ pub struct Surroundings {
     pub readiness: Readiness,
     /// Counters.
     pub metrics: Metrics,
+    /// Has the pods that wait listed anew.
+    pub list: Arc<Notify>,
     /// Questions about waiting pods.
     pub questions: mpsc::Receiver<Question>,
 }
@@ -160,6 +162,7 @@ impl Driver {
         let done = self.done.clone();
         match action {
             Action::Report(report) => self.surroundings.reporter.report(report),
+            Action::List => self.surroundings.list.notify_one(),
             Action::Exchange { id, request } => {
                 let fanout = self.surroundings.fanout.clone();
                 tokio::spawn(async move {
@@ -207,6 +210,7 @@ impl Driver {
         ] {
             metrics.pending.get_or_create(&labels([("queue", queue)])).set(gauge(pods));
         }
+        metrics.left_out.set(gauge(coordinator.left_out()));
         metrics.binds.set(gauge(coordinator.binds_in_flight()));
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -22,12 +22,14 @@ use crate::metrics::{Metrics, labels};
 /// Objects in one page of a list.
 const PAGE: u32 = 1000;
 
-/// Follows the watch into `sink` until `token` is cancelled. A full sink holds the watch back.
+/// Follows the watch into `sink` until `token` is cancelled; begins with a new list when `list` says
+/// so. A full sink holds the watch back.
 pub async fn run(
     client: Client,
     scheduler_name: String,
     policy: Arc<Policy>,
     sink: mpsc::Sender<Intake>,
+    list: Arc<Notify>,
     metrics: Metrics,
     token: CancellationToken,
 ) {
@@ -36,12 +38,18 @@ pub async fn run(
          status.phase!=Succeeded,status.phase!=Failed"
     );
     let config = watcher::Config::default().page_size(PAGE).fields(&fields);
-    let events = watcher(Api::<Pod>::all(client), config).default_backoff();
-    let mut events = std::pin::pin!(events);
+    let begin =
+        || Box::pin(watcher(Api::<Pod>::all(client.clone()), config.clone()).default_backoff());
+    let mut events = begin();
     let mut compiler = Compiler::new(policy);
     loop {
         let event = tokio::select! {
             () = token.cancelled() => return,
+            () = list.notified() => {
+                info!("there is room for pods that were left out: they are listed again");
+                events = begin();
+                continue;
+            }
             event = events.next() => event,
         };
         let intake = match event {

@@ -15,8 +15,11 @@ use crate::core::preempt::Budget;
 use crate::core::queue::{Moment, PendingPod, Queue};
 use crate::protocol::PodId;
 
-/// The same thing is said again about a pod after this long.
+/// The same thing is said again about a pod after this long, and pods that were left out are listed.
 const REPEAT: Duration = Duration::from_mins(5);
+
+/// The list is read anew for pods that were left out when one in so many places is free.
+const ROOM: usize = 8;
 
 /// A waiting pod as the watch shows it.
 #[derive(Clone, Debug)]
@@ -77,6 +80,12 @@ struct Known {
 pub struct Pods {
     known: HashMap<PodUid, Known>,
     list: u64,
+    /// Pods that the watch showed since its last list and that are not held, for there were too
+    /// many.
+    left_out: usize,
+    /// Whether the list was asked for anew, and when the last one began.
+    asked: bool,
+    listed: Moment,
 }
 
 impl Pods {
@@ -89,9 +98,12 @@ impl Pods {
         intake: Intake,
     ) {
         match intake {
-            Intake::Begin => self.list += 1,
+            Intake::Begin => {
+                self.list += 1;
+                (self.left_out, self.asked, self.listed) = (0, false, now);
+            }
             Intake::Applied(pod) => self.applied(queue, nominations, now, *pod),
-            Intake::Gone(uid) => self.gone(queue, nominations, uid),
+            Intake::Gone(uid) => self.gone(queue, nominations, now, uid),
             // The coordinator's.
             Intake::Directory(_) | Intake::Budgets(_) => {}
             Intake::End => {
@@ -99,7 +111,7 @@ impl Pods {
                 let stale = self.known.iter().filter(|(_, known)| known.list < list);
                 let stale: Vec<PodUid> = stale.map(|(uid, _)| *uid).collect();
                 for uid in stale {
-                    self.gone(queue, nominations, uid);
+                    self.gone(queue, nominations, now, uid);
                 }
             }
         }
@@ -114,7 +126,13 @@ impl Pods {
     ) {
         let uid = pod.pending.uid;
         if pod.deleting {
-            self.gone(queue, nominations, uid);
+            self.gone(queue, nominations, now, uid);
+            return;
+        }
+        if !self.known.contains_key(&uid)
+            && self.known.len() >= queue.max_pending()
+            && !self.makes_room(queue, nominations, now, &pod)
+        {
             return;
         }
         let known = self.known.entry(uid).or_insert_with(|| Known {
@@ -134,10 +152,48 @@ impl Pods {
         }
     }
 
-    fn gone(&mut self, queue: &mut Queue, nominations: &mut Nominations, uid: PodUid) {
+    fn gone(&mut self, queue: &mut Queue, nominations: &mut Nominations, now: Moment, uid: PodUid) {
         nominations.forget(uid);
         self.known.remove(&uid);
-        queue.remove(uid);
+        queue.remove(uid, now);
+    }
+
+    /// At the bound: a pod goes that is missed less than this one, or this one is left out. Either
+    /// comes back with the next list. A pod that is promised a node is always held, since its room
+    /// is kept from others; the promises have a bound of their own.
+    fn makes_room(
+        &mut self,
+        queue: &mut Queue,
+        nominations: &mut Nominations,
+        now: Moment,
+        pod: &Waiting,
+    ) -> bool {
+        if pod.nominated.is_some() {
+            return true;
+        }
+        self.left_out = self.left_out.saturating_add(1);
+        let least = queue.least(pod.pending.request.priority);
+        let Some(least) = least.filter(|uid| nominations.node(*uid).is_none()) else {
+            return false;
+        };
+        self.gone(queue, nominations, now, least);
+        true
+    }
+
+    /// Pods that the apiserver has and this process does not hold.
+    #[must_use]
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Whether the list has to be read anew for the pods that were left out: there is room again, or
+    /// they have waited for long and one that was tried in vain has to yield. Told once.
+    pub fn wants_list(&mut self, bound: usize, now: Moment) -> bool {
+        let room = self.known.len() <= bound - (bound / ROOM).max(1).min(bound);
+        let due = room || now >= self.listed + REPEAT;
+        let wants = self.left_out > 0 && due && !self.asked;
+        self.asked |= wants;
+        wants
     }
 
     /// Who a pod is, while the watch shows it.

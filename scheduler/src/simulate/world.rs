@@ -119,7 +119,7 @@ impl World {
             relays: Vec::new(),
             max_binds: MAX_BINDS,
             deadline: Duration::from_secs(1),
-            queue: QueueConfig::default(),
+            queue: QueueConfig { max_pending: usize::MAX, ..QueueConfig::default() },
             default_spread,
             await_directory: true,
             seed,
@@ -275,7 +275,10 @@ impl World {
                 };
                 self.coordinator.evicted(self.now, &order.preemptor, outcome)
             }
-            Action::Report(Report::Scheduled { .. } | Report::Preempted { .. }) => Vec::new(),
+            // Here every pod is held.
+            Action::List | Action::Report(Report::Scheduled { .. } | Report::Preempted { .. }) => {
+                Vec::new()
+            }
         }
     }
 

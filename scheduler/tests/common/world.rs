@@ -59,6 +59,7 @@ pub(crate) struct World {
     pub(crate) shards: Vec<(ShardMachine, bool)>,
     pub(crate) binds: Vec<(PodId, Arc<str>)>,
     pub(crate) reports: Vec<Report>,
+    pub(crate) lists: u32,
     pub(crate) orders: Vec<Order>,
     pub(crate) compiler: Compiler,
     /// A shard that answers so many more messages and then no more.
@@ -68,6 +69,11 @@ pub(crate) struct World {
 impl World {
     /// Two shards with one node of 1 CPU each.
     pub(crate) fn new() -> Self {
+        Self::holding(QueueConfig::default().max_pending)
+    }
+
+    /// The same, whose leader holds so many waiting pods at most.
+    pub(crate) fn holding(max_pending: usize) -> Self {
         let membership = Membership::new(0, ["a", "b"]);
         let of = |shard: &str| {
             let names = (0..).map(|i| format!("n{i}"));
@@ -80,7 +86,7 @@ impl World {
             relays: Vec::new(),
             max_binds: 8,
             deadline: ms(1000),
-            queue: QueueConfig::default(),
+            queue: QueueConfig { max_pending, ..QueueConfig::default() },
             default_spread: DefaultSpread::default(),
             await_directory: false,
             seed: 1,
@@ -94,6 +100,7 @@ impl World {
             shards: shards.into(),
             binds: Vec::new(),
             reports: Vec::new(),
+            lists: 0,
             orders: Vec::new(),
             compiler: Compiler::default(),
             silent_after: None,
@@ -131,6 +138,7 @@ impl World {
                 Action::Bind { pod, node } => self.binds.push((pod, node)),
                 Action::Evict(order) => self.orders.push(*order),
                 Action::Report(report) => self.reports.push(report),
+                Action::List => self.lists += 1,
             }
         }
     }

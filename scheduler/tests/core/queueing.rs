@@ -51,8 +51,8 @@ fn priority_then_age() {
     let order: Vec<_> = std::iter::from_fn(|| popped(&mut queue, seconds(3))).collect();
     assert_eq!(order, [uid(2), uid(3), uid(1), uid(4)]);
     assert_eq!(queue.depths(), Depths { in_flight: 4, ..Depths::default() });
-    queue.done(uid(1));
-    queue.done(uid(9));
+    queue.done(uid(1), seconds(3));
+    queue.done(uid(9), seconds(3));
     assert_eq!(queue.depths().in_flight, 3);
 }
 
@@ -79,14 +79,14 @@ fn a_rejected_pod_waits_for_an_event_that_may_help() {
     let mut queue = patient();
     queue.upsert(waiting(1, 0), seconds(0));
     queue.pop(seconds(0));
-    queue.unschedulable(uid(1), by(&[Plugin::TaintToleration]), seconds(0));
+    queue.unschedulable(uid(1), by(&[Plugin::TaintToleration]), false, seconds(0));
     assert_eq!(queue.depths().unschedulable, 1);
     assert_eq!(queue.notify(ClusterEvent::PodFreed.into(), seconds(5)), 0);
     assert_eq!(popped(&mut queue, seconds(5)), None);
     assert_eq!(queue.notify(ClusterEvent::NodeTaints.into(), seconds(6)), 1);
     // Its pause is long over.
     assert_eq!(popped(&mut queue, seconds(6)), Some(uid(1)));
-    queue.unschedulable(uid(1), by(&[Plugin::TaintToleration]), seconds(6));
+    queue.unschedulable(uid(1), by(&[Plugin::TaintToleration]), false, seconds(6));
     assert_eq!(queue.notify(ClusterEvent::NodeAdded.into(), seconds(6)), 1);
     assert_eq!(queue.depths().backoff, 1);
     assert_eq!(popped(&mut queue, seconds(8)), None);
@@ -98,7 +98,7 @@ fn nothing_to_do_tries_a_rejected_pod_early_but_never_after_an_error() {
     let mut queue = Queue::default();
     queue.upsert(waiting(1, 0), seconds(0));
     queue.pop(seconds(0));
-    queue.unschedulable(uid(1), by(&[Plugin::NodeResourcesFit]), seconds(0));
+    queue.unschedulable(uid(1), by(&[Plugin::NodeResourcesFit]), false, seconds(0));
     queue.notify(ClusterEvent::PodFreed.into(), seconds(0));
     assert_eq!(queue.next_wake(), Some(Duration::ZERO));
     assert_eq!(popped(&mut queue, seconds(0)), Some(uid(1)));
@@ -115,7 +115,7 @@ fn a_pause_because_of_an_error_ends_when_that_may_be_over() {
         queue.pop(seconds(0));
     }
     queue.retry(uid(1), seconds(0));
-    queue.unschedulable(uid(2), by(&[Plugin::NodeResourcesFit]), seconds(0));
+    queue.unschedulable(uid(2), by(&[Plugin::NodeResourcesFit]), false, seconds(0));
     assert_eq!(queue.end_error_pauses(seconds(0)), 1);
     assert_eq!(popped(&mut queue, seconds(0)), Some(uid(1)));
     assert_eq!(popped(&mut queue, seconds(0)), None, "the rejected one waits on");
@@ -132,7 +132,7 @@ fn an_event_during_the_try_is_not_missed() {
         queue.upsert(waiting(1, 0), seconds(0));
         queue.pop(seconds(0));
         queue.notify(event.into(), seconds(0));
-        queue.unschedulable(uid(1), by(&[Plugin::NodeResourcesFit]), seconds(1));
+        queue.unschedulable(uid(1), by(&[Plugin::NodeResourcesFit]), false, seconds(1));
         assert_eq!(queue.depths().backoff == 1, woken, "{event:?}");
         assert_eq!(queue.depths().unschedulable == 1, !woken, "{event:?}");
     }
@@ -143,7 +143,7 @@ fn an_unschedulable_pod_is_tried_after_five_minutes() {
     let mut queue = Queue::default();
     queue.upsert(waiting(1, 0), seconds(0));
     queue.pop(seconds(0));
-    queue.unschedulable(uid(1), by(&[Plugin::NodeName]), seconds(10));
+    queue.unschedulable(uid(1), by(&[Plugin::NodeName]), false, seconds(10));
     assert_eq!(queue.next_wake(), Some(seconds(310)));
     assert_eq!(popped(&mut queue, seconds(309)), None);
     assert_eq!(popped(&mut queue, seconds(310)), Some(uid(1)));
@@ -166,7 +166,7 @@ fn a_changed_request_is_tried_again() {
     let mut queue = patient();
     queue.upsert(waiting(1, 0), seconds(0));
     queue.pop(seconds(0));
-    queue.unschedulable(uid(1), by(&[Plugin::Unsupported]), seconds(0));
+    queue.unschedulable(uid(1), by(&[Plugin::Unsupported]), false, seconds(0));
     // The same again: a status update, say.
     queue.upsert(waiting(1, 0), seconds(100));
     assert_eq!(queue.depths().unschedulable, 1);
@@ -175,7 +175,7 @@ fn a_changed_request_is_tried_again() {
     // Changed during the try.
     queue.pop(seconds(100));
     queue.upsert(waiting(1, 8), seconds(100));
-    queue.unschedulable(uid(1), by(&[Plugin::Unsupported]), seconds(100));
+    queue.unschedulable(uid(1), by(&[Plugin::Unsupported]), false, seconds(100));
     assert_eq!(queue.depths().backoff, 1);
 }
 
@@ -184,7 +184,7 @@ fn a_pod_that_goes_during_its_try_does_not_come_back() {
     let mut queue = Queue::default();
     queue.upsert(waiting(1, 0), seconds(0));
     queue.pop(seconds(0));
-    queue.remove(uid(1));
+    queue.remove(uid(1), seconds(0));
     assert!(!queue.contains(uid(1)));
     queue.retry(uid(1), seconds(0));
     assert_eq!(queue.depths(), Depths::default());
@@ -195,10 +195,112 @@ fn a_list_forgets_what_it_does_not_show() {
     let mut queue = Queue::default();
     (0..4).for_each(|number| queue.upsert(waiting(number, 0), seconds(0)));
     queue.pop(seconds(0));
-    queue.retain(|listed| listed == uid(2));
+    queue.retain(|listed| listed == uid(2), seconds(0));
     assert_eq!(queue.depths(), Depths { active: 1, in_flight: 1, ..Depths::default() });
     queue.retry(uid(0), seconds(0));
     assert_eq!(queue.depths(), Depths { active: 1, ..Depths::default() });
+}
+
+/// Pods of one class, of a namespace.
+fn equal(number: u32, namespace: &str, class: &Arc<PodRequest>) -> PendingPod {
+    PendingPod { namespace: namespace.into(), request: class.clone(), ..waiting(number, 0) }
+}
+
+#[test]
+fn a_flood_leaves_other_namespaces_their_turn() {
+    let mut queue = Queue::default();
+    let class = Arc::new(PodRequest::default());
+    (0..1000).for_each(|number| queue.upsert(equal(number, "flood", &class), seconds(0)));
+    let first: Vec<_> = (0..100).filter_map(|_| popped(&mut queue, seconds(1))).collect();
+    assert_eq!(first, (0..100).map(uid).collect::<Vec<_>>());
+    (2000..2040).for_each(|number| queue.upsert(equal(number, "quiet", &class), seconds(1)));
+    queue.upsert(equal(3000, "one", &class), seconds(1));
+    let next: Vec<_> = (0..200).filter_map(|_| popped(&mut queue, seconds(2))).collect();
+    let place = |number| next.iter().position(|found| *found == uid(number)).unwrap();
+    // Behind what is left of the flood's turn and one turn of the other.
+    assert!(place(3000) < 64 + 32, "{}", place(3000));
+    // Two turns, and the flood's between them.
+    assert!(place(2039) < 4 * 32 + 1, "{}", place(2039));
+    assert!((2000..2039).all(|number| place(number) < place(number + 1)));
+    // Priority goes first all the same.
+    queue.upsert(waiting(4000, 1), seconds(2));
+    assert_eq!(popped(&mut queue, seconds(2)), Some(uid(4000)));
+}
+
+/// Has all pods tried until none is ready; those for which there is room are placed. How many were.
+fn round(queue: &mut Queue, room: &mut usize, now: Duration) -> usize {
+    let mut tried = 0;
+    while let Some(attempt) = queue.pop(now) {
+        tried += 1;
+        if *room > 0 {
+            *room -= 1;
+            queue.done(attempt.pod.uid, now);
+        } else {
+            queue.unschedulable(attempt.pod.uid, by(&[Plugin::NodeResourcesFit]), false, now);
+        }
+    }
+    tried
+}
+
+#[test]
+fn of_equal_pods_as_many_are_tried_as_there_is_room_for() {
+    let mut queue = Queue::default();
+    let class = Arc::new(PodRequest::default());
+    (0..10_000).for_each(|number| queue.upsert(equal(number, "default", &class), seconds(0)));
+    assert_eq!(round(&mut queue, &mut 0, seconds(0)), 10_000);
+    let freed = EventSet::from(ClusterEvent::PodFreed);
+    // Nothing fits: one try tells.
+    queue.notify(freed, seconds(100));
+    assert_eq!(round(&mut queue, &mut 0, seconds(100)), 1);
+    // There is room for some: they get it, and few are tried in vain.
+    for room in [1, 7, 1000] {
+        let mut left = room;
+        queue.notify(freed, seconds(200));
+        let tried = round(&mut queue, &mut left, seconds(200));
+        assert_eq!(left, 0);
+        assert!(tried <= 5 * room + 1, "{tried} for {room}");
+    }
+    assert_eq!(queue.depths().unschedulable, 10_000 - 1008);
+    // The one that is tried goes away, or asks for something else: another says how things are.
+    for change in 0..2 {
+        queue.notify(freed, seconds(300));
+        let attempt = queue.pop(seconds(300)).unwrap();
+        if change == 0 {
+            queue.remove(attempt.pod.uid, seconds(300));
+        } else {
+            let request =
+                Arc::new(PodRequest { priority: 0, containers: 2, ..PodRequest::default() });
+            queue.upsert(PendingPod { request, ..attempt.pod.clone() }, seconds(300));
+        }
+        assert!(queue.depths().active + queue.depths().backoff > 0);
+        queue.unschedulable(attempt.pod.uid, by(&[Plugin::NodeResourcesFit]), false, seconds(300));
+        round(&mut queue, &mut 0, seconds(320));
+    }
+}
+
+#[test]
+fn a_verdict_of_its_own_wakes_each_pod() {
+    let mut queue = Queue::default();
+    let class = Arc::new(PodRequest::default());
+    for number in 0..5 {
+        queue.upsert(equal(number, "default", &class), seconds(0));
+        queue.pop(seconds(0));
+        queue.unschedulable(uid(number), by(&[Plugin::NodeResourcesFit]), true, seconds(0));
+    }
+    assert_eq!(queue.notify(ClusterEvent::PodFreed.into(), seconds(50)), 5);
+}
+
+#[test]
+fn the_least_was_tried_in_vain_or_has_a_lower_priority() {
+    let mut queue = Queue::default();
+    assert_eq!(queue.least(9), None);
+    queue.upsert(waiting(1, 3), seconds(0));
+    queue.upsert(waiting(2, 1), seconds(0));
+    assert_eq!((queue.least(1), queue.least(2)), (None, Some(uid(2))));
+    queue.upsert(waiting(3, 9), seconds(0));
+    queue.pop(seconds(0));
+    queue.unschedulable(uid(3), by(&[Plugin::NodeName]), false, seconds(0));
+    assert_eq!((queue.least(8), queue.least(9)), (Some(uid(2)), Some(uid(3))));
 }
 
 #[derive(Clone, Debug)]
@@ -207,7 +309,7 @@ enum Step {
     Remove { pod: u32 },
     Pop,
     Done { nth: usize },
-    Unschedulable { nth: usize, plugins: Vec<Plugin> },
+    Unschedulable { nth: usize, plugins: Vec<Plugin>, alone: bool },
     Retry { nth: usize },
     Notify { events: u8 },
     Wait { millis: u64 },
@@ -221,7 +323,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..20_u32).prop_map(|pod| Step::Remove { pod }),
         4 => Just(Step::Pop),
         1 => (0..9_usize).prop_map(|nth| Step::Done { nth }),
-        2 => (0..9_usize, plugins).prop_map(|(nth, plugins)| Step::Unschedulable { nth, plugins }),
+        2 => (0..9_usize, plugins, any::<bool>())
+            .prop_map(|(nth, plugins, alone)| Step::Unschedulable { nth, plugins, alone }),
         2 => (0..9_usize).prop_map(|nth| Step::Retry { nth }),
         1 => any::<u8>().prop_map(|events| Step::Notify { events }),
         2 => (0..20_000_u64).prop_map(|millis| Step::Wait { millis }),
@@ -281,20 +384,20 @@ impl Model {
                 }
             }
             Step::Remove { pod } => {
-                queue.remove(uid(pod));
+                queue.remove(uid(pod), *now);
                 self.waiting.remove(&pod);
                 self.in_flight.entry(pod).and_modify(|alive| *alive = false);
             }
             Step::Pop => _ = self.pop(queue, *now)?,
             Step::Done { nth } => {
                 if let Some(number) = self.nth_in_flight(nth) {
-                    queue.done(uid(number));
+                    queue.done(uid(number), *now);
                     self.in_flight.remove(&number);
                 }
             }
-            Step::Unschedulable { nth, plugins } => {
+            Step::Unschedulable { nth, plugins, alone } => {
                 if let Some(number) = self.nth_in_flight(nth) {
-                    queue.unschedulable(uid(number), by(&plugins), *now);
+                    queue.unschedulable(uid(number), by(&plugins), alone, *now);
                     self.come_back(number);
                 }
             }

@@ -80,6 +80,7 @@ impl Simulation {
                         self.api.promise(self.now, number(&pod), None);
                     }
                 }
+                Action::List => self.list(relay),
                 Action::Report(Report::Failed { .. } | Report::Preempted { .. }) => {}
             }
         }

@@ -194,13 +194,15 @@ impl Simulation {
 
     pub(crate) fn start_relay(&mut self, relay: usize) {
         self.runs += 1;
+        // Sometimes there are more pods than are held.
+        let max_pending = if self.random.random_bool(0.2) { 4 } else { 1_000 };
         let config = CoordinatorConfig {
             profile: "default-scheduler".to_owned(),
             membership: self.membership.clone(),
             relays: vec!["r8".into(), "r9".into()],
             max_binds: 8,
             deadline: Duration::from_secs(1),
-            queue: QueueConfig::default(),
+            queue: QueueConfig { max_pending, ..QueueConfig::default() },
             default_spread: DefaultSpread::default(),
             await_directory: false,
             seed: self.random.random(),
@@ -213,16 +215,23 @@ impl Simulation {
             fenced: false,
             orders: HashMap::new(),
         };
-        relay_state.coordinator.intake(self.now, Intake::Begin);
+        relay_state.coordinator.intake(self.now, Intake::Budgets(budgets()));
+        self.relays[relay] = Some(Process { state: relay_state, run: self.runs, cursor: 0 });
+        self.list(relay);
+    }
+
+    /// A relay lists the pods that wait, and its watch goes on from there.
+    pub(crate) fn list(&mut self, relay: usize) {
+        let Some(process) = &mut self.relays[relay] else { return };
+        let Relay { coordinator, compiler, .. } = &mut process.state;
+        coordinator.intake(self.now, Intake::Begin);
         for (number, pod) in self.api.live() {
             if pod.node.is_none() {
-                let waiting = relay_state.compiler.waiting(&self.api.object(*number));
-                relay_state.coordinator.intake(self.now, Intake::Applied(Box::new(waiting)));
+                let waiting = compiler.waiting(&self.api.object(*number));
+                coordinator.intake(self.now, Intake::Applied(Box::new(waiting)));
             }
         }
-        relay_state.coordinator.intake(self.now, Intake::End);
-        relay_state.coordinator.intake(self.now, Intake::Budgets(budgets()));
-        let cursor = self.api.history.len();
-        self.relays[relay] = Some(Process { state: relay_state, run: self.runs, cursor });
+        coordinator.intake(self.now, Intake::End);
+        process.cursor = self.api.history.len();
     }
 }

@@ -267,7 +267,7 @@ impl Coordinator {
                     let node = placement.node;
                     self.chosen.push(Chosen { attempt, id, node, class, begun, refusals });
                 } else {
-                    self.queue.done(uid);
+                    self.queue.done(uid, now);
                 }
                 None
             }
@@ -296,13 +296,14 @@ impl Coordinator {
         diagnosis: &Diagnosis,
     ) -> Option<Action> {
         let uid = pod.attempt.pod.uid;
-        self.queue.unschedulable(uid, to_blame(&pod.class, diagnosis), now);
         // As kube-scheduler clears it where no eviction helps.
         let unhelpful = matches!(diagnosis.preemption, Some(Preemption::Unhelpful { .. }));
         let withdraw = unhelpful && self.nominations.node(uid).is_some();
         if withdraw {
             self.nominations.withdraw(uid);
         }
+        let promised = self.nominations.node(uid).is_some();
+        self.queue.unschedulable(uid, to_blame(&pod.class, diagnosis), promised, now);
         self.say_unschedulable(now, pod, diagnosis, withdraw)
     }
 

@@ -38,7 +38,7 @@ impl Coordinator {
         match outcome {
             BindOutcome::Bound => {
                 self.remember(now, reservation, true);
-                self.queue.done(uid);
+                self.queue.done(uid, now);
                 self.pods.settled(uid);
                 self.metrics.attempt("scheduled", &self.config.profile, now.saturating_sub(begun));
                 self.metrics.bound(attempt.number, now.saturating_sub(attempt.first_ready));
@@ -46,11 +46,11 @@ impl Coordinator {
             }
             BindOutcome::Elsewhere(other) => {
                 info!(%pod, %node, %other, "someone else bound the pod");
-                self.queue.done(uid);
+                self.queue.done(uid, now);
                 self.pods.settled(uid);
             }
             BindOutcome::Gone => {
-                self.queue.done(uid);
+                self.queue.done(uid, now);
                 self.pods.settled(uid);
             }
             BindOutcome::Refused(message) => {

@@ -165,7 +165,7 @@ impl Coordinator {
         let Contender { pod, mut diagnosis } = *contender;
         let uid = pod.attempt.pod.uid;
         let Some(id) = self.pods.id(uid) else {
-            self.queue.done(uid);
+            self.queue.done(uid, now);
             return Vec::new();
         };
         let node = candidate.node.clone();
@@ -224,10 +224,11 @@ impl Coordinator {
             self.nominations.evicted(uid, &node, outcome.leaving);
         }
         match outcome.ended {
-            Ended::Done => self.queue.unschedulable(uid, plugins, now),
+            // Its promise is its own.
+            Ended::Done => self.queue.unschedulable(uid, plugins, true, now),
             Ended::Gone => {
                 self.nominations.forget(uid);
-                self.queue.done(uid);
+                self.queue.done(uid, now);
             }
             Ended::Fenced | Ended::Failed(_) => {
                 if let Ended::Failed(message) = &outcome.ended {

@@ -1,9 +1,15 @@
 //! The pods that wait: ready, backing off, unschedulable or gated
 //! (`pkg/scheduler/backend/queue/scheduling_queue.go`).
 //!
+//! Two things differ from it: namespaces take turns ([`ready`]), and an event is tried out with one
+//! of many equal pods ([`parked`]).
+//!
 //! Memory: one entry for each pod without a node, a few hundred bytes beside its shared request.
 //! Events that pass while a pod is in flight cost nothing: each kind keeps the number of its last
 //! one alone.
+
+mod parked;
+mod ready;
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -12,12 +18,17 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
+use self::parked::{Group, Parked, ParkedKey};
+use self::ready::{Ready, ReadyKey};
 use super::diagnosis::PluginSet;
 use super::event::{EventLog, EventSet};
 use super::pod::{PodRequest, PodUid};
 
 /// A moment: the time since some fixed one, handed in by the caller and never decreasing.
 pub type Moment = Duration;
+
+/// Pods of a group that are tried next for each one that got a node.
+const SPREADING: usize = 4;
 
 /// Pauses end on whole seconds, so that pods whose pauses end within one are ordered by priority
 /// (`backoffQOrderingWindowDuration`).
@@ -35,6 +46,8 @@ pub struct QueueConfig {
     /// Whether a pod that waits out the pause of a rejection is tried early when nothing else is
     /// ready (`SchedulerPopFromBackoffQ`). A pod that waits because of an error never is.
     pub pop_from_backoff: bool,
+    /// Pods that are held at most. Who holds them leaves the others with the apiserver meanwhile.
+    pub max_pending: usize,
 }
 
 impl Default for QueueConfig {
@@ -44,6 +57,7 @@ impl Default for QueueConfig {
             max_backoff: Duration::from_secs(10),
             max_unschedulable: Duration::from_mins(5),
             pop_from_backoff: true,
+            max_pending: 1_000_000,
         }
     }
 }
@@ -90,12 +104,8 @@ pub struct Depths {
     pub in_flight: usize,
 }
 
-/// Highest priority first, then who waits longest, then who came first.
-type ReadyKey = (Reverse<i32>, Moment, u64, PodUid);
-/// Whose pause ends first, then as for ready pods.
-type BackoffKey = (Moment, ReadyKey);
-/// Who waits longest.
-type ParkedKey = (Moment, u64, PodUid);
+/// Whose pause ends first, then highest priority, then who waits longest, then who came first.
+type BackoffKey = (Moment, Reverse<i32>, Moment, u64, PodUid);
 
 /// Where an entry is, with the key under which its index knows it.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +113,7 @@ enum Place {
     Active(ReadyKey),
     Backoff(BackoffKey),
     ErrorBackoff(BackoffKey),
-    Unschedulable(PluginSet, ParkedKey),
+    Unschedulable(Group, ParkedKey),
     Gated,
     InFlight {
         /// The last event before the pod was taken out.
@@ -130,6 +140,8 @@ struct Entry {
     /// Errors since the last rejection.
     errors: u32,
     rejected_by: PluginSet,
+    /// The pods that are tried next if this one gets a node.
+    tried_for: Option<Group>,
 }
 
 /// The pods that wait.
@@ -137,11 +149,10 @@ struct Entry {
 pub struct Queue {
     config: QueueConfig,
     entries: HashMap<PodUid, Entry>,
-    active: BTreeSet<ReadyKey>,
+    active: Ready,
     backoff: BTreeSet<BackoffKey>,
     error_backoff: BTreeSet<BackoffKey>,
-    /// By the plugins that rejected them, so that an event looks at sets and not at pods.
-    unschedulable: HashMap<PluginSet, BTreeSet<ParkedKey>>,
+    unschedulable: Parked,
     gated: usize,
     in_flight: usize,
     arrivals: u64,
@@ -161,10 +172,10 @@ impl Queue {
         Self {
             config,
             entries: HashMap::new(),
-            active: BTreeSet::new(),
+            active: Ready::default(),
             backoff: BTreeSet::new(),
             error_backoff: BTreeSet::new(),
-            unschedulable: HashMap::new(),
+            unschedulable: Parked::default(),
             gated: 0,
             in_flight: 0,
             arrivals: 0,
@@ -172,11 +183,17 @@ impl Queue {
         }
     }
 
+    /// The bound of [`QueueConfig::max_pending`].
+    #[must_use]
+    pub fn max_pending(&self) -> usize {
+        self.config.max_pending
+    }
+
     /// Takes over the newest version of a pod without a node. A new one, or one whose last gate
     /// went, is ready at once; an unschedulable one is tried again if what it asks for changed.
     pub fn upsert(&mut self, pod: PendingPod, now: Moment) {
         let uid = pod.uid;
-        let Some(mut entry) = self.take(uid) else {
+        let Some(entry) = self.entries.get_mut(&uid) else {
             self.arrivals += 1;
             let entry = Entry {
                 pod,
@@ -188,36 +205,55 @@ impl Queue {
                 rejected: 0,
                 errors: 0,
                 rejected_by: PluginSet::EMPTY,
+                tried_for: None,
             };
             return self.ready(entry, now);
         };
-        let differs = entry.pod.request != pod.request || entry.pod.gates != pod.gates;
-        entry.pod = pod;
-        match entry.place {
-            Place::InFlight { since, changed, .. } => {
-                let place = Place::InFlight { since, changed: changed || differs, removed: false };
-                self.put(entry, place);
-            }
-            Place::Gated => self.ready(entry, now),
-            Place::Unschedulable(..) if differs => self.ready_after_pause(entry, now),
-            // The priority can't change, so the old key still holds.
-            place => self.put(entry, place),
+        if let Place::InFlight { removed, .. } = &mut entry.place {
+            *removed = false;
         }
+        if entry.pod.request == pod.request && entry.pod.gates == pod.gates {
+            // Pods of a group go on sharing what they ask for.
+            let request = entry.pod.request.clone();
+            entry.pod = PendingPod { request, ..pod };
+            return;
+        }
+        entry.pod = pod;
+        let tried_for = entry.tried_for.take();
+        match &mut entry.place {
+            Place::InFlight { changed, .. } => *changed = true,
+            // The priority can't change, so the old key still holds.
+            Place::Active(_) | Place::Backoff(_) | Place::ErrorBackoff(_) => {}
+            Place::Gated => {
+                if let Some(entry) = self.take(uid) {
+                    self.ready(entry, now);
+                }
+            }
+            Place::Unschedulable(..) => {
+                if let Some(entry) = self.take(uid) {
+                    self.ready_after_pause(entry, now);
+                }
+            }
+        }
+        // It says nothing about the others any more.
+        self.pass_on(tried_for, 1, now);
     }
 
     /// Forgets a pod that was deleted or got a node. One in flight is forgotten when it comes back.
-    pub fn remove(&mut self, uid: PodUid) {
-        let Some(entry) = self.take(uid) else { return };
+    pub fn remove(&mut self, uid: PodUid, now: Moment) {
+        let Some(mut entry) = self.take(uid) else { return };
+        let tried_for = entry.tried_for.take();
         if let Place::InFlight { since, changed, .. } = entry.place {
             self.put(entry, Place::InFlight { since, changed, removed: true });
         }
+        self.pass_on(tried_for, 1, now);
     }
 
     /// Forgets the pods that a full list of pods without a node doesn't show.
-    pub fn retain(&mut self, listed: impl Fn(PodUid) -> bool) {
+    pub fn retain(&mut self, listed: impl Fn(PodUid) -> bool, now: Moment) {
         let gone: Vec<PodUid> = self.entries.keys().copied().filter(|uid| !listed(*uid)).collect();
         for uid in gone {
-            self.remove(uid);
+            self.remove(uid, now);
         }
     }
 
@@ -232,9 +268,9 @@ impl Queue {
     pub fn pop(&mut self, now: Moment) -> Option<Attempt> {
         self.end_pauses(now);
         self.flush_unschedulable(now);
-        let ready = self.active.first().map(|key| key.3);
-        let early = || self.backoff.first().map(|key| key.1.3);
-        let uid = ready.or_else(|| early().filter(|_| self.config.pop_from_backoff))?;
+        let early = || self.backoff.first().map(|key| key.4);
+        let uid =
+            self.active.first().or_else(|| early().filter(|_| self.config.pop_from_backoff))?;
         let mut entry = self.take(uid)?;
         entry.attempts = entry.attempts.saturating_add(1);
         let attempt = Attempt {
@@ -248,15 +284,18 @@ impl Queue {
     }
 
     /// The pod was bound, or needn't be tried again.
-    pub fn done(&mut self, uid: PodUid) {
-        if self.is_in_flight(uid) {
-            self.take(uid);
+    pub fn done(&mut self, uid: PodUid, now: Moment) {
+        if self.is_in_flight(uid)
+            && let Some(entry) = self.take(uid)
+        {
+            self.pass_on(entry.tried_for, SPREADING, now);
         }
     }
 
     /// Plugins rejected the pod on every node: it waits for an event that may help, or is tried
-    /// again after a pause if one came meanwhile. Without plugins it is as [`Self::retry`].
-    pub fn unschedulable(&mut self, uid: PodUid, rejected_by: PluginSet, now: Moment) {
+    /// again after a pause if one came meanwhile. Without plugins it is as [`Self::retry`]. `alone`:
+    /// the verdict says nothing of other pods that ask for the same, nor theirs of this one.
+    pub fn unschedulable(&mut self, uid: PodUid, rejected_by: PluginSet, alone: bool, now: Moment) {
         if rejected_by.is_empty() {
             return self.retry(uid, now);
         }
@@ -267,7 +306,7 @@ impl Queue {
         if changed || self.events.since(since).may_help(rejected_by) {
             self.ready_after_pause(entry, now);
         } else {
-            self.park(entry);
+            self.park(entry, alone);
         }
     }
 
@@ -284,7 +323,7 @@ impl Queue {
     /// an error are tried at once. Their next pause is as long as if they had waited. Returns how
     /// many those are.
     pub fn end_error_pauses(&mut self, now: Moment) -> usize {
-        let waiting: Vec<PodUid> = self.error_backoff.iter().map(|key| key.1.3).collect();
+        let waiting: Vec<PodUid> = self.error_backoff.iter().map(|key| key.4).collect();
         for uid in &waiting {
             if let Some(entry) = self.take(*uid) {
                 self.ready(entry, now);
@@ -293,19 +332,13 @@ impl Queue {
         waiting.len()
     }
 
-    /// Wakes the pods that something which happened may help; returns how many.
+    /// Wakes pods that something which happened may help: of equal ones the first, which the others
+    /// follow if it gets a node. Returns how many.
     pub fn notify(&mut self, events: EventSet, now: Moment) -> usize {
         self.events.record(events);
-        let woken: Vec<PodUid> = self
-            .unschedulable
-            .iter()
-            .filter(|(plugins, _)| events.may_help(**plugins))
-            .flat_map(|(_, parked)| parked.iter().map(|key| key.2))
-            .collect();
-        for uid in &woken {
-            if let Some(entry) = self.take(*uid) {
-                self.ready_after_pause(entry, now);
-            }
+        let woken = self.unschedulable.woken_by(events);
+        for (uid, group) in &woken {
+            self.wake(*uid, *group, now);
         }
         woken.len()
     }
@@ -319,8 +352,8 @@ impl Queue {
         }
         let pauses = [self.backoff.first(), self.error_backoff.first()];
         let pauses = pauses.into_iter().flatten().map(|key| key.0 + WINDOW);
-        let parked = self.unschedulable.values().filter_map(BTreeSet::first);
-        pauses.chain(parked.map(|key| key.0 + self.config.max_unschedulable)).min()
+        let parked = self.unschedulable.oldest();
+        pauses.chain(parked.map(|since| since + self.config.max_unschedulable)).min()
     }
 
     /// Where a pod is, how often it was tried, and what it asks for.
@@ -337,13 +370,24 @@ impl Queue {
         Some((place, entry.attempts, entry.pod.request.clone()))
     }
 
+    /// The pod that is missed less than a new one of this priority: one that was tried in vain, of
+    /// the same priority at most, or else a ready one of a lower priority.
+    #[must_use]
+    pub fn least(&self, priority: i32) -> Option<PodUid> {
+        let with_priority = |uid| Some((self.entries.get(&uid)?.pod.request.priority, uid));
+        let parked = self.unschedulable.latest_of_each().filter_map(with_priority);
+        let parked = parked.min_by_key(|(theirs, _)| *theirs).filter(|least| least.0 <= priority);
+        let ready = || self.active.last().filter(|least| least.0 < priority);
+        parked.or_else(ready).map(|(_, uid)| uid)
+    }
+
     /// How many pods are where.
     #[must_use]
     pub fn depths(&self) -> Depths {
         Depths {
             active: self.active.len(),
             backoff: self.backoff.len() + self.error_backoff.len(),
-            unschedulable: self.unschedulable.values().map(BTreeSet::len).sum(),
+            unschedulable: self.unschedulable.len(),
             gated: self.gated,
             in_flight: self.in_flight,
         }
@@ -371,7 +415,9 @@ impl Queue {
     fn ready(&mut self, mut entry: Entry, now: Moment) {
         if entry.pod.gates.is_empty() {
             entry.first_ready.get_or_insert(now);
-            let key = ready_key(&entry);
+            let claim = (entry.since, entry.arrival, entry.pod.uid);
+            let priority = entry.pod.request.priority;
+            let key = self.active.insert(&entry.pod.namespace, priority, claim);
             self.put(entry, Place::Active(key));
         } else {
             self.put(entry, Place::Gated);
@@ -382,7 +428,8 @@ impl Queue {
     fn ready_after_pause(&mut self, entry: Entry, now: Moment) {
         match self.pause_end(&entry) {
             Some(end) if end >= window(now) && entry.pod.gates.is_empty() => {
-                let key = (end, ready_key(&entry));
+                let priority = Reverse(entry.pod.request.priority);
+                let key = (end, priority, entry.since, entry.arrival, entry.pod.uid);
                 let error = entry.rejected_by.is_empty();
                 self.put(entry, if error { Place::ErrorBackoff(key) } else { Place::Backoff(key) });
             }
@@ -390,10 +437,28 @@ impl Queue {
         }
     }
 
-    fn park(&mut self, entry: Entry) {
+    fn park(&mut self, mut entry: Entry, alone: bool) {
         let key = (entry.since, entry.arrival, entry.pod.uid);
-        let plugins = entry.rejected_by;
-        self.put(entry, Place::Unschedulable(plugins, key));
+        let group = Group::new(entry.rejected_by, &entry.pod.request, alone);
+        entry.tried_for = None;
+        self.put(entry, Place::Unschedulable(group, key));
+    }
+
+    /// Tries a parked pod, for itself and for its group.
+    fn wake(&mut self, uid: PodUid, group: Group, now: Moment) {
+        if let Some(mut entry) = self.take(uid) {
+            entry.tried_for = Some(group);
+            self.ready_after_pause(entry, now);
+        }
+    }
+
+    /// Others of the group that the pod was tried for have their turn: it got a node, or will not
+    /// say any more whether there is one.
+    fn pass_on(&mut self, tried_for: Option<Group>, count: usize, now: Moment) {
+        let Some(group) = tried_for else { return };
+        for uid in self.unschedulable.next_of(group, count) {
+            self.wake(uid, group, now);
+        }
     }
 
     /// The window in which the pod's pause ends (`getBackoffTime`).
@@ -409,7 +474,7 @@ impl Queue {
 
     fn end_pauses(&mut self, now: Moment) {
         let over = |queue: &BTreeSet<BackoffKey>| {
-            queue.first().filter(|key| key.0 < window(now)).map(|key| key.1.3)
+            queue.first().filter(|key| key.0 < window(now)).map(|key| key.4)
         };
         while let Some(uid) = over(&self.backoff).or_else(|| over(&self.error_backoff)) {
             let Some(entry) = self.take(uid) else { return };
@@ -418,14 +483,8 @@ impl Queue {
     }
 
     fn flush_unschedulable(&mut self, now: Moment) {
-        let longest = self.config.max_unschedulable;
-        let due: Vec<PodUid> = self
-            .unschedulable
-            .values()
-            .flat_map(|parked| parked.iter().take_while(|key| key.0 + longest <= now))
-            .map(|key| key.2)
-            .collect();
-        for uid in due {
+        let Some(since) = now.checked_sub(self.config.max_unschedulable) else { return };
+        for uid in self.unschedulable.waiting_since(since) {
             if let Some(entry) = self.take(uid) {
                 self.ready_after_pause(entry, now);
             }
@@ -436,17 +495,10 @@ impl Queue {
     fn take(&mut self, uid: PodUid) -> Option<Entry> {
         let entry = self.entries.remove(&uid)?;
         match &entry.place {
-            Place::Active(key) => drop(self.active.remove(key)),
+            Place::Active(key) => self.active.remove(&entry.pod.namespace, key),
             Place::Backoff(key) => drop(self.backoff.remove(key)),
             Place::ErrorBackoff(key) => drop(self.error_backoff.remove(key)),
-            Place::Unschedulable(plugins, key) => {
-                if let Some(parked) = self.unschedulable.get_mut(plugins) {
-                    parked.remove(key);
-                    if parked.is_empty() {
-                        self.unschedulable.remove(plugins);
-                    }
-                }
-            }
+            Place::Unschedulable(group, key) => self.unschedulable.remove(*group, key),
             Place::Gated => self.gated -= 1,
             Place::InFlight { .. } => self.in_flight -= 1,
         }
@@ -456,22 +508,17 @@ impl Queue {
     /// Puts an entry that isn't in the queue where it belongs now.
     fn put(&mut self, mut entry: Entry, place: Place) {
         match place {
-            Place::Active(key) => drop(self.active.insert(key)),
+            // It is where its key was made.
+            Place::Active(_) => {}
             Place::Backoff(key) => drop(self.backoff.insert(key)),
             Place::ErrorBackoff(key) => drop(self.error_backoff.insert(key)),
-            Place::Unschedulable(plugins, key) => {
-                self.unschedulable.entry(plugins).or_default().insert(key);
-            }
+            Place::Unschedulable(group, key) => self.unschedulable.insert(group, key),
             Place::Gated => self.gated += 1,
             Place::InFlight { .. } => self.in_flight += 1,
         }
         entry.place = place;
         self.entries.insert(entry.pod.uid, entry);
     }
-}
-
-fn ready_key(entry: &Entry) -> ReadyKey {
-    (Reverse(entry.pod.request.priority), entry.since, entry.arrival, entry.pod.uid)
 }
 
 fn window(moment: Moment) -> Moment {
