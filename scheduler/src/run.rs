@@ -293,7 +293,7 @@ async fn lead(
     let either = |flag: &Option<String>, file: &Option<String>, default: &str| {
         flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
     };
-    let scheduler_name = either(&flags.scheduler_name, &config.scheduler_name, "default-scheduler");
+    let profiles = config.policies(flags.scheduler_name.as_deref());
     let host = hostname();
     // The election and the watch outlive the drain; reports outlive both.
     let stop_watch = CancellationToken::new();
@@ -324,11 +324,7 @@ async fn lead(
     };
     let (reporter, mut reports) = report::spawn(
         client.clone(),
-        report::ReportConfig {
-            scheduler_name: scheduler_name.clone(),
-            instance: format!("{scheduler_name}-{host}"),
-            events_per_second: flags.events_per_second,
-        },
+        report::ReportConfig { host, events_per_second: flags.events_per_second },
         metrics.clone(),
         &stop_reports,
     );
@@ -337,8 +333,7 @@ async fn lead(
     lookup::spawn(&client, &sink, &metrics, &stop_watch);
     tokio::spawn(intake::run(
         client.clone(),
-        scheduler_name.clone(),
-        Arc::new(config.profile.policy.clone()),
+        profiles.clone(),
         sink,
         list.clone(),
         metrics.clone(),
@@ -351,16 +346,15 @@ async fn lead(
         max_pending: usize::try_from(flags.max_pending_pods).unwrap_or(usize::MAX),
         ..queue
     };
-    info!(scheduler = scheduler_name, shards = membership.len(), "relay");
+    let names: Vec<&str> = profiles.iter().map(|policy| &*policy.profile).collect();
+    info!(profiles = names.join(","), shards = membership.len(), "relay");
     let coordinator = Coordinator::new(
         CoordinatorConfig {
-            profile: scheduler_name,
             membership,
             relays: fanout.relay_names(),
             max_binds: usize::from(flags.bind_concurrency) * BINDS_AHEAD,
             deadline: flags.exchange_deadline,
             queue,
-            default_spread: config.profile.default_spread.clone(),
             await_directory: true,
             seed: rand::random(),
         },

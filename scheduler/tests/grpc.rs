@@ -16,7 +16,6 @@ use std::time::Duration;
 use common::{Authority, apiserver, node, pod, status};
 use hashbrown::HashMap;
 use http::Method;
-use megacluster_scheduler::core::directory::DefaultSpread;
 use megacluster_scheduler::core::evaluate::Evaluation;
 use megacluster_scheduler::core::membership::Membership;
 use megacluster_scheduler::core::pod::PodRequest;
@@ -411,11 +410,7 @@ async fn pods_are_bound_through_relay_and_shards() {
     let membership = fleet.membership.clone();
     let fanout =
         Fanout::new(membership.clone(), fleet.peers(), HashMap::new(), 10, metrics.clone());
-    let reports = report::ReportConfig {
-        scheduler_name: "default-scheduler".to_owned(),
-        instance: "test".to_owned(),
-        events_per_second: 1000,
-    };
+    let reports = report::ReportConfig { host: "test".to_owned(), events_per_second: 1000 };
     let token = CancellationToken::new();
     let (reporter, _tasks) = report::spawn(client.clone(), reports, metrics.clone(), &token);
     let fence = std::time::Instant::now().checked_add(Duration::from_mins(10));
@@ -423,13 +418,11 @@ async fn pods_are_bound_through_relay_and_shards() {
     let (_leader, leadership) = watch::channel(leads);
     let coordinator = Coordinator::new(
         CoordinatorConfig {
-            profile: "default-scheduler".to_owned(),
             membership,
             relays: Vec::new(),
             max_binds: 16,
             deadline: Duration::from_secs(5),
             queue: QueueConfig::default(),
-            default_spread: DefaultSpread::default(),
             await_directory: false,
             seed: 1,
         },

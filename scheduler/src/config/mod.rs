@@ -10,9 +10,12 @@ mod profile;
 pub use profile::Profile;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+
+use crate::core::policy::{DEFAULT_PROFILE, Policy};
 
 /// The file can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,10 +52,8 @@ pub enum ConfigError {
 /// What the file says; `None` where it says nothing, so that flags and defaults apply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SchedulerConfig {
-    /// `profiles[0].schedulerName`
-    pub scheduler_name: Option<String>,
-    /// `profiles[0].plugins` and `profiles[0].pluginConfig`
-    pub profile: Profile,
+    /// `profiles`; none for a single one with all defaults.
+    pub profiles: Vec<Profile>,
     /// `clientConnection.kubeconfig`
     pub kubeconfig: Option<PathBuf>,
     /// `leaderElection.leaderElect`
@@ -121,21 +122,42 @@ impl SchedulerConfig {
         let Value::Array(profiles) = value else { return Err(wrong(field, "a list")) };
         for (index, profile) in profiles.iter().enumerate() {
             let field = format!("{field}[{index}]");
-            if index > 0 {
-                return Err(ConfigError::Unsupported { field, detail: ": one profile".to_owned() });
-            }
+            let mut read = Profile::default();
             each(profile, &field, |key, field, value| {
                 match key {
-                    "schedulerName" => self.scheduler_name = Some(string(value, field)?),
-                    "plugins" => self.profile.plugins(value, field)?,
-                    "pluginConfig" => self.profile.arguments(value, field)?,
+                    "schedulerName" => read.scheduler_name = Some(string(value, field)?),
+                    "plugins" => read.plugins(value, field)?,
+                    "pluginConfig" => read.arguments(value, field)?,
                     "percentageOfNodesToScore" => all_nodes(value, field)?,
                     _ => return Ok(false),
                 }
                 Ok(true)
             })?;
+            // `ValidateKubeSchedulerConfiguration`: the default name is a single profile's alone.
+            let field = format!("{field}.schedulerName");
+            if profiles.len() > 1 && read.scheduler_name.is_none() {
+                return Err(wrong(&field, "given where there are several profiles"));
+            }
+            if self.profiles.iter().any(|other| other.scheduler_name == read.scheduler_name) {
+                return Err(wrong(&field, "another name than the other profiles'"));
+            }
+            self.profiles.push(read);
         }
         Ok(())
+    }
+
+    /// What the profiles say, at least one, each under its name. `scheduler_name`, if it is given,
+    /// is the first one's.
+    #[must_use]
+    pub fn policies(&self, scheduler_name: Option<&str>) -> Vec<Arc<Policy>> {
+        let one = [Profile::default()];
+        let profiles = if self.profiles.is_empty() { &one[..] } else { &self.profiles };
+        let policy = |(index, profile): (usize, &Profile)| {
+            let given = scheduler_name.filter(|_| index == 0);
+            let name = given.or(profile.scheduler_name.as_deref()).unwrap_or(DEFAULT_PROFILE);
+            Arc::new(Policy { profile: name.into(), ..profile.policy.clone() })
+        };
+        profiles.iter().enumerate().map(policy).collect()
     }
 
     fn leader_election(&mut self, value: &Value, field: &str) -> Result<(), ConfigError> {
@@ -277,7 +299,9 @@ mod tests {
              profiles: [{schedulerName: mine, percentageOfNodesToScore: 100}]\n",
         )
         .expect("supported");
-        assert_eq!(config.scheduler_name.as_deref(), Some("mine"));
+        assert_eq!(config.profiles[0].scheduler_name.as_deref(), Some("mine"));
+        assert_eq!(&*config.policies(None)[0].profile, "mine");
+        assert_eq!(&*config.policies(Some("other"))[0].profile, "other");
         assert_eq!(config.kubeconfig, Some(PathBuf::from("/etc/k")));
         assert_eq!(config.leader_elect, Some(true));
         assert_eq!(config.lease_duration, Some(Duration::from_secs(15)));
@@ -292,7 +316,7 @@ mod tests {
 
     #[test]
     fn reads_a_profile() {
-        let profile = parse(
+        let profile = &parse(
             "profiles: [{plugins: {multiPoint: {disabled: [{name: NodePorts}], \
              enabled: [{name: NodeAffinity, weight: 7}, {name: InterPodAffinity}]}, \
              score: {disabled: [{name: '*'}], enabled: [{name: ImageLocality, weight: 4}]}}, \
@@ -300,13 +324,13 @@ mod tests {
              {name: PodTopologySpread, args: {defaultingType: List}}]}]\n",
         )
         .expect("supported")
-        .profile;
+        .profiles[0];
         assert!(!profile.policy.filters.contains(Plugin::NodePorts));
         assert!(profile.policy.filters.contains(Plugin::NodeAffinity));
         let weights = profile.policy.weights;
         assert_eq!((weights.affinity, weights.preferences, weights.images), (0, 0, 4));
         assert_eq!(profile.policy.hard_pod_affinity_weight, 50);
-        assert!(profile.default_spread.soft.is_empty());
+        assert!(profile.policy.default_spread.soft.is_empty());
     }
 
     #[test]
@@ -353,7 +377,11 @@ mod tests {
                  [{maxSkew: 1, topologyKey: a, whenUnsatisfiable: DoNotSchedule}]}}]}]\n",
                 "profiles[0].pluginConfig[0].args.defaultConstraints: must be empty",
             ),
-            ("profiles: [{}, {}]\n", "profiles[1]: not supported"),
+            ("profiles: [{}, {}]\n", "profiles[0].schedulerName: must be given"),
+            (
+                "profiles: [{schedulerName: a}, {schedulerName: a}]\n",
+                "profiles[1].schedulerName: must be another name",
+            ),
             ("extenders: []\n", "extenders: not supported"),
             ("clientConnection: {qps: 5}\n", "clientConnection.qps: not supported"),
             ("percentageOfNodesToScore: 50\n", "percentageOfNodesToScore: not supported"),

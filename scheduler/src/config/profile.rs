@@ -43,10 +43,10 @@ const PREEMPTION: &str = "DefaultPreemption";
 /// What a profile says about decisions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
+    /// `schedulerName`
+    pub scheduler_name: Option<String>,
     /// Plugins, weights and arguments.
     pub policy: Policy,
-    /// `PodTopologySpreadArgs`
-    pub default_spread: DefaultSpread,
 }
 
 /// One of the lists of plugins.
@@ -242,16 +242,16 @@ impl Profile {
         })?;
         let some = |list: &DefaultSpread| !list.hard.is_empty() || !list.soft.is_empty();
         match list {
-            Some(list) if listed => self.default_spread = list,
+            Some(list) if listed => self.policy.default_spread = list,
             Some(list) if some(&list) => {
                 let field = format!("{field}.defaultConstraints");
                 return Err(wrong(&field, "empty unless defaultingType is List"));
             }
             _ if listed => {
-                self.default_spread =
+                self.policy.default_spread =
                     DefaultSpread { hard: Vec::new(), soft: Vec::new(), system: false };
             }
-            _ => self.default_spread = DefaultSpread::default(),
+            _ => self.policy.default_spread = DefaultSpread::default(),
         }
         Ok(())
     }

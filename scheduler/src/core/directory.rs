@@ -60,7 +60,7 @@ pub enum Change {
 }
 
 /// The constraints of a profile for pods that have none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DefaultSpread {
     /// `DoNotSchedule`, without selectors.
     pub hard: Vec<Constraint>,
@@ -95,7 +95,6 @@ struct Resolved {
 /// The objects.
 #[derive(Debug, Default)]
 pub struct Directory {
-    defaults: DefaultSpread,
     namespaces: BTreeMap<Arc<str>, Labels>,
     services: HashMap<Arc<str>, BTreeMap<Arc<str>, Labels>>,
     owners: HashMap<(OwnerKind, Arc<str>, Arc<str>), Value>,
@@ -105,12 +104,6 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// An empty directory.
-    #[must_use]
-    pub fn new(defaults: DefaultSpread) -> Self {
-        Self { defaults, ..Self::default() }
-    }
-
     /// Whether the objects of all kinds have been read.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -219,12 +212,10 @@ impl Directory {
     }
 
     fn default_spread(&self, request: &PodRequest) -> Spread {
+        let defaults = &request.policy.default_spread;
         let selector = self.default_selector(request);
-        let mut spread = Spread {
-            defaulted: true,
-            needs_all_labels: !self.defaults.system,
-            ..Spread::default()
-        };
+        let mut spread =
+            Spread { defaulted: true, needs_all_labels: !defaults.system, ..Spread::default() };
         if selector.is_everything() {
             return spread;
         }
@@ -232,8 +223,8 @@ impl Directory {
             let with = |c: &Constraint| Constraint { selector: selector.clone(), ..c.clone() };
             constraints.iter().map(with).collect()
         };
-        spread.hard = selecting(&self.defaults.hard);
-        spread.soft = selecting(&self.defaults.soft);
+        spread.hard = selecting(&defaults.hard);
+        spread.soft = selecting(&defaults.soft);
         spread.restrict(&request.policy);
         spread
     }

@@ -1,9 +1,15 @@
 //! What a profile of `KubeSchedulerConfiguration` changes about decisions: which plugins run, and
 //! their weights and arguments. Travels with each pod, so that shards need no configuration.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::diagnosis::{Plugin, PluginSet};
+use super::directory::DefaultSpread;
+
+/// The profile of pods that name no scheduler (`v1.DefaultSchedulerName`).
+pub const DEFAULT_PROFILE: &str = "default-scheduler";
 
 /// Weights of the scores; 0 for a plugin that is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,6 +56,12 @@ impl Weights {
 /// A profile.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Policy {
+    /// `schedulerName`; the relay's alone.
+    #[serde(skip, default = "default_profile")]
+    pub profile: Arc<str>,
+    /// `PodTopologySpreadArgs`, which the relay gives to pods before shards see them.
+    #[serde(skip)]
+    pub default_spread: DefaultSpread,
     /// The plugins whose filters run.
     pub filters: PluginSet,
     /// Weights of the scores.
@@ -62,9 +74,15 @@ pub struct Policy {
     pub preemption: bool,
 }
 
+fn default_profile() -> Arc<str> {
+    DEFAULT_PROFILE.into()
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            profile: default_profile(),
+            default_spread: DefaultSpread::default(),
             filters: Plugin::ALL.into_iter().collect(),
             weights: Weights::default(),
             hard_pod_affinity_weight: 1,
@@ -75,9 +93,10 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Whether this is the default profile.
+    /// Whether shards need not be told of it: what they read of it is the default profile's.
     #[must_use]
     pub fn is_default(&self) -> bool {
-        *self == Self::default()
+        let told = Self { profile: default_profile(), ..self.clone() };
+        Self { default_spread: DefaultSpread::default(), ..told } == Self::default()
     }
 }

@@ -28,7 +28,7 @@ use super::nominations::Nominations;
 use super::pods::{Intake, Pods};
 use super::report::Report;
 use super::shards::Shards;
-use crate::core::directory::{DefaultSpread, Directory, Key};
+use crate::core::directory::{Directory, Key};
 use crate::core::membership::Membership;
 use crate::core::nominate::Nominee;
 use crate::core::pod::{PodRequest, PodUid};
@@ -60,8 +60,6 @@ const MAX_MINDED: usize = 4096;
 /// What a relay needs to lead.
 #[derive(Clone, Debug)]
 pub struct CoordinatorConfig {
-    /// The profile's name, a label of the metrics.
-    pub profile: String,
     /// All shards.
     pub membership: Membership,
     /// Relays that may stand between.
@@ -72,8 +70,6 @@ pub struct CoordinatorConfig {
     pub deadline: Duration,
     /// The queue's times.
     pub queue: QueueConfig,
-    /// What pods without spread constraints of their own are spread over.
-    pub default_spread: DefaultSpread,
     /// Whether the surroundings hand in namespaces, Services, owners and budgets: then nothing is
     /// decided before all of them are known.
     pub await_directory: bool,
@@ -225,7 +221,7 @@ impl Coordinator {
             greeting: None,
             round: None,
             surveyed: None,
-            directory: Directory::new(config.default_spread.clone()),
+            directory: Directory::default(),
             minded: HashMap::new(),
             odd_hostnames: false,
             again: VecDeque::new(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::pods::{Intake, Waiting, pod_id};
 use crate::core::class::Classes;
 use crate::core::pod::{PodRequest, PodUid};
-use crate::core::policy::Policy;
+use crate::core::policy::{DEFAULT_PROFILE, Policy};
 use crate::core::queue::PendingPod;
 use crate::metrics::{Metrics, labels};
 
@@ -26,22 +26,23 @@ const PAGE: u32 = 1000;
 /// so. A full sink holds the watch back.
 pub async fn run(
     client: Client,
-    scheduler_name: String,
-    policy: Arc<Policy>,
+    profiles: Vec<Arc<Policy>>,
     sink: mpsc::Sender<Intake>,
     list: Arc<Notify>,
     metrics: Metrics,
     token: CancellationToken,
 ) {
-    let fields = format!(
-        "spec.nodeName=,spec.schedulerName={scheduler_name},\
-         status.phase!=Succeeded,status.phase!=Failed"
-    );
+    let mut fields = "spec.nodeName=,status.phase!=Succeeded,status.phase!=Failed".to_owned();
+    // The API selects by one name at most.
+    if let [only] = profiles.as_slice() {
+        fields.push_str(",spec.schedulerName=");
+        fields.push_str(&only.profile);
+    }
     let config = watcher::Config::default().page_size(PAGE).fields(&fields);
     let begin =
         || Box::pin(watcher(Api::<Pod>::all(client.clone()), config.clone()).default_backoff());
     let mut events = begin();
-    let mut compiler = Compiler::new(policy);
+    let mut compiler = Compiler::of_profiles(profiles);
     loop {
         let event = tokio::select! {
             () = token.cancelled() => return,
@@ -59,7 +60,8 @@ pub async fn run(
                 Intake::End
             }
             Some(Ok(Event::InitApply(pod) | Event::Apply(pod))) => {
-                Intake::Applied(Box::new(compiler.waiting(&pod)))
+                let Some(waiting) = compiler.waiting_for_us(&pod) else { continue };
+                Intake::Applied(Box::new(waiting))
             }
             Some(Ok(Event::Delete(pod))) => Intake::Gone(PodUid::of(&pod)),
             Some(Err(error)) => {
@@ -79,7 +81,9 @@ pub async fn run(
 /// Turns pods into what the queue takes; what pods have in common is kept once.
 #[derive(Debug, Default)]
 pub struct Compiler {
+    /// The profile of pods that name none of `profiles`.
     policy: Arc<Policy>,
+    profiles: HashMap<Arc<str>, Arc<Policy>>,
     classes: Classes,
     namespaces: HashSet<Arc<str>>,
 }
@@ -91,12 +95,28 @@ impl Compiler {
         Self { policy, ..Self::default() }
     }
 
+    /// For pods of several profiles.
+    #[must_use]
+    pub fn of_profiles(profiles: impl IntoIterator<Item = Arc<Policy>>) -> Self {
+        let by_name = |policy: Arc<Policy>| (policy.profile.clone(), policy);
+        Self { profiles: profiles.into_iter().map(by_name).collect(), ..Self::default() }
+    }
+
+    /// Reads a pod, if it names one of the profiles.
+    pub fn waiting_for_us(&mut self, pod: &Pod) -> Option<Waiting> {
+        let name = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref());
+        self.profiles.contains_key(name.unwrap_or(DEFAULT_PROFILE)).then(|| self.waiting(pod))
+    }
+
     /// Reads a pod.
     pub fn waiting(&mut self, pod: &Pod) -> Waiting {
         let meta = &pod.metadata;
         let name = meta.name.as_deref().unwrap_or_default();
         let namespace = self.namespace(meta.namespace.as_deref().unwrap_or_default());
         let id = pod_id(meta.uid.as_deref().unwrap_or_default(), namespace.clone(), name);
+        let scheduler = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref());
+        let policy = self.profiles.get(scheduler.unwrap_or(DEFAULT_PROFILE));
+        let policy = policy.unwrap_or(&self.policy);
         let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
         let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
         let condition = conditions
@@ -111,7 +131,7 @@ impl Compiler {
                 namespace,
                 name: id.name.clone(),
                 gates: gates.into_iter().flatten().map(|gate| gate.name.clone()).collect(),
-                request: self.classes.intern(PodRequest::compile(pod).under(&self.policy)),
+                request: self.classes.intern(PodRequest::compile(pod).under(policy)),
             },
             id,
             generation: meta.generation.unwrap_or_default(),

@@ -243,6 +243,7 @@ impl Pods {
     pub fn failed(
         &mut self,
         uid: PodUid,
+        profile: &Arc<str>,
         message: String,
         withdraw: bool,
         now: Moment,
@@ -264,6 +265,7 @@ impl Pods {
             write_condition: withdraw || !written,
             withdraw,
             message,
+            profile: profile.clone(),
         })
     }
 }

@@ -39,6 +39,8 @@ pub enum Report {
         pod: PodId,
         /// Its node.
         node: Arc<str>,
+        /// Its profile.
+        profile: Arc<str>,
     },
     /// The pod fits nowhere, or asks for something unsupported.
     Failed {
@@ -54,6 +56,8 @@ pub enum Report {
         write_condition: bool,
         /// Whether the pod is promised no node any more, which is written with the condition.
         withdraw: bool,
+        /// Its profile.
+        profile: Arc<str>,
     },
     /// A pod was evicted to make room for another.
     Preempted {
@@ -63,6 +67,8 @@ pub enum Report {
         preemptor: PodId,
         /// From where.
         node: Arc<str>,
+        /// The preemptor's profile.
+        profile: Arc<str>,
     },
 }
 
@@ -85,10 +91,8 @@ impl Reporter {
 /// Who reports, and how fast.
 #[derive(Clone, Debug)]
 pub struct ReportConfig {
-    /// `reportingController` of the events: the profile's name.
-    pub scheduler_name: String,
-    /// `reportingInstance` of the events.
-    pub instance: String,
+    /// The process, behind the profile's name in the `reportingInstance` of events.
+    pub host: String,
     /// Events each second; more are dropped. Conditions are not bounded by it.
     pub events_per_second: u32,
 }
@@ -142,22 +146,31 @@ struct Writer {
 impl Writer {
     async fn write(&self, report: Report) {
         match report {
-            Report::Scheduled { pod, node } => {
+            Report::Scheduled { pod, node, profile } => {
                 let note =
                     format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
-                self.event(&pod, None, ("Normal", "Scheduled", "Binding"), &note).await;
+                let kind = ("Normal", "Scheduled", "Binding");
+                self.event(&profile, &pod, None, kind, &note).await;
             }
-            Report::Failed { pod, generation, message, was_false, write_condition, withdraw } => {
+            Report::Failed {
+                pod,
+                generation,
+                message,
+                was_false,
+                write_condition,
+                withdraw,
+                profile,
+            } => {
                 let kind = ("Warning", "FailedScheduling", "Scheduling");
-                self.event(&pod, None, kind, &message).await;
+                self.event(&profile, &pod, None, kind, &message).await;
                 if write_condition {
                     self.condition(&pod, generation, &message, was_false, withdraw).await;
                 }
             }
-            Report::Preempted { victim, preemptor, node } => {
+            Report::Preempted { victim, preemptor, node, profile } => {
                 let note = format!("Preempted by pod {} on node {node}", preemptor.uid);
                 let kind = ("Normal", "Preempted", "Preempting");
-                self.event(&victim, Some(&preemptor), kind, &note).await;
+                self.event(&profile, &victim, Some(&preemptor), kind, &note).await;
             }
         }
     }
@@ -165,6 +178,7 @@ impl Writer {
     /// `kind`: type, reason and action.
     async fn event(
         &self,
+        profile: &str,
         pod: &PodId,
         related: Option<&PodId>,
         (kind, reason, action): (&str, &str, &str),
@@ -189,8 +203,8 @@ impl Writer {
                 "namespace": &*pod.namespace,
             },
             "eventTime": format!("{now:.6}"),
-            "reportingController": self.config.scheduler_name,
-            "reportingInstance": self.config.instance,
+            "reportingController": profile,
+            "reportingInstance": format!("{profile}-{}", self.config.host),
             "action": action,
             "reason": reason,
             "regarding": reference(pod),

@@ -43,7 +43,7 @@ pub fn run(flags: &SimulateFlags, out: &mut impl Write) -> Result<(), SimulateEr
         Some(path) => SchedulerConfig::read(path)?,
         None => SchedulerConfig::default(),
     };
-    let policy = Arc::new(config.profile.policy.clone());
+    let policy = config.policies(None).swap_remove(0);
     let begun = Instant::now();
     let mut dump = Dump::default();
     for path in &flags.from {
@@ -60,8 +60,7 @@ pub fn run(flags: &SimulateFlags, out: &mut impl Write) -> Result<(), SimulateEr
     }
     let generator = Generator::new(flags, nodes)?;
     let mut figures = Figures { shards: flags.shards, ..Figures::default() };
-    let mut world =
-        World::new(flags.shards, &policy, config.profile.default_spread.clone(), flags.seed);
+    let mut world = World::new(flags.shards, &policy, flags.seed);
     let before = measure::resident();
     dump.nodes.drain(..).for_each(|node| world.node(&node));
     (0..nodes).for_each(|number| world.node(&generator.node(number)));

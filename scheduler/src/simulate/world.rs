@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::workload::Workload;
-use crate::core::directory::{self, Change, DefaultSpread, Kind};
+use crate::core::directory::{self, Change, Kind};
 use crate::core::membership::Membership;
 use crate::core::pod::PodUid;
 use crate::core::policy::Policy;
@@ -92,12 +92,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(
-        shards: u16,
-        policy: &Arc<Policy>,
-        default_spread: DefaultSpread,
-        seed: u64,
-    ) -> Self {
+    pub(super) fn new(shards: u16, policy: &Arc<Policy>, seed: u64) -> Self {
         let names: Vec<String> = (0..shards).map(|shard| format!("shard-{shard}")).collect();
         let membership = Membership::new(0, &names);
         let shard = |name: &Arc<str>| {
@@ -114,13 +109,11 @@ impl World {
         let shards: Vec<ShardMachine> = membership.names().map(shard).collect();
         let places = shards.iter().enumerate().map(|(i, s)| (Arc::clone(s.name()), i)).collect();
         let config = CoordinatorConfig {
-            profile: "default-scheduler".to_owned(),
             membership: membership.clone(),
             relays: Vec::new(),
             max_binds: MAX_BINDS,
             deadline: Duration::from_secs(1),
             queue: QueueConfig { max_pending: usize::MAX, ..QueueConfig::default() },
-            default_spread,
             await_directory: true,
             seed,
         };

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use megacluster_scheduler::core::directory::DefaultSpread;
 use megacluster_scheduler::core::membership::Membership;
 use megacluster_scheduler::core::queue::QueueConfig;
 use megacluster_scheduler::metrics::Metrics;
@@ -81,13 +80,11 @@ impl World {
         };
         let shards = ["a", "b"].map(|name| (shard(name, &membership, 1, &[&of(name)]), true));
         let config = CoordinatorConfig {
-            profile: "default-scheduler".to_owned(),
             membership: membership.clone(),
             relays: Vec::new(),
             max_binds: 8,
             deadline: ms(1000),
             queue: QueueConfig { max_pending, ..QueueConfig::default() },
-            default_spread: DefaultSpread::default(),
             await_directory: false,
             seed: 1,
         };

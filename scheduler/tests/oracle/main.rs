@@ -114,8 +114,8 @@ fn request(case: &Case) -> Arc<PodRequest> {
 
 fn requested(case: &Case, pod: &Pod) -> Arc<PodRequest> {
     let configuration = case.configuration.as_deref().map(SchedulerConfig::parse);
-    let profile = configuration.map(|parsed| parsed.unwrap().profile).unwrap_or_default();
-    let mut directory = Directory::new(profile.default_spread);
+    let configuration = configuration.map(Result::unwrap).unwrap_or_default();
+    let mut directory = Directory::default();
     let selector =
         |selector: &LabelSelector| Value::Selector(Selector::of(Some(selector)).unwrap());
     let mut tell = |kind, meta: &ObjectMeta, value| {
@@ -143,7 +143,7 @@ fn requested(case: &Case, pod: &Pod) -> Arc<PodRequest> {
         let selector = selector(&owner.spec.as_ref().unwrap().selector);
         tell(Kind::Owner(OwnerKind::StatefulSet), &owner.metadata, Some(selector));
     }
-    let request = PodRequest::compile(pod).under(&Arc::new(profile.policy));
+    let request = PodRequest::compile(pod).under(&configuration.policies(None)[0]);
     directory.resolve(&Arc::new(request))
 }
 

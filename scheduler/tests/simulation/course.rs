@@ -70,7 +70,7 @@ impl Simulation {
             match action {
                 Action::Exchange { id, request } => self.send(relay, run, id, request),
                 Action::Bind { pod, node } => self.bind(relay, run, pod, &node),
-                Action::Report(Report::Scheduled { pod, node }) => {
+                Action::Report(Report::Scheduled { pod, node, .. }) => {
                     let known = &self.api.pods[&number(&pod)];
                     assert_eq!(known.node.as_deref(), Some(&*node), "believed in a bind of {pod}");
                 }

@@ -4,7 +4,6 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use megacluster_scheduler::core::directory::DefaultSpread;
 use megacluster_scheduler::core::membership::Membership;
 use megacluster_scheduler::core::queue::QueueConfig;
 use megacluster_scheduler::metrics::Metrics;
@@ -197,13 +196,11 @@ impl Simulation {
         // Sometimes there are more pods than are held.
         let max_pending = if self.random.random_bool(0.2) { 4 } else { 1_000 };
         let config = CoordinatorConfig {
-            profile: "default-scheduler".to_owned(),
             membership: self.membership.clone(),
             relays: vec!["r8".into(), "r9".into()],
             max_binds: 8,
             deadline: Duration::from_secs(1),
             queue: QueueConfig { max_pending, ..QueueConfig::default() },
-            default_spread: DefaultSpread::default(),
             await_directory: false,
             seed: self.random.random(),
         };

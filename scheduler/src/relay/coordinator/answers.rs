@@ -315,9 +315,11 @@ impl Coordinator {
         withdraw: bool,
     ) -> Option<Action> {
         let took = now.saturating_sub(pod.begun);
-        self.metrics.attempt("unschedulable", &self.config.profile, took);
+        let profile = &pod.class.policy.profile;
+        self.metrics.attempt("unschedulable", profile, took);
         let uid = pod.attempt.pod.uid;
-        self.pods.failed(uid, diagnosis.to_string(), withdraw, now).map(Action::Report)
+        let message = diagnosis.to_string();
+        self.pods.failed(uid, profile, message, withdraw, now).map(Action::Report)
     }
 }
 

@@ -35,14 +35,15 @@ impl Coordinator {
         if let Some(operation) = operation {
             self.shards.tell(&owner, operation);
         }
+        let profile = reservation.class.policy.profile.clone();
         match outcome {
             BindOutcome::Bound => {
                 self.remember(now, reservation, true);
                 self.queue.done(uid, now);
                 self.pods.settled(uid);
-                self.metrics.attempt("scheduled", &self.config.profile, now.saturating_sub(begun));
+                self.metrics.attempt("scheduled", &profile, now.saturating_sub(begun));
                 self.metrics.bound(attempt.number, now.saturating_sub(attempt.first_ready));
-                return vec![Action::Report(Report::Scheduled { pod, node })];
+                return vec![Action::Report(Report::Scheduled { pod, node, profile })];
             }
             BindOutcome::Elsewhere(other) => {
                 info!(%pod, %node, %other, "someone else bound the pod");
@@ -56,14 +57,14 @@ impl Coordinator {
             BindOutcome::Refused(message) => {
                 warn!(%pod, %node, %message, "bind refused");
                 self.redraw(now);
-                self.metrics.attempt("error", &self.config.profile, now.saturating_sub(begun));
+                self.metrics.attempt("error", &profile, now.saturating_sub(begun));
                 self.pods.waits(uid);
                 self.queue.retry(uid, now);
             }
             BindOutcome::Unknown(message) => {
                 warn!(%pod, %node, %message, "bind unanswered: the reservation is left to expire");
                 self.redraw(now);
-                self.metrics.attempt("error", &self.config.profile, now.saturating_sub(begun));
+                self.metrics.attempt("error", &profile, now.saturating_sub(begun));
                 self.remember(now, reservation, false);
                 self.pods.waits(uid);
                 self.queue.retry(uid, now);

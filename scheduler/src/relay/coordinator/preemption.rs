@@ -35,6 +35,8 @@ pub(super) struct Contender {
 pub(super) struct Eviction {
     node: Arc<str>,
     plugins: PluginSet,
+    /// The preemptor's.
+    profile: Arc<str>,
     /// Whose promises of the node are being taken back.
     withdrawn: Vec<PodUid>,
 }
@@ -195,7 +197,9 @@ impl Coordinator {
         let ids = withdrawn.iter().filter_map(|below| self.pods.id(*below)).collect();
         self.nominations.promise(uid, &pod.attempt.pod.request, node.clone());
         let plugins = to_blame(&pod.class, &diagnosis);
-        self.evictions.insert(uid, Eviction { node: node.clone(), plugins, withdrawn });
+        let profile = pod.class.policy.profile.clone();
+        let eviction = Eviction { node: node.clone(), plugins, profile, withdrawn };
+        self.evictions.insert(uid, eviction);
         // What kube-scheduler says of a pod that waits for its victims to go.
         diagnosis.preemption = None;
         let mut actions: Vec<Action> =
@@ -203,7 +207,7 @@ impl Coordinator {
         actions.push(Action::Evict(Box::new(Order {
             preemptor: id,
             priority,
-            scheduler: self.config.profile.clone(),
+            scheduler: pod.class.policy.profile.to_string(),
             node,
             victims: candidate.victims.clone(),
             withdrawn: ids,
@@ -214,7 +218,7 @@ impl Coordinator {
     /// Takes over the outcome of [`Action::Evict`].
     pub fn evicted(&mut self, now: Moment, pod: &PodId, outcome: EvictOutcome) -> Vec<Action> {
         let uid = PodUid::new(&pod.uid);
-        let Some(Eviction { node, plugins, .. }) = self.evictions.remove(&uid) else {
+        let Some(Eviction { node, plugins, profile, .. }) = self.evictions.remove(&uid) else {
             return Vec::new();
         };
         let result = outcome.ended.label();
@@ -242,8 +246,8 @@ impl Coordinator {
             }
         }
         let tell = |victim| {
-            let (preemptor, node) = (pod.clone(), node.clone());
-            Action::Report(Report::Preempted { victim, preemptor, node })
+            let (preemptor, node, profile) = (pod.clone(), node.clone(), profile.clone());
+            Action::Report(Report::Preempted { victim, preemptor, node, profile })
         };
         outcome.evicted.into_iter().map(tell).collect()
     }
