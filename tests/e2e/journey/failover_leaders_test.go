@@ -383,9 +383,26 @@ func TestFailoverControllerManagerRollout(t *testing.T) {
 		}
 		r.endWith(worst)
 		t.Logf("%d Deployments in %s, %s in the mean", count, time.Since(r.began).Round(time.Second), (sum / time.Duration(max(1, count))).Round(time.Millisecond))
-		_ = mega.client.AppsV1().Deployments(ns).DeleteCollection(t.Context(), metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}, metav1.ListOptions{})
+		cleared(t, ns)
 	})
 	seen.boundOnce(t)
+}
+
+// cleared deletes the Deployments of a round and waits until their pods are gone: the next round's
+// figure isn't to show the work that this makes.
+func cleared(t *testing.T, ns string) {
+	t.Helper()
+	err := mega.client.AppsV1().Deployments(ns).DeleteCollection(t.Context(), metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}, metav1.ListOptions{})
+	if err != nil {
+		t.Error(err)
+	}
+	eventually(t, time.Minute, "the round's pods are gone", func(ctx context.Context) error {
+		left, err := mega.client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{Limit: 1})
+		if err == nil && len(left.Items) > 0 {
+			err = fmt.Errorf("pod %s is there", left.Items[0].Name)
+		}
+		return err
+	})
 }
 
 // TestFailoverOperatorKilled deletes a child right after the leading operator is killed.

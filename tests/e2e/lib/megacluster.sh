@@ -106,7 +106,7 @@ nodes_create() {
     wait "$part" || status=1
   done
   ((status == 0)) || die "creating nodes failed"
-  until_true 60 "$count nodes ready" nodes_ready "$count"
+  until_true $((60 + count / 20)) "$count nodes ready" nodes_ready "$count"
 }
 
 node_manifests() {
@@ -139,9 +139,10 @@ nodes_ready() {
   ((ready >= $1))
 }
 
+# pods_run COUNT: a Deployment of so many pods.
 pods_run() {
-  mega apply --server-side -f "$e2e/manifests/hello.yaml" >/dev/null
-  mega rollout status deployment/hello --timeout 180s >/dev/null || {
+  sed "s/replicas: 1000/replicas: $1/" "$e2e/manifests/hello.yaml" | mega apply --server-side -f - >/dev/null
+  mega rollout status deployment/hello --timeout $((180 + $1 / 20))s >/dev/null || {
     mega get pods --no-headers | awk '{print $3}' | sort | uniq -c >&2
     mega get events --sort-by=.lastTimestamp | tail -5 >&2
     die "the MegaCluster's pods aren't running"
