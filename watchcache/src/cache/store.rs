@@ -12,6 +12,10 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A store that does not answer a ping for this long is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes that may be on their way: of a watch, and in all. With HTTP/2's own 64 KiB a busy store
+/// would wait for us after every few dozen events.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// The store can't be reached.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,8 @@ impl Store {
         let mut endpoint = Endpoint::from_shared(url.clone())?
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_DEADLINE)
             .keep_alive_while_idle(true);

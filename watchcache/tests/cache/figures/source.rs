@@ -112,18 +112,19 @@ impl Writer {
 /// One object in many: fixed places of its bytes are filled with a number.
 pub(super) struct Template {
     value: Bytes,
-    places: Vec<(usize, usize, usize)>,
+    places: Vec<(usize, usize, usize, usize)>,
 }
 
 impl Template {
-    /// Each text ends with zeros that are replaced by the number, divided and reduced as is said.
-    pub(super) fn new(value: Bytes, texts: &[(&str, usize)]) -> Self {
+    /// Each text ends with zeros that are replaced by the number, divided by the one and reduced
+    /// modulo the other.
+    pub(super) fn new(value: Bytes, texts: &[(&str, usize, usize)]) -> Self {
         let mut places = Vec::new();
-        for (text, divisor) in texts {
+        for (text, divisor, modulus) in texts {
             let found = value.windows(text.len()).enumerate();
             let found = found.filter(|(_, window)| window == &text.as_bytes()).map(|(at, _)| at);
             let zeros = text.len() - text.trim_end_matches('0').len();
-            places.extend(found.map(|at| (at + text.len() - zeros, zeros, *divisor)));
+            places.extend(found.map(|at| (at + text.len() - zeros, zeros, *divisor, *modulus)));
         }
         assert!(places.len() >= texts.len(), "{places:?}");
         Self { value, places }
@@ -131,8 +132,8 @@ impl Template {
 
     pub(super) fn of(&self, number: usize) -> Bytes {
         let mut value = self.value.to_vec();
-        for (at, width, divisor) in &self.places {
-            let mut rest = number / divisor;
+        for (at, width, divisor, modulus) in &self.places {
+            let mut rest = number / divisor % modulus;
             for place in (0..*width).rev() {
                 value[at + place] = b'0' + u8::try_from(rest % 10).unwrap();
                 rest /= 10;
