@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::authn::{ClientCa, ClientCaError, Identity};
-use crate::cache::{Cache, Store};
+use crate::cache::{Cache, Store, Turns};
 use crate::config::{BackendTls, ConfigError, RouterConfiguration};
 use crate::flags::Flags;
 use crate::guard::Alive;
@@ -125,7 +125,7 @@ impl App {
             response_deadline: flags.response_timeout,
             goaway_chance: flags.goaway_chance,
         };
-        let cache = start_cache(flags, &background);
+        let cache = start_cache(flags, &metrics, &background);
         let router = Router::new(snapshot, ca.clone(), options, metrics.clone(), cut.clone());
         let router = Arc::new(router.with_cache(cache));
         let admin_address = admin
@@ -192,7 +192,7 @@ impl App {
     }
 }
 
-fn start_cache(flags: &Flags, token: &CancellationToken) -> Option<Cache> {
+fn start_cache(flags: &Flags, metrics: &Metrics, token: &CancellationToken) -> Option<Cache> {
     if flags.cache_resource.is_empty() {
         return None;
     }
@@ -203,7 +203,8 @@ fn start_cache(flags: &Flags, token: &CancellationToken) -> Option<Cache> {
         next: Arc::default(),
     };
     let own = Identity::of_front_door().in_groups(&flags.cache_review_group);
-    Some(Cache::start(&flags.cache_resource, &flags.etcd_prefix, &store, own, token))
+    let turns = Turns::counted(metrics.expensive_reads.clone());
+    Some(Cache::start(&flags.cache_resource, &flags.etcd_prefix, &store, own, turns, token))
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<u8>, StartError> {

@@ -84,6 +84,11 @@ pub struct Limits {
     pub max_in_flight: usize,
     /// Watches and other long-running requests (exec, logs, port-forward) at a time; above it 429.
     pub max_watches: usize,
+    /// Reads that the cache answers and that look at more than 1,000 objects, at a time for all
+    /// users of a kind (the cluster's own parts, and others); above it 429.
+    pub max_expensive_reads: usize,
+    /// Such reads of one user at a time; above it 429.
+    pub max_expensive_reads_per_user: usize,
     /// Bytes of a request's body; above it 413.
     pub max_request_bytes: u64,
     /// Client connections at a time; above it a new connection is closed at once.
@@ -95,6 +100,8 @@ impl Default for Limits {
         Self {
             max_in_flight: 4_000,
             max_watches: 200_000,
+            max_expensive_reads: 64,
+            max_expensive_reads_per_user: 16,
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
             max_connections: 200_000,
         }
@@ -208,6 +215,8 @@ impl Limits {
         for (name, value) in [
             ("maxInFlight", self.max_in_flight),
             ("maxWatches", self.max_watches),
+            ("maxExpensiveReads", self.max_expensive_reads),
+            ("maxExpensiveReadsPerUser", self.max_expensive_reads_per_user),
             ("maxConnections", self.max_connections),
         ] {
             if value == 0 {

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub certificates_rejected: Counter,
     /// HTTP/2 connections that clients were told to leave.
     pub goaways: Family<ReasonLabels, Counter>,
+    /// Reads of many objects that the cache is answering.
+    pub expensive_reads: Gauge,
     /// Requests that the cache answered, by verb.
     pub cache_answers: Family<ReasonLabels, Counter>,
     /// Requests for cached resources that went on to a kube-apiserver, by reason.
@@ -120,6 +122,7 @@ impl Default for Metrics {
             handshake_errors: Counter::default(),
             certificates_rejected: Counter::default(),
             goaways: Family::default(),
+            expensive_reads: Gauge::default(),
             cache_answers: Family::default(),
             cache_passes: Family::default(),
             backend_ready: Family::default(),
@@ -172,6 +175,11 @@ impl Metrics {
             "goaways",
             "HTTP/2 connections that clients were told to leave",
             self.goaways.clone(),
+        );
+        registry.register(
+            "expensive_reads",
+            "Reads of many objects that the cache is answering",
+            self.expensive_reads.clone(),
         );
         registry.register(
             "cache_answers",

@@ -24,6 +24,7 @@ mod store;
 pub mod stream;
 mod subject;
 pub mod table;
+pub mod turns;
 pub mod wire;
 
 use std::sync::Arc;
@@ -40,13 +41,14 @@ pub use shard::Shard;
 pub use store::{Store, StoreError};
 pub use stream::Pieces;
 pub use subject::Subject;
+pub use turns::{Bounds, Busy, Turns};
 pub use wire::Unsupported;
 
 use self::form::Asked;
 use self::kinds::Kind;
 use self::query::{Freshness, From};
 use self::stream::Wants;
-use self::table::{OutOfReach, Page};
+use self::table::{OutOfReach, Page, Window};
 use self::wire::ListMeta;
 use crate::api::RequestInfo;
 use crate::authn::{Credentials, Identity};
@@ -100,11 +102,33 @@ pub struct Wanted {
     pub gzip: bool,
 }
 
+/// Why a request has no answer from the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// It goes on to a kube-apiserver.
+    Pass(Pass),
+    /// It is to come again later: to pass it on would only move the load.
+    Busy(Busy),
+}
+
+impl std::convert::From<Pass> for Unanswered {
+    fn from(reason: Pass) -> Self {
+        Self::Pass(reason)
+    }
+}
+
+impl std::convert::From<Busy> for Unanswered {
+    fn from(bound: Busy) -> Self {
+        Self::Busy(bound)
+    }
+}
+
 /// Caches of some resources.
 #[derive(Debug)]
 pub struct Cache {
     shards: Vec<Arc<Shard>>,
     access: Access,
+    turns: Turns,
 }
 
 impl Cache {
@@ -116,13 +140,14 @@ impl Cache {
         prefix: &str,
         store: &Store,
         own: Identity,
+        turns: Turns,
         token: &CancellationToken,
     ) -> Self {
         let shards: Vec<_> = kinds.iter().map(|kind| Arc::new(Shard::new(kind, prefix))).collect();
         for shard in &shards {
             tokio::spawn(shard.clone().run(store.clone(), token.clone()));
         }
-        Self { shards, access: Access::new(own) }
+        Self { shards, access: Access::new(own), turns }
     }
 
     /// The shard of the resource that a request is about.
@@ -155,15 +180,16 @@ impl Cache {
         pool: &Pool,
         who: &Subject,
         what: &Attributes<'_>,
-        wanted: &Wanted,
-    ) -> Result<Answer, Pass> {
+        (wanted, bounds): (&Wanted, Bounds),
+    ) -> Result<Answer, Unanswered> {
         let (form, gzip) = (wanted.form, wanted.gzip);
         if !self.access.knows_version(pool).await {
-            return Err("version");
+            return Err("version".into());
         }
         if !self.access.allows(pool, who, what).await {
-            return Err("access");
+            return Err("access".into());
         }
+        let turn = |expensive: bool| expensive.then(|| self.turns.take(who, bounds)).transpose();
         match &wanted.plan {
             Plan::Get { key, freshness } => {
                 fresh(shard, *freshness).await?;
@@ -176,29 +202,34 @@ impl Cache {
             }
             Plan::List { filter, freshness, window } => {
                 fresh(shard, *freshness).await?;
+                let expensive = shard.read(|table| table.is_expensive(filter, window));
+                let turn = turn(expensive.ok_or("not-ready")?)?;
                 let page = shard.read(|table| table.page(filter, window)).ok_or("not-ready")?;
                 let page = page.map_err(out_of_reach)?;
                 let meta = list_meta(shard.kind, &page, filter.namespace.as_deref());
-                let (pieces, length) = stream::list(shard.kind, form, page.objects, &meta);
+                let (pieces, length) = stream::list(shard.kind, form, page.objects, &meta, turn);
                 let pieces = shard.unless_refused(form, pieces)?;
                 Ok(Answer::compressible(form.content_type(Asked::List), pieces, length, gzip).await)
             }
             Plan::Watch { filter, from, bookmarks, timeout } => {
-                let (after, marked) = match from {
+                let (after, marked, turn) = match from {
                     From::After(revision) => {
                         let known = fresh(shard, Freshness::NotOlderThan(*revision));
                         // A revision from the future goes on, as one from the past does.
                         let _ = tokio::time::timeout(CATCH_UP, known).await;
-                        (Some(*revision), false)
+                        (Some(*revision), false, None)
                     }
                     From::State { freshness, marked } => {
                         fresh(shard, *freshness).await?;
-                        (None, *marked)
+                        let all = Window::default();
+                        let expensive = shard.read(|table| table.is_expensive(filter, &all));
+                        (None, *marked, turn(expensive.ok_or("not-ready")?)?)
                     }
                 };
                 let start = shard.begin(|table| table.watch(filter, after)).ok_or("not-ready")?;
                 let start = start.map_err(out_of_reach)?;
-                let wants = Wants { form, bookmarks: *bookmarks, marked, timeout: *timeout };
+                let (bookmarks, timeout) = (*bookmarks, *timeout);
+                let wants = Wants { form, bookmarks, marked, timeout, turn: turn.map(Box::new) };
                 let pieces = stream::watch(shard.kind, filter.clone(), start, wants);
                 let pieces = shard.unless_refused(form, pieces)?;
                 let content_type = form.content_type(Asked::Watch);

@@ -13,6 +13,7 @@ use super::filter::Filter;
 use super::form::Form;
 use super::kinds::Kind;
 use super::table::{Object, Start};
+use super::turns::Turn;
 use super::wire::{ListMeta, Unsupported};
 
 /// Bytes of an answer made at a time.
@@ -36,6 +37,7 @@ pub fn list(
     form: Form,
     objects: Vec<Arc<Object>>,
     meta: &ListMeta,
+    turn: Option<Turn>,
 ) -> (Pieces, Option<usize>) {
     let mut begun = Vec::with_capacity(PIECE);
     let length = form.begin_list(&mut begun, kind, meta, objects.iter().map(|one| &**one));
@@ -55,11 +57,15 @@ pub fn list(
         form.end_list(&mut piece, first);
         Some((Ok(piece.into()), (None, objects)))
     });
-    (pieces.boxed(), length)
+    // It is the reader's turn until it has read all.
+    let held = pieces.inspect(move |_| {
+        let _held = &turn;
+    });
+    (held.boxed(), length)
 }
 
 /// What a watch wants beside its events.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Wants {
     /// Its form.
     pub form: Form,
@@ -69,6 +75,8 @@ pub struct Wants {
     pub marked: bool,
     /// Its end.
     pub timeout: Option<Duration>,
+    /// A turn for the objects that there are, if they are many.
+    pub turn: Option<Box<Turn>>,
 }
 
 struct Watch {
@@ -81,6 +89,7 @@ struct Watch {
     cursor: u64,
     objects: std::vec::IntoIter<Arc<Object>>,
     events: std::vec::IntoIter<Arc<Event>>,
+    turn: Option<Box<Turn>>,
     marked: bool,
     bookmarks: Option<Interval>,
     /// A bookmark is due once nothing else is.
@@ -107,6 +116,7 @@ pub fn watch(kind: &'static Kind, filter: Filter, start: Start, wants: Wants) ->
         cursor: start.revision,
         objects: start.objects.into_iter(),
         events: start.events.into_iter(),
+        turn: wants.turn,
         marked: wants.marked,
         bookmarks,
         due: false,
@@ -193,6 +203,7 @@ impl Watch {
         }
         // What they were is not held for as long as the watch lives.
         (self.objects, self.events) = (Vec::new().into_iter(), Vec::new().into_iter());
+        self.turn = None;
         if std::mem::take(&mut self.marked) {
             self.form.put_bookmark(piece, self.kind, self.cursor, true)?;
         }

@@ -10,6 +10,9 @@ use super::feed::{Event, Feed, Feeds};
 use super::filter::Filter;
 use super::wire::Message;
 
+/// A read that looks at more objects is an expensive one. No node has as many pods.
+const CHEAP: usize = 1_000;
+
 /// One stored object.
 #[derive(Debug)]
 pub struct Object {
@@ -239,6 +242,19 @@ impl Table {
         let begin = prefix.as_deref().map_or(from, |prefix| prefix.max(from));
         let range = self.objects.range::<str, _>((Bound::Included(begin), Bound::Unbounded));
         InNamespace { range, prefix }
+    }
+
+    /// Whether a part of what is asked for takes a look at many objects.
+    #[must_use]
+    pub fn is_expensive(&self, filter: &Filter, window: &Window) -> bool {
+        let whole = window.at.is_none() && window.from.is_empty() && window.limit == 0;
+        if filter.key.is_some() || (filter.is_plain() && (1..=CHEAP).contains(&window.limit)) {
+            return false;
+        }
+        match self.keys(filter).filter(|_| whole) {
+            Some(keys) => keys.len() > CHEAP,
+            None => self.from(filter, &window.from).nth(CHEAP).is_some(),
+        }
     }
 
     /// A part of what is asked for.

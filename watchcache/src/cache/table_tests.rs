@@ -203,3 +203,31 @@ proptest! {
         prop_assert_eq!(names(table.list(filter)), names(table.page(filter, &now).unwrap().objects));
     }
 }
+
+#[test]
+fn what_takes_a_look_at_many_objects_is_expensive() {
+    let many = CHEAP + 1;
+    let object = |at: usize| object(&format!("a/p{at:05}"), &format!("n{at}"), "x", 1);
+    let table = Table::new((0..many).map(object), 1);
+    let few = Table::new((1..many).map(object), 1);
+    let limit = |limit| Window { limit, ..Window::default() };
+    let labels = |text| Filter { labels: LabelSelector::parse(text).unwrap(), ..Filter::default() };
+    let namespace = |name: &str| Filter { namespace: Some(name.to_owned()), ..Filter::default() };
+    let node = Filter { index: Some("n7".to_owned()), ..Filter::default() };
+    let key = Filter { key: Some("a/p00001".to_owned()), ..Filter::default() };
+    for (filter, window, expected) in [
+        (Filter::default(), limit(0), true),
+        (Filter::default(), limit(500), false),
+        (Filter::default(), Window { at: Some(1), ..limit(0) }, true),
+        (labels("l=x"), limit(0), true),
+        (labels("l=y"), limit(0), false),
+        (labels("l!=x"), limit(5), true),
+        (namespace("a"), limit(0), true),
+        (namespace("b"), limit(0), false),
+        (node, limit(0), false),
+        (key, limit(0), false),
+    ] {
+        assert_eq!(table.is_expensive(&filter, &window), expected, "{filter:?} {window:?}");
+        assert!(!few.is_expensive(&filter, &window));
+    }
+}

@@ -6,9 +6,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 
 use super::{Asked, Client, ResponseBody, Router};
-use crate::api::{RequestInfo, first_value};
+use crate::api::{Failure, RequestInfo, first_value};
 use crate::authn::Credentials;
-use crate::cache::{Attributes, Pass, Shard, Wanted, gzip, selector};
+use crate::cache::{Attributes, Bounds, Pass, Shard, Unanswered, Wanted, gzip, selector};
 use crate::headers::upgrade_of;
 use crate::limits::Permit;
 use crate::metrics::ReasonLabels;
@@ -75,7 +75,7 @@ impl Router {
         self.metrics.cache_passes.get_or_create(&ReasonLabels { reason }).inc();
     }
 
-    /// Answers from the cache, or gives the permit back: the request goes on then.
+    /// Answers from the cache, turns away, or gives the permit back: the request goes on then.
     pub(super) async fn cached(
         &self,
         question: &Question,
@@ -83,7 +83,7 @@ impl Router {
         (credentials, headers): (&Credentials, &HeaderMap),
         client: &Arc<Client>,
         permit: Permit,
-    ) -> Result<Response<ResponseBody>, Permit> {
+    ) -> Result<Result<Response<ResponseBody>, Failure>, Permit> {
         let Some(cache) = &self.cache else { return Err(permit) };
         let Some(who) = cache.subject(&asked.pool, credentials, headers).await else {
             self.passed("identity");
@@ -99,13 +99,19 @@ impl Router {
             field_selector: &question.field_selector,
             label_selector: &question.label_selector,
         };
-        let answer = cache.answer(&question.shard, &asked.pool, &who, &what, &question.wanted);
+        let bounds = Bounds {
+            user: asked.limits.max_expensive_reads_per_user,
+            kind: asked.limits.max_expensive_reads,
+        };
+        let wanted = (&question.wanted, bounds);
+        let answer = cache.answer(&question.shard, &asked.pool, &who, &what, wanted);
         let answer = match answer.await {
             Ok(answer) => answer,
-            Err(reason) => {
+            Err(Unanswered::Pass(reason)) => {
                 self.passed(reason);
                 return Err(permit);
             }
+            Err(Unanswered::Busy(busy)) => return Ok(Err(self.turned_away(busy.bound()))),
         };
         self.metrics.cache_answers.get_or_create(&ReasonLabels { reason: question.verb }).inc();
         let watch = asked.watch.then(|| self.watches.register(answer.content_type.as_bytes()));
@@ -121,6 +127,6 @@ impl Router {
         if let Some(length) = answer.length {
             headers.insert(header::CONTENT_LENGTH, length.into());
         }
-        Ok(response)
+        Ok(Ok(response))
     }
 }

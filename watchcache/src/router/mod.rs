@@ -251,7 +251,7 @@ impl Router {
             Some(question) => {
                 let who = (&credentials, request.headers());
                 match self.cached(question, asked, who, client, permit).await {
-                    Ok(answer) => return Ok(answer),
+                    Ok(answer) => return answer,
                     Err(permit) => permit,
                 }
             }
@@ -283,13 +283,15 @@ impl Router {
         if matches!(credentials, Credentials::Identity(identity) if identity.is_privileged()) {
             return Ok(bounded.take_always());
         }
-        bounded.take(max).ok_or_else(|| {
-            self.metrics.shed.get_or_create(&ReasonLabels { reason: bound }).inc();
-            Failure::new(
-                Reason::TooManyRequests,
-                format!("too many requests ({bound} is reached), please try again later"),
-            )
-        })
+        bounded.take(max).ok_or_else(|| self.turned_away(bound))
+    }
+
+    fn turned_away(&self, bound: &'static str) -> Failure {
+        self.metrics.shed.get_or_create(&ReasonLabels { reason: bound }).inc();
+        Failure::new(
+            Reason::TooManyRequests,
+            format!("too many requests ({bound} is reached), please try again later"),
+        )
     }
 
     /// As kube-apiserver does, a client that has shown no identity gets one HTTP/2 request out of

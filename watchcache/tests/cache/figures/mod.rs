@@ -93,7 +93,7 @@ fn resident(process: u32) -> usize {
 }
 
 /// Makes pods by one that kube-apiserver has stored.
-async fn fill(cluster: &Cluster, pods: usize) -> Template {
+pub(crate) async fn fill(cluster: &Cluster, pods: usize) -> Template {
     let mut user = cluster.direct(&cluster.admin()).await;
     let pod = json!({
         "metadata": {"name": "p-000000", "labels": {"app": "g00000", "tier": "front"}},

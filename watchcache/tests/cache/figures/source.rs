@@ -110,7 +110,7 @@ impl Writer {
 }
 
 /// One object in many: fixed places of its bytes are filled with a number.
-pub(super) struct Template {
+pub(crate) struct Template {
     value: Bytes,
     places: Vec<(usize, usize, usize, usize)>,
 }
