@@ -33,20 +33,26 @@ pub enum Stage {
     FrontDoor,
     /// The controller manager.
     ControllerManager,
-    /// Scheduler shards, then relays.
-    Scheduler,
+    /// Standbys of the scheduler's shards.
+    SchedulerStandbys,
+    /// The scheduler's shards.
+    SchedulerShards,
+    /// The scheduler's relays.
+    SchedulerRelays,
 }
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Secrets,
         Self::Foundation,
         Self::Store,
         Self::ApiServers,
         Self::FrontDoor,
         Self::ControllerManager,
-        Self::Scheduler,
+        Self::SchedulerStandbys,
+        Self::SchedulerShards,
+        Self::SchedulerRelays,
     ];
 }
 

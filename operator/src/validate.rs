@@ -131,7 +131,7 @@ pub fn validate(
         },
         scheduler: Scheduler {
             shards: spec.scheduler.shards,
-            standby_per_shard: spec.scheduler.standby_per_shard.unwrap_or(0),
+            standby_per_shard: spec.scheduler.standby_per_shard.unwrap_or(1),
             relays: spec.scheduler.relays.replicas,
             fan_out: spec.scheduler.relays.fan_out.unwrap_or(10),
             resources: requirements(spec.scheduler.resources.as_ref()),

@@ -25,6 +25,10 @@ const RELAY: &str = "scheduler-relay";
 /// Label that the StatefulSet controller gives each pod: its number.
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
+/// A rollout goes on this many seconds after a pod is ready: by then the leading relay has greeted a
+/// shard's copy, and the Lease names a relay as the standby.
+const SETTLED: i32 = 2;
+
 const ADMIN_PORT: u16 = 10259;
 const GRPC: &str = "grpc";
 const STANDBY: &str = "standby";
@@ -42,10 +46,10 @@ pub(super) fn add(cluster: &ValidatedCluster, digests: &Digests, children: &mut 
     let grpc = (From::Component(RELAY), SCHEDULER_PORT);
     let admin = (From::Anyone, ADMIN_PORT);
     let standby = (From::Component(RELAY), STANDBY_PORT);
-    for (component, replicas, args, allowed) in [
-        (SHARD, shards, shard_args.clone(), &[grpc, admin][..]),
-        (STANDBY_SHARD, standbys, shard_args, &[grpc, admin][..]),
-        (RELAY, relays, relay_args, &[grpc, admin, standby][..]),
+    for (component, stage, replicas, args, allowed) in [
+        (SHARD, Stage::SchedulerShards, shards, shard_args.clone(), &[grpc, admin][..]),
+        (STANDBY_SHARD, Stage::SchedulerStandbys, standbys, shard_args, &[grpc, admin][..]),
+        (RELAY, Stage::SchedulerRelays, relays, relay_args, &[grpc, admin, standby][..]),
     ] {
         if replicas == 0 {
             continue;
@@ -65,6 +69,7 @@ pub(super) fn add(cluster: &ValidatedCluster, digests: &Digests, children: &mut 
                 replicas: Some(replicas),
                 service_name: Some(name),
                 pod_management_policy: Some("Parallel".to_owned()),
+                min_ready_seconds: Some(SETTLED),
                 revision_history_limit: Some(workload::REVISIONS),
                 selector: labels::label_selector(&labels),
                 template,
@@ -76,7 +81,7 @@ pub(super) fn add(cluster: &ValidatedCluster, digests: &Digests, children: &mut 
             }),
             ..StatefulSet::default()
         };
-        children.add(cluster, Stage::Scheduler, Lifetime::Owned, set);
+        children.add(cluster, stage, Lifetime::Owned, set);
     }
 }
 

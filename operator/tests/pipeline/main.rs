@@ -69,7 +69,7 @@ async fn a_first_start_goes_in_order() {
     assert_eq!(fake.names("deployments").len(), 3);
     assert_eq!(
         fake.names("statefulsets"),
-        ["prod-scheduler-relay", "prod-scheduler-shard", "prod-store"]
+        ["prod-scheduler-relay", "prod-scheduler-shard", "prod-scheduler-standby", "prod-store"]
     );
     let status = fake.get(CLUSTER).unwrap()["status"].clone();
     assert_eq!(status["version"], "v1.36.3");

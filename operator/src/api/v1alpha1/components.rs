@@ -167,7 +167,7 @@ pub struct SchedulerSpec {
     pub shards: i32,
 
     /// How many standbys each shard has: processes that keep the same tables full, one of which takes
-    /// over at once when the shard dies. 0 if not given.
+    /// over at once when the shard dies. 1 if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1))]
     pub standby_per_shard: Option<i32>,

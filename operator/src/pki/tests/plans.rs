@@ -11,9 +11,9 @@ fn the_first_plan_creates_everything_authorities_first() {
         let plan = plan_at(&cluster(yaml), &Stored::new(), start());
         assert!(plan.secrets.iter().all(|planned| planned.change == Change::Create));
         let mut names: Vec<&str> = plan.secrets.iter().map(name).collect();
-        // Only where shards have standbys.
+        // Only where shards have standbys, as they have where nothing else is said.
         let standby = names.iter().position(|name| *name == "prod-scheduler-standby-tls");
-        assert_eq!(standby.map(|at| names.remove(at)).is_some(), yaml == LARGE);
+        assert!(standby.map(|at| names.remove(at)).is_some());
         // Only where the front door reads the store.
         let reader = names.iter().position(|name| *name == "prod-watchcache-store-client-tls");
         assert_eq!(reader.map(|at| names.remove(at)).is_some(), yaml == LARGE);
