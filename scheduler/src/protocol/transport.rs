@@ -34,6 +34,11 @@ const CONCURRENCY: usize = 64;
 const MAX_MESSAGE: usize = 32 * 1024 * 1024;
 /// A connection that is silent for this long is asked for a sign of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A peer's kernel has this long to take a connection: longer only where the host is gone or a
+/// message was lost. All shards of a message wait for it, so it is short.
+const CONNECT: Duration = Duration::from_millis(250);
+/// A connection is there after this long, all in all.
+const CONNECTED: Duration = Duration::from_secs(2);
 
 /// What answers: a shard, or a relay with shards below.
 pub trait Serve: Send + Sync + 'static {
@@ -163,7 +168,7 @@ impl Peer {
         let connect = tower::service_fn(move |_: Uri| {
             let (host, name, tls) = (host.clone(), name.clone(), tls.clone());
             async move {
-                let stream = TcpStream::connect((host, port)).await?;
+                let stream = reach(&host, port).await?;
                 stream.set_nodelay(true)?;
                 let connector = tokio_rustls::TlsConnector::from(tls.config());
                 Ok::<_, std::io::Error>(TokioIo::new(connector.connect(name, stream).await?))
@@ -173,7 +178,7 @@ impl Peer {
         let plain = url.replacen("https://", "http://", 1);
         let channel = Endpoint::from_shared(plain)
             .map_err(|_| wrong())?
-            .connect_timeout(Duration::from_secs(2))
+            .connect_timeout(CONNECTED)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true)
@@ -202,6 +207,19 @@ impl Peer {
             Err(_) => lost("no answer in time".to_owned()),
         }
     }
+}
+
+/// Connects to the first of the host's addresses that answers.
+async fn reach(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let mut failed = std::io::Error::from(std::io::ErrorKind::NotFound);
+    for address in tokio::net::lookup_host((host, port)).await? {
+        match timeout(CONNECT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failed = error,
+            Err(_) => failed = std::io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(failed)
 }
 
 /// A status with the causes below it: "transport error" alone helps nobody.
