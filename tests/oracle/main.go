@@ -16,6 +16,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	v1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -42,6 +43,7 @@ import (
 var supported = sets.New(
 	names.SchedulingGates, names.PrioritySort, names.NodeUnschedulable, names.NodeName,
 	names.TaintToleration, names.NodeAffinity, names.NodePorts, names.NodeResourcesFit,
+	names.VolumeRestrictions, names.VolumeBinding, names.VolumeZone,
 	names.NodeResourcesBalancedAllocation, names.PodTopologySpread, names.InterPodAffinity,
 	names.ImageLocality, names.DefaultPreemption, names.DefaultBinder,
 )
@@ -59,6 +61,12 @@ type Case struct {
 	ReplicationControllers []*v1.ReplicationController `json:"replicationControllers"`
 	ReplicaSets            []*appsv1.ReplicaSet        `json:"replicaSets"`
 	StatefulSets           []*appsv1.StatefulSet       `json:"statefulSets"`
+	// What the pods' volumes hang on.
+	Claims     []*v1.PersistentVolumeClaim     `json:"claims"`
+	Volumes    []*v1.PersistentVolume          `json:"volumes"`
+	Classes    []*storagev1.StorageClass       `json:"classes"`
+	Drivers    []*storagev1.CSIDriver          `json:"drivers"`
+	Capacities []*storagev1.CSIStorageCapacity `json:"capacities"`
 	// Preempt says whether the message shall tell what came of preemption. Only for a pod that
 	// has no victims: an oracle evicts nobody.
 	Preempt bool `json:"preempt"`
@@ -192,7 +200,7 @@ func (o *oracle) answer(ctx context.Context, c *Case) (*Answer, error) {
 		return nil, err
 	}
 	o.lister.SharedLister = cache.NewSnapshot(c.Pods, c.Nodes)
-	core, apps := o.informers.Core().V1(), o.informers.Apps().V1()
+	core, apps, storage := o.informers.Core().V1(), o.informers.Apps().V1(), o.informers.Storage().V1()
 	for _, err := range []error{
 		replace(core.Pods().Informer(), append([]*v1.Pod{c.Pod}, c.Nominees...)),
 		replace(o.informers.Policy().V1().PodDisruptionBudgets().Informer(), c.Budgets),
@@ -201,6 +209,11 @@ func (o *oracle) answer(ctx context.Context, c *Case) (*Answer, error) {
 		replace(core.ReplicationControllers().Informer(), c.ReplicationControllers),
 		replace(apps.ReplicaSets().Informer(), c.ReplicaSets),
 		replace(apps.StatefulSets().Informer(), c.StatefulSets),
+		replace(core.PersistentVolumeClaims().Informer(), c.Claims),
+		replace(core.PersistentVolumes().Informer(), c.Volumes),
+		replace(storage.StorageClasses().Informer(), c.Classes),
+		replace(storage.CSIDrivers().Informer(), c.Drivers),
+		replace(storage.CSIStorageCapacities().Informer(), c.Capacities),
 	} {
 		if err != nil {
 			return nil, err

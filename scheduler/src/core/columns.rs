@@ -15,6 +15,7 @@ use super::resources::{self, CpuMemory, Resources};
 use super::selector::{HOSTNAME_LABEL, NodeLabels};
 use super::table::Share;
 use super::taint::Taint;
+use super::volumes::in_use::InUse;
 
 /// A row of the table; stays the same for as long as the node or a pod on it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -184,6 +185,7 @@ pub(super) struct Columns {
     is_dirty: Vec<bool>,
     odd_hostnames: usize,
     pub(super) images: Images,
+    pub(super) mounts: InUse,
 
     pub(super) present: Vec<bool>,
     pub(super) unschedulable: Vec<bool>,
@@ -572,12 +574,18 @@ impl Columns {
         self.pods[slot.index()] += 1;
         self.account(slot, share, i64::wrapping_add);
         self.ports[slot.index()].extend(share.ports.iter().cloned());
+        if let Some(mounts) = &share.mounts {
+            self.mounts.add(slot.row(), mounts);
+        }
     }
 
     pub(super) fn subtract(&mut self, slot: Slot, share: &Share) {
         let i = slot.index();
         self.pods[i] -= 1;
         self.account(slot, share, i64::wrapping_sub);
+        if let Some(mounts) = &share.mounts {
+            self.mounts.remove(slot.row(), mounts);
+        }
         for port in &share.ports {
             if let Some(index) = self.ports[i].iter().position(|taken| taken == port) {
                 self.ports[i].swap_remove(index);

@@ -25,6 +25,14 @@ pub enum Plugin {
     NodePorts,
     /// Requests against what is free.
     NodeResourcesFit,
+    /// Disks and claims that pods can't share.
+    VolumeRestrictions,
+    /// How many volumes a node takes.
+    NodeVolumeLimits,
+    /// Whether a node reaches the volumes.
+    VolumeBinding,
+    /// Whether a node is in the volumes' zones.
+    VolumeZone,
     /// Topology spread constraints.
     PodTopologySpread,
     /// Inter-pod affinity and anti-affinity.
@@ -38,7 +46,7 @@ pub enum Plugin {
 
 impl Plugin {
     /// Every plugin, in the order in which the default profile runs them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::SchedulingGates,
         Self::NodeUnschedulable,
         Self::NodeName,
@@ -46,6 +54,10 @@ impl Plugin {
         Self::NodeAffinity,
         Self::NodePorts,
         Self::NodeResourcesFit,
+        Self::VolumeRestrictions,
+        Self::NodeVolumeLimits,
+        Self::VolumeBinding,
+        Self::VolumeZone,
         Self::PodTopologySpread,
         Self::InterPodAffinity,
         Self::InterPodAntiAffinity,
@@ -63,6 +75,10 @@ impl Plugin {
             Self::NodeAffinity => "NodeAffinity",
             Self::NodePorts => "NodePorts",
             Self::NodeResourcesFit => "NodeResourcesFit",
+            Self::VolumeRestrictions => "VolumeRestrictions",
+            Self::NodeVolumeLimits => "NodeVolumeLimits",
+            Self::VolumeBinding => "VolumeBinding",
+            Self::VolumeZone => "VolumeZone",
             Self::PodTopologySpread => "PodTopologySpread",
             Self::InterPodAffinity | Self::InterPodAntiAffinity => "InterPodAffinity",
             Self::Unsupported => "Unsupported",
@@ -148,6 +164,22 @@ pub enum Reason {
     HostPorts,
     /// The node takes no more pods.
     TooManyPods,
+    /// A pod on the node has a disk that can't be shared.
+    DiskConflict,
+    /// A pod somewhere uses a claim that one pod alone may use.
+    ClaimInUse,
+    /// The node reaches too many volumes already.
+    VolumeLimit,
+    /// The node doesn't reach a volume.
+    VolumeNode,
+    /// No volume suits a claim, and none can be made there.
+    VolumeBind,
+    /// There is too little room to make a volume.
+    VolumeSpace,
+    /// A claim's volume is gone.
+    VolumeMissing,
+    /// The node is in another zone than a volume.
+    VolumeZone,
     /// A node label that a spread constraint needs is missing.
     SpreadLabel,
     /// The node's domain would be too far ahead.
@@ -181,6 +213,12 @@ impl Reason {
             Self::NodeAffinity | Self::NotPinned => Plugin::NodeAffinity,
             Self::HostPorts => Plugin::NodePorts,
             Self::TooManyPods | Self::Insufficient(_) => Plugin::NodeResourcesFit,
+            Self::DiskConflict | Self::ClaimInUse => Plugin::VolumeRestrictions,
+            Self::VolumeLimit => Plugin::NodeVolumeLimits,
+            Self::VolumeNode | Self::VolumeBind | Self::VolumeSpace | Self::VolumeMissing => {
+                Plugin::VolumeBinding
+            }
+            Self::VolumeZone => Plugin::VolumeZone,
             Self::SpreadLabel | Self::SpreadSkew => Plugin::PodTopologySpread,
             Self::PodAffinity | Self::PodAntiAffinity | Self::ExistingAntiAffinity => {
                 Plugin::InterPodAffinity
@@ -197,6 +235,18 @@ impl Reason {
             Self::NotPinned => "node(s) didn't satisfy plugin(s) [NodeAffinity]",
             Self::HostPorts => "node(s) didn't have free ports for the requested pod ports",
             Self::TooManyPods => "Too many pods",
+            Self::DiskConflict => "node(s) had no available disk",
+            Self::ClaimInUse => {
+                "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod"
+            }
+            Self::VolumeLimit => "node(s) exceed max volume count",
+            Self::VolumeNode => "node(s) didn't match PersistentVolume's node affinity",
+            Self::VolumeBind => "node(s) didn't find available persistent volumes to bind",
+            Self::VolumeSpace => "node(s) did not have enough free storage",
+            Self::VolumeMissing => {
+                "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
+            }
+            Self::VolumeZone => "node(s) had no available volume zone",
             Self::SpreadLabel => {
                 "node(s) didn't match pod topology spread constraints (missing required label)"
             }
@@ -235,6 +285,14 @@ impl FromStr for Reason {
             Self::NotPinned,
             Self::HostPorts,
             Self::TooManyPods,
+            Self::DiskConflict,
+            Self::ClaimInUse,
+            Self::VolumeLimit,
+            Self::VolumeNode,
+            Self::VolumeBind,
+            Self::VolumeSpace,
+            Self::VolumeMissing,
+            Self::VolumeZone,
             Self::SpreadLabel,
             Self::SpreadSkew,
             Self::PodAffinity,
@@ -356,6 +414,14 @@ mod tests {
             Reason::NotPinned,
             Reason::HostPorts,
             Reason::TooManyPods,
+            Reason::DiskConflict,
+            Reason::ClaimInUse,
+            Reason::VolumeLimit,
+            Reason::VolumeNode,
+            Reason::VolumeBind,
+            Reason::VolumeSpace,
+            Reason::VolumeMissing,
+            Reason::VolumeZone,
             Reason::SpreadLabel,
             Reason::SpreadSkew,
             Reason::PodAffinity,

@@ -143,21 +143,22 @@ pub(super) fn evaluate_but(
         let raw = Raw { taints, affinity, wishes };
         best.offer(raw, local, index, || columns.lot(seed, index));
     };
+    let in_use = survey.is_some_and(|survey| !survey.claims_in_use.is_empty());
     if let Some(pinned) = &request.pinned {
-        let filter = Filter::single(columns, request, others);
+        let filter = Filter::single(columns, request, others).claims_in_use(in_use);
         let known: Vec<Slot> = pinned.iter().filter_map(|name| columns.find(name)).collect();
         absent = nodes - known.len() as u64;
         for slot in known {
             visit(&filter, slot.index());
         }
     } else {
-        let filter = Filter::memoised(columns, request, others);
+        let filter = Filter::memoised(columns, request, others).claims_in_use(in_use);
         let present = columns.present.iter().enumerate().filter(|(_, present)| **present);
         for (index, _) in present {
             visit(&filter, index);
         }
     }
-    let keys = if survey.is_some() { request.domain_keys() } else { Vec::new() };
+    let keys = request.tuple_keys(survey.is_some());
     let tuples = best.tuples(&counts, columns, &keys);
     let (mut rejections, mut unresolvable) = tally.finish(absent);
     for held in held {
@@ -201,8 +202,14 @@ pub(super) fn reject(
     let relations = relations.unwrap_or_default();
     let others =
         survey.map(|survey| Others::new(columns, table.population(), request, survey, &relations));
+    let in_use = match survey {
+        Some(survey) => !survey.claims_in_use.is_empty(),
+        // A reservation: what other tables know of was asked before.
+        None => !columns.mounts.used_of(request).is_empty(),
+    };
     let mut tally = Tally::new(request);
-    Filter::single(columns, request, others.as_ref()).check(slot.index(), &mut tally);
+    let filter = Filter::single(columns, request, others.as_ref()).claims_in_use(in_use);
+    filter.check(slot.index(), &mut tally);
     tally.finish(0).0
 }
 

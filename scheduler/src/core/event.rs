@@ -30,6 +30,14 @@ pub enum ClusterEvent {
     PodAdded,
     /// A pod on a node has other labels or terms than before, or is being deleted.
     PodRelabelled,
+    /// A pod that had claims or disks left a node.
+    VolumesFreed,
+    /// A volume appeared or changed.
+    VolumeChanged,
+    /// A storage class appeared or changed.
+    ClassChanged,
+    /// A driver's capacity grew, or isn't looked at any more.
+    CapacityChanged,
 }
 
 /// A set of changes.
@@ -114,6 +122,10 @@ impl fmt::Debug for EventSet {
             E::NodeRemoved,
             E::PodAdded,
             E::PodRelabelled,
+            E::VolumesFreed,
+            E::VolumeChanged,
+            E::ClassChanged,
+            E::CapacityChanged,
         ];
         f.debug_set().entries(all.into_iter().filter(|event| self.contains(*event))).finish()
     }
@@ -162,6 +174,12 @@ fn interests(plugin: Plugin) -> EventSet {
         Plugin::NodeResourcesFit => {
             &[E::NodeAdded, E::NodeAllocatable, E::PodFreed, E::PodScaledDown]
         }
+        // News of a claim wake whoever mounts it, one by one.
+        Plugin::VolumeRestrictions | Plugin::NodeVolumeLimits => &[E::NodeAdded, E::VolumesFreed],
+        Plugin::VolumeBinding => {
+            &[E::NodeAdded, E::NodeLabels, E::VolumeChanged, E::ClassChanged, E::CapacityChanged]
+        }
+        Plugin::VolumeZone => &[E::NodeAdded, E::NodeLabels, E::VolumeChanged, E::ClassChanged],
         Plugin::PodTopologySpread => &[
             E::NodeAdded,
             E::NodeRemoved,

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use super::columns::{Anonymous, Columns};
+use super::columns::{Anonymous, Columns, Slot as ColumnSlot};
 use super::diagnosis::{Plugin, Reason, Rejections};
 use super::others::Others;
 use super::pod::PodRequest;
@@ -46,6 +46,10 @@ pub(super) struct Filter<'a> {
     request: &'a PodRequest,
     tolerates_cordon: OnceCell<bool>,
     others: Option<&'a Others<'a>>,
+    /// Whether volumes have a say.
+    volumes: bool,
+    /// Whether a pod somewhere uses a claim that one pod alone may use.
+    in_use: bool,
     taints: Option<Vec<Tainted>>,
     labels: Option<Vec<Affine>>,
 }
@@ -59,7 +63,14 @@ impl<'a> Filter<'a> {
         others: Option<&'a Others<'a>>,
     ) -> Self {
         let tolerates_cordon = OnceCell::new();
-        Self { columns, request, tolerates_cordon, others, taints: None, labels: None }
+        let volumes = !request.has_plain_volumes();
+        let (in_use, taints, labels) = (false, None, None);
+        Self { columns, request, tolerates_cordon, others, volumes, in_use, taints, labels }
+    }
+
+    /// Whether a pod somewhere uses a claim that one pod alone may use.
+    pub(super) fn claims_in_use(self, in_use: bool) -> Self {
+        Self { in_use, ..self }
     }
 
     fn tolerates_cordon(&self) -> bool {
@@ -114,6 +125,9 @@ impl<'a> Filter<'a> {
         if runs(Plugin::NodeResourcesFit) && !self.fits(index, tally) {
             return Verdict::Rejected;
         }
+        if self.volumes && !self.takes_volumes(index, tally) {
+            return Verdict::Rejected;
+        }
         if let Some(others) = self.others
             && let Err(reason) = others.check(index)
         {
@@ -126,6 +140,42 @@ impl<'a> Filter<'a> {
             };
         }
         Verdict::Pass { taints, affinity }
+    }
+
+    /// `VolumeRestrictions`, `VolumeBinding` and `VolumeZone`.
+    fn takes_volumes(&self, index: usize, tally: &mut Tally) -> bool {
+        let (columns, rules) = (self.columns, &self.request.volumes);
+        let runs = |plugin| self.request.policy.filters.contains(plugin);
+        if runs(Plugin::VolumeRestrictions) {
+            let disks = self.request.mounts.as_ref().map_or(&[][..], |mounts| &mounts.disks);
+            if !disks.is_empty() && columns.mounts.conflicts(ColumnSlot::of(index).row(), disks) {
+                tally.count(Slot::DiskConflict);
+                return false;
+            }
+            if self.in_use {
+                tally.count(Slot::ClaimInUse);
+                return false;
+            }
+        }
+        let node = columns.named(index);
+        let unbindable = rules.unbindable(&node, columns.name_at(index));
+        if !unbindable.is_empty() {
+            tally.unresolvable += 1;
+            for reason in unbindable {
+                tally.count(match reason {
+                    Reason::VolumeNode => Slot::VolumeNode,
+                    Reason::VolumeSpace => Slot::VolumeSpace,
+                    Reason::VolumeMissing => Slot::VolumeMissing,
+                    _ => Slot::VolumeBind,
+                });
+            }
+            return false;
+        }
+        if !rules.in_zones(&node) {
+            tally.unresolvable(Slot::VolumeZone);
+            return false;
+        }
+        true
     }
 
     /// The filters that nodes of one cell pass or fail together, unless the request asks for a node
@@ -237,6 +287,13 @@ enum Slot {
     Cpu,
     Memory,
     Storage,
+    DiskConflict,
+    ClaimInUse,
+    VolumeNode,
+    VolumeBind,
+    VolumeSpace,
+    VolumeMissing,
+    VolumeZone,
     SpreadLabel,
     SpreadSkew,
     PodAffinity,
@@ -246,7 +303,7 @@ enum Slot {
     Scalar(usize),
 }
 
-const FIXED: usize = 14;
+const FIXED: usize = 21;
 
 impl Slot {
     fn index(self) -> usize {
@@ -260,11 +317,18 @@ impl Slot {
             Self::Cpu => 6,
             Self::Memory => 7,
             Self::Storage => 8,
-            Self::SpreadLabel => 9,
-            Self::SpreadSkew => 10,
-            Self::PodAffinity => 11,
-            Self::PodAntiAffinity => 12,
-            Self::ExistingAntiAffinity => 13,
+            Self::DiskConflict => 9,
+            Self::ClaimInUse => 10,
+            Self::VolumeNode => 11,
+            Self::VolumeBind => 12,
+            Self::VolumeSpace => 13,
+            Self::VolumeMissing => 14,
+            Self::VolumeZone => 15,
+            Self::SpreadLabel => 16,
+            Self::SpreadSkew => 17,
+            Self::PodAffinity => 18,
+            Self::PodAntiAffinity => 19,
+            Self::ExistingAntiAffinity => 20,
             Self::Scalar(number) => FIXED + number,
         }
     }
@@ -319,6 +383,13 @@ impl<'a> Tally<'a> {
             Reason::cpu(),
             Reason::Insufficient("memory".into()),
             Reason::Insufficient("ephemeral-storage".into()),
+            Reason::DiskConflict,
+            Reason::ClaimInUse,
+            Reason::VolumeNode,
+            Reason::VolumeBind,
+            Reason::VolumeSpace,
+            Reason::VolumeMissing,
+            Reason::VolumeZone,
             Reason::SpreadLabel,
             Reason::SpreadSkew,
             Reason::PodAffinity,

@@ -284,7 +284,7 @@ fn preemption(evaluation: &Evaluation, request: &PodRequest) -> Preemption {
 #[must_use]
 pub fn refuse(nodes: u64, request: &PodRequest) -> Option<Diagnosis> {
     if request.unsupported.is_empty() {
-        return None;
+        return refuse_volumes(nodes, request);
     }
     let wants: Vec<String> = request.unsupported.iter().map(ToString::to_string).collect();
     Some(Diagnosis {
@@ -296,5 +296,24 @@ pub fn refuse(nodes: u64, request: &PodRequest) -> Option<Diagnosis> {
         )),
         preemption: None,
         plugins: [Plugin::Unsupported].into_iter().collect(),
+    })
+}
+
+/// A pod whose volumes keep it from every node: `PreFilter` of a volume plugin says so before any
+/// node is looked at.
+fn refuse_volumes(nodes: u64, request: &PodRequest) -> Option<Diagnosis> {
+    let refusal = request.volumes.refusal.as_ref()?;
+    // Without nodes no plugin runs, and `NodeAffinity` comes first.
+    let conflict = request.pinned.as_ref().is_some_and(Vec::is_empty);
+    if nodes == 0 || conflict {
+        return None;
+    }
+    let none = Evaluation { nodes, unresolvable: nodes, ..Evaluation::default() };
+    Some(Diagnosis {
+        nodes,
+        rejections: BTreeMap::new(),
+        pod_reason: Some(refusal.message.clone()),
+        preemption: request.policy.preemption.then(|| preemption(&none, request)),
+        plugins: [refusal.plugin].into_iter().collect(),
     })
 }

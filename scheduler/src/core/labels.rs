@@ -21,6 +21,14 @@ impl Labels {
         Self(labels.into_iter().flatten().map(pair).collect())
     }
 
+    /// From pairs of keys and values.
+    #[must_use]
+    pub fn from_pairs(pairs: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Self {
+        let mut pairs: Vec<_> = pairs.into_iter().collect();
+        pairs.sort();
+        Self(pairs)
+    }
+
     /// The value of a label.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Arc<str>> {

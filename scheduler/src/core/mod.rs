@@ -42,5 +42,6 @@ pub mod taint;
 mod tombstones;
 mod validation;
 mod views;
+pub mod volumes;
 
 pub use columns::NodeUsage;

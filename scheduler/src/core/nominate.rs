@@ -16,6 +16,7 @@ use super::filter::{Filter, Tally, Verdict};
 use super::pod::{PodRequest, PodUid};
 use super::survey::{Inclusion, Survey};
 use super::table::{NodeTable, Share};
+use super::volumes::Mounts;
 
 /// A pod that is promised a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,7 @@ pub(super) struct Effect {
     affinity: bool,
     against: Vec<usize>,
     kept_free: Vec<Arc<str>>,
+    claims: i64,
 }
 
 impl Effect {
@@ -67,6 +69,15 @@ impl Effect {
         effect.kept_free = theirs.map(|term| Arc::clone(&term.key)).collect();
         effect
     }
+
+    /// Of a pod with these mounts. As in kube-scheduler claims go by their name alone here.
+    pub(super) fn mounting(mut self, request: &PodRequest, mounts: Option<&Arc<Mounts>>) -> Self {
+        let exclusive = &request.volumes.exclusive;
+        if let Some(mounts) = mounts.filter(|_| !exclusive.is_empty()) {
+            self.claims = mounts.references(exclusive);
+        }
+        self
+    }
 }
 
 /// The pods that came to a node and went from it, in thought.
@@ -76,6 +87,7 @@ pub(super) struct Delta {
     affinity: i64,
     against: BTreeMap<usize, i64>,
     kept_free: BTreeMap<Arc<str>, i64>,
+    claims: i64,
 }
 
 impl Delta {
@@ -87,6 +99,7 @@ impl Delta {
         for number in &effect.against {
             *self.against.entry(*number).or_default() += pods;
         }
+        self.claims += effect.claims * pods;
         for key in &effect.kept_free {
             *self.kept_free.entry(Arc::clone(key)).or_default() += pods;
         }
@@ -106,6 +119,9 @@ pub(super) struct Rules<'a> {
     /// Pods that meet the required affinity, over all domains.
     met: i64,
     minds_affinity: bool,
+    /// Claims that one pod alone may use and some pod does; `None`: `PreFilter` of the plugin
+    /// skips all of it.
+    claims_in_use: Option<i64>,
 }
 
 impl<'a> Rules<'a> {
@@ -123,6 +139,8 @@ impl<'a> Rules<'a> {
             }
             two
         });
+        let used = i64::try_from(survey.claims_in_use.len()).unwrap_or(i64::MAX);
+        let disks = request.mounts.as_ref().is_some_and(|mounts| !mounts.disks.is_empty());
         let identity = &request.identity;
         let kept_free = survey.kept_free.values().any(|domains| domains.values().any(|n| *n > 0));
         // `PreFilter` of the plugin skips all of it for a pod that nothing concerns.
@@ -133,6 +151,7 @@ impl<'a> Rules<'a> {
             survey,
             fewest: fewest.collect(),
             met: survey.affinity.values().flat_map(BTreeMap::values).sum(),
+            claims_in_use: (used > 0 || disks).then_some(used),
             minds_affinity: concerned && request.policy.filters.contains(Plugin::InterPodAffinity),
         }
     }
@@ -246,7 +265,9 @@ pub(super) fn check(
     delta: &Delta,
 ) -> Result<(), Rejected> {
     let mut tally = Tally::new(rules.request);
-    let verdict = Filter::single(columns, rules.request, None).check(slot.index(), &mut tally);
+    let in_use = rules.claims_in_use.is_some_and(|used| used + delta.claims > 0);
+    let filter = Filter::single(columns, rules.request, None).claims_in_use(in_use);
+    let verdict = filter.check(slot.index(), &mut tally);
     if verdict == Verdict::Rejected {
         let (rejections, unresolvable) = tally.finish(0);
         return Err((rejections, unresolvable > 0));
@@ -265,7 +286,14 @@ impl Promised {
     pub(super) fn of(request: &PodRequest, nominees: &[&Nominee]) -> Self {
         Self {
             shares: nominees.iter().map(|nominee| Share::reserved(&nominee.class)).collect(),
-            effects: nominees.iter().map(|n| Effect::of(request, &n.class.identity)).collect(),
+            effects: nominees
+                .iter()
+                .map(|nominee| &nominee.class)
+                .map(|class| {
+                    let effect = Effect::of(request, &class.identity);
+                    effect.mounting(request, class.mounts.as_ref())
+                })
+                .collect(),
         }
     }
 

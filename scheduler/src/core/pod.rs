@@ -16,6 +16,7 @@ use super::resources::{self, PodResources};
 use super::selector::{HOSTNAME_LABEL, Preference, RequiredNodes, pinned_names};
 use super::spread::Spread;
 use super::taint::Toleration;
+use super::volumes::{Mounts, Rules};
 
 /// A pod's `metadata.uid` in 128 bits: the UUID itself, or a hash of any other text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -139,6 +140,12 @@ pub struct PodRequest {
     pub images: Vec<Arc<str>>,
     /// Containers, initial ones among them.
     pub containers: i64,
+    /// Claims and disks; most pods have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounts: Option<Arc<Mounts>>,
+    /// What these ask, worked out by [`super::volumes::storage::Storage::resolve`].
+    #[serde(default, skip_serializing_if = "Rules::is_empty")]
+    pub volumes: Rules,
     /// The profile's plugins, weights and arguments.
     #[serde(default, skip_serializing_if = "is_default")]
     pub policy: Arc<Policy>,
@@ -210,6 +217,8 @@ impl PodRequest {
             owner: Owner::of(pod),
             images: images::of_pod(spec),
             containers: i64::try_from(spec.containers.len() + init).unwrap_or(i64::MAX),
+            mounts: Mounts::of(pod),
+            volumes: Rules::default(),
             policy: Arc::default(),
             unsupported,
         }
@@ -219,7 +228,14 @@ impl PodRequest {
     /// without a survey of all of them.
     #[must_use]
     pub fn minds_others(&self) -> bool {
-        !self.spread.is_empty() || self.identity.has_terms()
+        !self.spread.is_empty() || self.identity.has_terms() || !self.volumes.exclusive.is_empty()
+    }
+
+    /// Whether its volumes are the same to all nodes alike.
+    #[must_use]
+    pub(super) fn has_plain_volumes(&self) -> bool {
+        let same = self.volumes.is_empty() || self.volumes.refusal.is_some();
+        same && self.mounts.as_ref().is_none_or(|mounts| mounts.disks.is_empty())
     }
 
     /// The labels whose values are the domains of its rules about other pods, the hostname left
@@ -234,6 +250,18 @@ impl PodRequest {
         keys
     }
 
+    /// The labels that are told of the best nodes: those of its domains, where there was a survey,
+    /// and those by which volumes are found.
+    pub(super) fn tuple_keys(&self, surveyed: bool) -> Vec<Arc<str>> {
+        let mut keys = if surveyed { self.domain_keys() } else { Vec::new() };
+        if let Some(late) = &self.volumes.late {
+            keys.extend(late.keys());
+            keys.sort();
+            keys.dedup();
+        }
+        keys
+    }
+
     /// Whether it does so by rules that must hold.
     #[must_use]
     pub fn insists_on_others(&self) -> bool {
@@ -241,6 +269,7 @@ impl PodRequest {
         !self.spread.hard.is_empty()
             || !identity.affinity.is_empty()
             || !identity.anti_affinity.is_empty()
+            || !self.volumes.exclusive.is_empty()
     }
 }
 
@@ -303,16 +332,11 @@ fn unsupported(spec: &PodSpec) -> Vec<Unsupported> {
     found
 }
 
-/// Claims, and the disks that `VolumeRestrictions`, `NodeVolumeLimits` or `VolumeZone` look at.
+/// Disks of plugins that CSI drivers have taken over: `NodeVolumeLimits` counts them.
 fn binds_to_nodes(volume: &Volume) -> bool {
-    volume.persistent_volume_claim.is_some()
-        || volume.ephemeral.is_some()
-        || volume.gce_persistent_disk.is_some()
+    volume.gce_persistent_disk.is_some()
         || volume.aws_elastic_block_store.is_some()
         || volume.azure_disk.is_some()
         || volume.cinder.is_some()
-        || volume.iscsi.is_some()
-        || volume.rbd.is_some()
         || volume.portworx_volume.is_some()
-        || volume.vsphere_volume.is_some()
 }

@@ -287,7 +287,8 @@ impl Attempt<'_, '_> {
         let request = question.request;
         let effect = |guest: &Guest| {
             let identity = self.table.population().identity(guest.identity);
-            identity.map(|identity| Effect::of(request, identity)).unwrap_or_default()
+            let effect = identity.map(|identity| Effect::of(request, identity));
+            effect.unwrap_or_default().mounting(request, guest.share.mounts.as_ref())
         };
         let mut victims: Vec<Victim> =
             guests.into_iter().map(|guest| Victim { effect: effect(&guest), guest }).collect();

@@ -111,6 +111,7 @@ fn is_plain(class: &PodRequest) -> bool {
         least.memory,
     ];
     requests.scalars.is_empty()
+        && class.has_plain_volumes()
         && class.ports.is_empty()
         && class.pinned.is_none()
         && class.node_name.is_none()

@@ -45,6 +45,12 @@ impl Requirement {
         Self { key: key.into(), operator: Operator::In(vec![value.into()]) }
     }
 
+    /// The label.
+    #[must_use]
+    pub fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+
     fn compile(requirement: &NodeSelectorRequirement) -> Option<Self> {
         let values = requirement.values.as_deref().unwrap_or_default();
         Self::label(&requirement.key, &requirement.operator, values)
@@ -180,6 +186,23 @@ impl RequiredNodes {
             terms.iter().filter_map(|term| Term::compile(term).ok().flatten()).collect()
         };
         Self { selector: selector.collect(), terms: terms.map(valid) }
+    }
+
+    /// The nodes that reach a volume. Only labels count: terms about names are checked, then
+    /// ignored (`CheckNodeAffinity` looks at a node without a name).
+    #[must_use]
+    pub fn of_volume(terms: Option<&[NodeSelectorTerm]>) -> Self {
+        let mut nodes = Self::compile(None, terms);
+        for term in nodes.terms.iter_mut().flatten() {
+            term.fields.clear();
+        }
+        nodes
+    }
+
+    /// The labels that are looked at.
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<str>> {
+        let terms = self.terms.iter().flatten().flat_map(|term| &term.labels);
+        self.selector.iter().chain(terms).map(|requirement| &requirement.key)
     }
 
     /// Whether the pod asks for nothing here.

@@ -7,7 +7,7 @@
 //! node: there may be a million of them. Only where some node's hostname isn't its name, so that
 //! nodes of two shards might share one, are they listed like all others ([`Survey::full`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -86,6 +86,9 @@ pub struct Survey {
     pub kept_free: Pairs,
     /// Weights of preferences, both ways.
     pub preferences: Pairs,
+    /// Those of the pod's claims that one pod alone may use and some pod does.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub claims_in_use: BTreeSet<Arc<str>>,
 }
 
 impl Survey {
@@ -95,6 +98,7 @@ impl Survey {
         self.odd_hostnames |= other.odd_hostnames;
         self.nodes = self.nodes.saturating_add(other.nodes);
         self.affinity_met |= other.affinity_met;
+        self.claims_in_use.extend(other.claims_in_use);
         extend(&mut self.image_nodes, other.image_nodes, |a, b| *a = a.saturating_add(b));
         extend(&mut self.hard, other.hard, Spreading::absorb);
         extend(&mut self.soft, other.soft, add);
@@ -437,6 +441,7 @@ pub(super) fn survey(
         image_nodes: request.images.iter().map(|name| columns.images.nodes_with(name)).collect(),
         hard: vec![Spreading::default(); spread.hard.len()],
         soft: vec![Domains::default(); spread.soft.len()],
+        claims_in_use: columns.mounts.used_of(request),
         ..Survey::default()
     };
     let listed = |key: &str| full || key != HOSTNAME_LABEL;

@@ -25,6 +25,7 @@ use super::resources::{self, PodResources};
 use super::survey::{self, Survey};
 use super::tombstones::Tombstones;
 use super::views::{View, Views};
+use super::volumes::Mounts;
 
 /// Pods whose end is remembered, so that a late event or reservation doesn't bring them back.
 const TOMBSTONES: usize = 65_536;
@@ -46,6 +47,7 @@ pub(super) struct Share {
     pub(super) resources: PodResources,
     pub(super) ports: Vec<HostPort>,
     pub(super) priority: i32,
+    pub(super) mounts: Option<Arc<Mounts>>,
 }
 
 impl Share {
@@ -55,6 +57,7 @@ impl Share {
             resources: request.resources.clone(),
             ports: request.ports.clone(),
             priority: request.priority,
+            mounts: request.mounts.clone(),
         }
     }
 }
@@ -310,6 +313,7 @@ impl NodeTable {
             resources: resources::assigned(pod),
             ports: host_ports(pod),
             priority: spec.and_then(|spec| spec.priority).unwrap_or_default(),
+            mounts: Mounts::of(pod),
         };
         let (identity, _) = Identity::of(pod);
         let tenure = Tenure::of(pod);
@@ -526,11 +530,13 @@ fn same_share(a: &Share, b: &Share) -> bool {
         && a.resources.non_zero == b.resources.non_zero
         && a.ports == b.ports
         && a.priority == b.priority
+        && a.mounts == b.mounts
 }
 
 fn freed(share: &Share) -> EventSet {
     let ports = (!share.ports.is_empty()).then_some(ClusterEvent::PortsFreed);
-    [ClusterEvent::PodFreed].into_iter().chain(ports).collect()
+    let volumes = share.mounts.as_ref().map(|_| ClusterEvent::VolumesFreed);
+    [ClusterEvent::PodFreed].into_iter().chain(ports).chain(volumes).collect()
 }
 
 fn freed_by_change(before: &Share, after: &Share) -> EventSet {

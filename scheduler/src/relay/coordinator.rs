@@ -15,6 +15,7 @@ mod answers;
 mod binds;
 mod dossier;
 mod preemption;
+mod volumes;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,7 +24,9 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use self::preemption::{Contender, Eviction};
+use self::volumes::Mounting;
 use super::evict::Order;
+use super::mount::MountOrder;
 use super::nominations::Nominations;
 use super::pods::{Intake, Pods};
 use super::report::Report;
@@ -35,6 +38,8 @@ use crate::core::pod::{PodRequest, PodUid};
 use crate::core::preempt::Budget;
 use crate::core::queue::{Attempt, Depths, Moment, Queue, QueueConfig};
 use crate::core::survey::Survey;
+use crate::core::volumes::late::Plan;
+use crate::core::volumes::storage::Storage;
 use crate::metrics::Metrics;
 use crate::protocol::{Operation, PodId, Request, Reservation, Target};
 
@@ -96,6 +101,8 @@ pub enum Action {
     },
     /// Have pods leave a node, and give the outcome to [`Coordinator::evicted`].
     Evict(Box<Order>),
+    /// Give a pod's claims their volumes, and the outcome to [`Coordinator::mounted`].
+    Mount(Box<MountOrder>),
     /// Tell the cluster.
     Report(Report),
     /// List the pods that wait anew: there is room for those that were left out.
@@ -112,6 +119,8 @@ struct Chosen {
     class: Arc<PodRequest>,
     begun: Moment,
     refusals: u32,
+    /// What becomes of its claims that wait for the node.
+    plan: Option<Arc<Plan>>,
 }
 
 #[derive(Debug)]
@@ -183,6 +192,7 @@ pub struct Coordinator {
     round: Option<Round>,
     surveyed: Option<Surveyed>,
     directory: Directory,
+    storage: Storage,
     /// Classes without rules of their own that needed a survey all the same, by address.
     minded: HashMap<usize, Arc<PodRequest>>,
     /// Whether some node's hostname isn't its name.
@@ -198,6 +208,9 @@ pub struct Coordinator {
     evictions: HashMap<PodUid, Eviction>,
     chosen: Vec<Chosen>,
     binds: HashMap<PodUid, Binding>,
+    /// Pods that have a node and wait for their volumes.
+    mounting: HashMap<PodUid, Mounting>,
+    mounts_checked: Moment,
     recent: VecDeque<Recent>,
     last_round: Moment,
     /// What nodes' lots are drawn by, and since when.
@@ -222,6 +235,7 @@ impl Coordinator {
             round: None,
             surveyed: None,
             directory: Directory::default(),
+            storage: Storage::default(),
             minded: HashMap::new(),
             odd_hostnames: false,
             again: VecDeque::new(),
@@ -233,6 +247,8 @@ impl Coordinator {
             evictions: HashMap::new(),
             chosen: Vec::new(),
             binds: HashMap::new(),
+            mounting: HashMap::new(),
+            mounts_checked: Moment::ZERO,
             recent: VecDeque::new(),
             last_round: Moment::ZERO,
             lots: config.seed,
@@ -263,8 +279,9 @@ impl Coordinator {
             self.queue.retry(again.attempt.pod.uid, now);
         }
         for chosen in std::mem::take(&mut self.chosen) {
-            self.queue.retry(chosen.attempt.pod.uid, now);
+            self.abandon(now, &chosen);
         }
+        self.give_up_mounts(now);
     }
 
     /// Begin nothing new; binds under way end.
@@ -309,6 +326,7 @@ impl Coordinator {
         match intake {
             Intake::Directory(change) => self.directory.apply(change),
             Intake::Budgets(news) => self.budgets_changed(news),
+            Intake::Storage(change) => self.stored(now, *change),
             other => self.pods.take(&mut self.queue, &mut self.nominations, now, other),
         }
     }
@@ -329,6 +347,7 @@ impl Coordinator {
             let request = self.request(term, targets, operations);
             actions.push(Action::Exchange { id, request });
         }
+        actions.extend(self.check_mounts(now));
         if self.round.is_none() {
             actions.extend(self.next_round(now, term));
         }
@@ -473,7 +492,7 @@ impl Coordinator {
             if usable && self.pods.is_waiting(chosen.attempt.pod.uid) {
                 takeable.push(chosen);
             } else {
-                self.queue.retry(chosen.attempt.pod.uid, now);
+                self.abandon(now, &chosen);
             }
         }
         takeable
@@ -530,6 +549,7 @@ impl Coordinator {
 
     fn may_evaluate(&self, now: Moment, reserving: usize) -> bool {
         let known = self.directory.is_complete() && self.budgets_known;
+        let known = known && self.storage.is_complete();
         if self.config.await_directory && !known {
             return false;
         }
@@ -547,7 +567,9 @@ impl Coordinator {
             let Some(next) = self.next_pod(now) else { break };
             let promised = |pod: &Evaluated| self.nominations.node(pod.attempt.pod.uid).is_some();
             let same = |first: &Evaluated| {
+                // The next sees what becomes of the claims of the one before.
                 !promised(first)
+                    && first.class.volumes.late.is_none()
                     && !promised(&next)
                     && (Arc::ptr_eq(&first.class, &next.class) || first.class == next.class)
             };
@@ -569,9 +591,10 @@ impl Coordinator {
                 let class = attempt.pod.request.clone();
                 Evaluated { attempt, class, begun: now, refusals: 0 }
             };
-            next.class = self.directory.resolve(&next.attempt.pod.request);
+            next.class = self.resolve(&next.attempt.pod.request);
             let uid = next.attempt.pod.uid;
-            let free = !self.binds.contains_key(&uid) && !self.evictions.contains_key(&uid);
+            let acting = self.binds.contains_key(&uid) || self.mounting.contains_key(&uid);
+            let free = !acting && !self.evictions.contains_key(&uid);
             if self.pods.is_waiting(uid) && free {
                 return Some(next);
             }

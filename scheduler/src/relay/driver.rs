@@ -15,6 +15,7 @@ use super::coordinator::{Action, Coordinator};
 use super::evict::{EvictLimits, EvictOutcome, evict};
 use super::explain::Question;
 use super::fanout::Fanout;
+use super::mount::{MountOrder, MountOutcome, mount};
 use super::pods::Intake;
 use super::report::Reporter;
 use crate::metrics::{Metrics, labels};
@@ -57,6 +58,7 @@ enum Done {
     Exchange { id: u64, response: Response },
     Bind { pod: PodId, outcome: BindOutcome },
     Evict { pod: PodId, outcome: EvictOutcome },
+    Mount { order: Box<MountOrder>, outcome: MountOutcome },
 }
 
 /// Runs until `token` is cancelled and what was under way then has ended.
@@ -111,6 +113,9 @@ pub async fn run(
                     coordinator.exchanged(begun.elapsed(), id, response)
                 }
                 Done::Bind { pod, outcome } => coordinator.bound(begun.elapsed(), &pod, outcome),
+                Done::Mount { order, outcome } => {
+                    coordinator.mounted(begun.elapsed(), &order, outcome)
+                }
                 Done::Evict { pod, outcome } => {
                     coordinator.evicted(begun.elapsed(), &pod, outcome)
                 }
@@ -180,6 +185,15 @@ impl Driver {
                     let outcome = evict(&client, &order, EvictLimits::default(), &may_act).await;
                     let pod = order.preemptor.clone();
                     drop(done.send(Done::Evict { pod, outcome }).await);
+                });
+            }
+            Action::Mount(order) => {
+                let client = self.surroundings.client.clone();
+                let leadership = self.surroundings.leadership.clone();
+                tokio::spawn(async move {
+                    let may_act = || leadership.borrow().may_act();
+                    let outcome = mount(&client, &order, &may_act).await;
+                    drop(done.send(Done::Mount { order, outcome }).await);
                 });
             }
             Action::Bind { pod, node } => {

@@ -1,12 +1,15 @@
-//! The watches of what pods are looked up in: namespaces, Services and owners with selectors, and
-//! budgets. Only labels and selectors are kept.
+//! The watches of what pods are looked up in: namespaces, Services and owners with selectors,
+//! budgets, and what volumes hang on. Only what is read of them is kept.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{Namespace, ReplicationController, Service};
+use k8s_openapi::api::core::v1::{
+    Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service,
+};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -20,6 +23,8 @@ use crate::core::directory::{Change, Key, Kind, Value};
 use crate::core::labels::{Labels, Selector};
 use crate::core::pod::OwnerKind;
 use crate::core::preempt::Budget;
+use crate::core::volumes::objects::{Capacity, Claim, Class, Driver, Limits, Volume};
+use crate::core::volumes::storage::{self, Object};
 use crate::metrics::{Metrics, labels};
 
 /// Objects in one page of a list.
@@ -73,6 +78,34 @@ pub fn spawn(
         Some(Value::Selector(Selector::of(Some(&set.spec.as_ref()?.selector)).ok()?))
     }));
     tokio::spawn(follower().run("poddisruptionbudgets", Intake::Budgets, Budget::of));
+    tokio::spawn(follower().run(
+        "persistentvolumeclaims",
+        stored(storage::Kind::Claim),
+        |claim: &PersistentVolumeClaim| Some(Object::Claim(Claim::of(claim))),
+    ));
+    tokio::spawn(follower().run(
+        "persistentvolumes",
+        stored(storage::Kind::Volume),
+        |volume: &PersistentVolume| Some(Object::Volume(Volume::of(volume))),
+    ));
+    tokio::spawn(follower().run(
+        "storageclasses",
+        stored(storage::Kind::Class),
+        |class: &StorageClass| Some(Object::Class(Class::of(class))),
+    ));
+    tokio::spawn(follower().run(
+        "csidrivers",
+        stored(storage::Kind::Driver),
+        |driver: &CSIDriver| Some(Object::Driver(Driver::of(driver))),
+    ));
+    tokio::spawn(follower().run(
+        "csistoragecapacities",
+        stored(storage::Kind::Capacity),
+        |capacity: &CSIStorageCapacity| Capacity::of(capacity).map(Object::Capacity),
+    ));
+    tokio::spawn(follower().run("csinodes", stored(storage::Kind::Limits), |node: &CSINode| {
+        Limits::of(node).map(Object::Limits)
+    }));
 }
 
 fn directory(kind: Kind) -> impl Fn(News<Value>) -> Intake + Send + 'static {
@@ -81,6 +114,15 @@ fn directory(kind: Kind) -> impl Fn(News<Value>) -> Intake + Send + 'static {
             News::All(listed) => Change::Replace(kind, listed),
             News::One(key, value) => Change::One(kind, key, value),
         })
+    }
+}
+
+fn stored(kind: storage::Kind) -> impl Fn(News<Object>) -> Intake + Send + 'static {
+    move |news| {
+        Intake::Storage(Box::new(match news {
+            News::All(listed) => storage::Change::Replace(kind, listed),
+            News::One(key, object) => storage::Change::One(kind, key, object),
+        }))
     }
 }
 

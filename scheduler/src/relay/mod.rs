@@ -10,6 +10,7 @@ pub mod explain;
 pub mod fanout;
 pub mod intake;
 pub mod lookup;
+pub mod mount;
 pub mod nominations;
 pub mod pods;
 pub mod report;

@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::lookup::News;
 use super::nominations::Nominations;
 use super::report::Report;
-use crate::core::directory::Change;
+use crate::core::directory::{Change, Key};
 use crate::core::pod::PodUid;
 use crate::core::preempt::Budget;
 use crate::core::queue::{Moment, PendingPod, Queue};
+use crate::core::volumes::{ClaimName, Mounts, storage};
 use crate::protocol::PodId;
 
 /// The same thing is said again about a pod after this long, and pods that were left out are listed.
@@ -53,6 +54,8 @@ pub enum Intake {
     Directory(Change),
     /// News of `PodDisruptionBudget`s.
     Budgets(News<Budget>),
+    /// News of what pods' volumes hang on.
+    Storage(Box<storage::Change>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +76,15 @@ struct Known {
     generation: i64,
     condition: Option<(String, String)>,
     said: Option<(String, Moment)>,
+    mounts: Option<Arc<Mounts>>,
 }
 
 /// All pods that the watch shows.
 #[derive(Debug, Default)]
 pub struct Pods {
     known: HashMap<PodUid, Known>,
+    /// Who mounts which claim.
+    mounting: HashMap<Key, HashSet<PodUid>>,
     list: u64,
     /// Pods that the watch showed since its last list and that are not held, for there were too
     /// many.
@@ -105,7 +111,7 @@ impl Pods {
             Intake::Applied(pod) => self.applied(queue, nominations, now, *pod),
             Intake::Gone(uid) => self.gone(queue, nominations, now, uid),
             // The coordinator's.
-            Intake::Directory(_) | Intake::Budgets(_) => {}
+            Intake::Directory(_) | Intake::Budgets(_) | Intake::Storage(_) => {}
             Intake::End => {
                 let list = self.list;
                 let stale = self.known.iter().filter(|(_, known)| known.list < list);
@@ -142,7 +148,17 @@ impl Pods {
             generation: 0,
             condition: None,
             said: None,
+            mounts: None,
         });
+        if known.mounts.is_none()
+            && let Some(mounts) = &pod.pending.request.mounts
+        {
+            // What a pod mounts can't change.
+            known.mounts = Some(Arc::clone(mounts));
+            for key in claims(mounts) {
+                self.mounting.entry(key).or_default().insert(uid);
+            }
+        }
         known.list = self.list;
         known.generation = pod.generation;
         known.condition = pod.condition;
@@ -154,7 +170,15 @@ impl Pods {
 
     fn gone(&mut self, queue: &mut Queue, nominations: &mut Nominations, now: Moment, uid: PodUid) {
         nominations.forget(uid);
-        self.known.remove(&uid);
+        let known = self.known.remove(&uid);
+        for key in known.iter().flat_map(|known| &known.mounts).flat_map(|mounts| claims(mounts)) {
+            if let Some(pods) = self.mounting.get_mut(&key) {
+                pods.remove(&uid);
+                if pods.is_empty() {
+                    self.mounting.remove(&key);
+                }
+            }
+        }
         queue.remove(uid, now);
     }
 
@@ -194,6 +218,11 @@ impl Pods {
         let wants = self.left_out > 0 && due && !self.asked;
         self.asked |= wants;
         wants
+    }
+
+    /// The pods that mount a claim.
+    pub fn mounting(&self, claim: &Key) -> impl Iterator<Item = PodUid> {
+        self.mounting.get(claim).into_iter().flatten().copied()
     }
 
     /// Who a pod is, while the watch shows it.
@@ -268,6 +297,11 @@ impl Pods {
             profile: profile.clone(),
         })
     }
+}
+
+fn claims(mounts: &Mounts) -> impl Iterator<Item = Key> {
+    let key = |claim: &ClaimName| (Arc::clone(&mounts.namespace), Arc::clone(&claim.name));
+    mounts.claims.iter().map(key)
 }
 
 /// Shared texts: many pods have one namespace.

@@ -7,8 +7,10 @@ use hashbrown::HashMap;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
-    Namespace, Node, Pod, PodTemplateSpec, ReplicationController, Service,
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodTemplateSpec,
+    ReplicationController, Service,
 };
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -17,6 +19,8 @@ use super::error::SimulateError;
 use crate::core::directory::{self, Kind, Value as Selecting};
 use crate::core::labels::{Labels, Selector};
 use crate::core::pod::OwnerKind;
+use crate::core::volumes::objects::{Capacity, Claim, Class, Driver, Limits, Volume};
+use crate::core::volumes::storage::{self, Object};
 
 /// Pods that manifests may ask for all together.
 const MAX_PODS: usize = 10_000_000;
@@ -35,6 +39,7 @@ pub(super) struct Dump {
     pub(super) running: Vec<Pod>,
     pub(super) waiting: Vec<Waiting>,
     pub(super) lookups: HashMap<Kind, Vec<(directory::Key, Selecting)>>,
+    pub(super) stored: HashMap<storage::Kind, Vec<(directory::Key, Object)>>,
     /// Kinds that were passed over, with how many.
     pub(super) ignored: HashMap<String, usize>,
 }
@@ -96,8 +101,51 @@ impl Dump {
                     self.own(at, OwnerKind::StatefulSet, key, &spec.selector)?;
                 }
             }
-            other => *self.ignored.entry(other.to_owned()).or_default() += 1,
+            _ => self.store(at, object)?,
         }
+        Ok(())
+    }
+
+    /// What volumes hang on.
+    fn store(&mut self, at: &At<'_>, object: &Value) -> Result<(), SimulateError> {
+        use storage::Kind;
+        let (kind, key, object) = match at.kind(object)? {
+            "PersistentVolumeClaim" => {
+                let claim: PersistentVolumeClaim = at.parse(object)?;
+                let kept = Object::Claim(Claim::of(&claim));
+                (Kind::Claim, at.key(&claim.metadata)?, Some(kept))
+            }
+            "PersistentVolume" => {
+                let volume: PersistentVolume = at.parse(object)?;
+                let kept = Object::Volume(Volume::of(&volume));
+                (Kind::Volume, (Arc::from(""), at.name(&volume.metadata)?), Some(kept))
+            }
+            "StorageClass" => {
+                let class: StorageClass = at.parse(object)?;
+                let kept = Object::Class(Class::of(&class));
+                (Kind::Class, (Arc::from(""), at.name(&class.metadata)?), Some(kept))
+            }
+            "CSIDriver" => {
+                let driver: CSIDriver = at.parse(object)?;
+                let kept = Object::Driver(Driver::of(&driver));
+                (Kind::Driver, (Arc::from(""), at.name(&driver.metadata)?), Some(kept))
+            }
+            "CSINode" => {
+                let node: CSINode = at.parse(object)?;
+                let kept = Limits::of(&node).map(Object::Limits);
+                (Kind::Limits, (Arc::from(""), at.name(&node.metadata)?), kept)
+            }
+            "CSIStorageCapacity" => {
+                let capacity: CSIStorageCapacity = at.parse(object)?;
+                let kept = Capacity::of(&capacity).map(Object::Capacity);
+                (Kind::Capacity, at.key(&capacity.metadata)?, kept)
+            }
+            other => {
+                *self.ignored.entry(other.to_owned()).or_default() += 1;
+                return Ok(());
+            }
+        };
+        self.stored.entry(kind).or_default().extend(object.map(|object| (key, object)));
         Ok(())
     }
 

@@ -77,7 +77,7 @@ pub fn run(flags: &SimulateFlags, out: &mut impl Write) -> Result<(), SimulateEr
         let sets = (0..flags.classes).map(replica_set);
         dump.lookups.entry(Kind::Owner(OwnerKind::ReplicaSet)).or_default().extend(sets);
     }
-    world.lead(std::mem::take(&mut dump.lookups));
+    world.lead(std::mem::take(&mut dump.lookups), std::mem::take(&mut dump.stored));
     for (kind, objects) in &dump.ignored {
         writeln!(out, "passed over: {objects} {kind}")?;
     }

@@ -15,6 +15,7 @@ use crate::core::membership::Membership;
 use crate::core::pod::PodUid;
 use crate::core::policy::Policy;
 use crate::core::queue::{Moment, QueueConfig};
+use crate::core::volumes::storage;
 use crate::metrics::Metrics;
 use crate::protocol::{PodId, Refusal, Request, Response};
 use crate::relay::bind::BindOutcome;
@@ -22,6 +23,7 @@ use crate::relay::coordinator::{Action, Coordinator, CoordinatorConfig};
 use crate::relay::evict::{Ended, EvictOutcome};
 use crate::relay::intake::Compiler;
 use crate::relay::lookup::News;
+use crate::relay::mount::MountOutcome;
 use crate::relay::pods::Intake;
 use crate::relay::report::Report;
 use crate::relay::tree;
@@ -168,11 +170,17 @@ impl World {
     pub(super) fn lead(
         &mut self,
         mut lookups: HashMap<Kind, Vec<(directory::Key, directory::Value)>>,
+        mut stored: HashMap<storage::Kind, Vec<(directory::Key, storage::Object)>>,
     ) {
         for kind in Kind::ALL {
             let objects = lookups.remove(&kind).unwrap_or_default();
             let change = Change::Replace(kind, objects);
             self.coordinator.intake(self.now, Intake::Directory(change));
+        }
+        for kind in storage::Kind::ALL {
+            let objects = stored.remove(&kind).unwrap_or_default();
+            let change = storage::Change::Replace(kind, objects);
+            self.coordinator.intake(self.now, Intake::Storage(Box::new(change)));
         }
         self.coordinator.intake(self.now, Intake::Budgets(News::All(Vec::new())));
         self.coordinator.intake(self.now, Intake::Begin);
@@ -259,6 +267,7 @@ impl World {
                 self.came_to(&pod, Outcome::Failed(reason));
                 Vec::new()
             }
+            Action::Mount(order) => self.coordinator.mounted(self.now, &order, MountOutcome::Ready),
             // Nobody is evicted here: the pod stays where it would wait for its victims to go.
             Action::Evict(order) => {
                 let outcome = EvictOutcome {

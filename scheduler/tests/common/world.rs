@@ -12,6 +12,7 @@ use megacluster_scheduler::protocol::{PodId, Refusal, Request, Response};
 use megacluster_scheduler::relay::coordinator::{Action, Coordinator, CoordinatorConfig};
 use megacluster_scheduler::relay::evict::Order;
 use megacluster_scheduler::relay::intake::Compiler;
+use megacluster_scheduler::relay::mount::MountOrder;
 use megacluster_scheduler::relay::pods::Intake;
 use megacluster_scheduler::relay::report::Report;
 use megacluster_scheduler::relay::tree;
@@ -60,6 +61,7 @@ pub(crate) struct World {
     pub(crate) reports: Vec<Report>,
     pub(crate) lists: u32,
     pub(crate) orders: Vec<Order>,
+    pub(crate) mounts: Vec<MountOrder>,
     pub(crate) compiler: Compiler,
     /// A shard that answers so many more messages and then no more.
     pub(crate) silent_after: Option<(usize, usize)>,
@@ -99,6 +101,7 @@ impl World {
             reports: Vec::new(),
             lists: 0,
             orders: Vec::new(),
+            mounts: Vec::new(),
             compiler: Compiler::default(),
             silent_after: None,
         }
@@ -134,6 +137,7 @@ impl World {
                 }
                 Action::Bind { pod, node } => self.binds.push((pod, node)),
                 Action::Evict(order) => self.orders.push(*order),
+                Action::Mount(order) => self.mounts.push(*order),
                 Action::Report(report) => self.reports.push(report),
                 Action::List => self.lists += 1,
             }

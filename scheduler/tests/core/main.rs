@@ -11,3 +11,4 @@ mod queueing;
 mod requests;
 mod sharding;
 mod speed;
+mod volumes;

@@ -273,7 +273,7 @@ fn the_unsupported_is_refused_by_name() {
     let request = PodRequest::compile(&pod(
         "p",
         json!({"spec": {"volumes": [
-            {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "data", "awsElasticBlockStore": {"volumeID": "data"}},
         ]}}),
     ));
     assert_eq!(

@@ -155,7 +155,8 @@ fn hard_wishes_that_are_not_supported_are_named() {
         unsupported(json!({"volumes": [
             {"name": "a", "emptyDir": {}},
             {"name": "b", "configMap": {"name": "b"}},
-            {"name": "c", "persistentVolumeClaim": {"claimName": "c"}},
+            {"name": "c", "awsElasticBlockStore": {"volumeID": "c"}},
+            {"name": "d", "persistentVolumeClaim": {"claimName": "d"}},
         ]})),
         [Unsupported::Volume("c".into())]
     );

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{others, preemption};
+use crate::{others, preemption, volumes};
 
 /// A seeded source of choices (`SplitMix64`), the same on every machine.
 pub(crate) struct Dice(u64);
@@ -56,16 +56,19 @@ pub(crate) enum Theme {
     All,
     /// All of these under a profile of its own.
     Profile,
+    /// Claims, volumes and disks.
+    Volumes,
     /// Pods of lower priority in the way, budgets that protect them, pods that are promised nodes.
     Preemption,
 }
 
 impl Theme {
-    pub(crate) const EACH: [Self; 7] = [
+    pub(crate) const EACH: [Self; 8] = [
         Self::Nodes,
         Self::Spread,
         Self::Affinity,
         Self::Images,
+        Self::Volumes,
         Self::All,
         Self::Profile,
         Self::Preemption,
@@ -108,6 +111,9 @@ pub(crate) fn case(theme: Theme, seed: u64) -> Value {
     others::surroundings(dice, &mut case);
     if theme == Theme::Preemption {
         preemption::crowd(dice, &mut case);
+    }
+    if theme.has(Theme::Volumes) || theme == Theme::Preemption {
+        volumes::mount(dice, theme, &mut case);
     }
     if theme == Theme::Profile {
         case["configuration"] = json!(others::configuration(dice).to_string());

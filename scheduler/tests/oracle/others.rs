@@ -238,6 +238,9 @@ pub(crate) fn configuration(dice: &mut Dice) -> Value {
         "NodeAffinity",
         "NodePorts",
         "NodeResourcesFit",
+        "VolumeRestrictions",
+        "VolumeBinding",
+        "VolumeZone",
         "PodTopologySpread",
         "InterPodAffinity",
     ];

@@ -74,6 +74,7 @@ impl Simulation {
                     let known = &self.api.pods[&number(&pod)];
                     assert_eq!(known.node.as_deref(), Some(&*node), "believed in a bind of {pod}");
                 }
+                Action::Mount(_) => unreachable!("no pod has claims"),
                 Action::Evict(order) => self.order(relay, run, *order),
                 Action::Report(Report::Failed { pod, withdraw: true, .. }) => {
                     if !self.faulty(50) {

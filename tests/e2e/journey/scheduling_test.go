@@ -187,11 +187,11 @@ func TestUnschedulablePodsSayWhy(t *testing.T) {
 				RequiredDuringSchedulingIgnoredDuringExecution: hostnameTerm("nobody"),
 			}}
 		}, "node(s) didn't match pod affinity rules"},
-		"not-supported": {func(s *corev1.PodSpec) {
+		"without-its-claim": {func(s *corev1.PodSpec) {
 			s.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
 				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"},
 			}}}
-		}, "doesn't support yet: volume data that has to be placed with the pod"},
+		}, "persistentvolumeclaim \"data\" not found"},
 	}
 	for podName, c := range cases {
 		spec := podSpec("100m")

@@ -343,6 +343,21 @@ impl Queue {
         woken.len()
     }
 
+    /// What a pod hangs on has changed: it is tried again if one of these plugins rejected it, now
+    /// or in the try under way.
+    pub fn touch(&mut self, uid: PodUid, plugins: PluginSet, now: Moment) {
+        let Some(entry) = self.entries.get_mut(&uid) else { return };
+        match &mut entry.place {
+            Place::InFlight { changed, .. } => *changed = true,
+            Place::Unschedulable(..) if entry.rejected_by.intersects(plugins) => {
+                if let Some(entry) = self.take(uid) {
+                    self.ready_after_pause(entry, now);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// When [`Self::pop`] may have something though nothing happens; zero for at once.
     #[must_use]
     pub fn next_wake(&self) -> Option<Moment> {

@@ -11,7 +11,7 @@ use crate::core::diagnosis::{Diagnosis, Plugin, PluginSet, Preemption};
 use crate::core::evaluate::Evaluation;
 use crate::core::event::EventSet;
 use crate::core::gather::{Decision, decide, refuse};
-use crate::core::pod::PodRequest;
+use crate::core::pod::{PodRequest, Unsupported};
 use crate::core::queue::Moment;
 use crate::protocol::{Answer, Operation, Refusal, Reservation, Response, ShardReport, Target};
 use crate::relay::shards::Change;
@@ -121,13 +121,18 @@ impl Coordinator {
         match outcome {
             Some(Ok(())) if self.term.is_some() && self.pods.binds(uid) => {
                 let Reservation { pod, node, .. } = reservation.clone();
-                let Chosen { attempt, begun, .. } = chosen;
-                self.binds.insert(uid, Binding { attempt, reservation, begun });
+                let Chosen { attempt, begun, plan, .. } = chosen;
+                let binding = Binding { attempt, reservation, begun };
+                if let Some(plan) = plan {
+                    return self.mount(now, binding, plan);
+                }
+                self.binds.insert(uid, binding);
                 Some(Action::Bind { pod, node })
             }
             Some(Err(message)) => {
                 self.metrics.reserve_refused.inc();
                 info!(pod = %chosen.id, node = %chosen.node, %message, "reservation refused");
+                self.unplan(&chosen);
                 if chosen.refusals < AGAIN && self.term.is_some() {
                     let Chosen { attempt, class, begun, refusals, .. } = chosen;
                     let refusals = refusals + 1;
@@ -140,7 +145,7 @@ impl Coordinator {
             // Nobody knows whether it is reserved; or the pod is gone; or we lead no more.
             None | Some(Ok(())) => {
                 self.shards.tell(&owner, Operation::Release(reservation.settlement()));
-                self.queue.retry(uid, now);
+                self.abandon(now, &chosen);
                 None
             }
         }
@@ -262,10 +267,16 @@ impl Coordinator {
         };
         match decision {
             Decision::Place(placement) => {
+                let Ok(plan) = self.plan(&pod.class, &placement.node, evaluation) else {
+                    self.queue.retry(uid, now);
+                    return None;
+                };
                 if let Some(id) = self.pods.id(uid) {
                     let Evaluated { attempt, class, begun, refusals } = pod;
                     let node = placement.node;
-                    self.chosen.push(Chosen { attempt, id, node, class, begun, refusals });
+                    let chosen = Chosen { attempt, id, node, class, begun, refusals, plan };
+                    self.plans(&chosen);
+                    self.chosen.push(chosen);
                 } else {
                     self.queue.done(uid, now);
                 }
@@ -327,7 +338,10 @@ impl Coordinator {
 pub(super) fn to_blame(class: &PodRequest, diagnosis: &Diagnosis) -> PluginSet {
     // What is unsupported only an update of the pod can help, as with a gate.
     if !class.unsupported.is_empty() {
-        return [Plugin::SchedulingGates].into_iter().collect();
+        // A volume may become another.
+        let volume = |what: &Unsupported| matches!(what, Unsupported::Volume(_));
+        let volume = class.unsupported.iter().any(volume).then_some(Plugin::VolumeBinding);
+        return [Plugin::SchedulingGates].into_iter().chain(volume).collect();
     }
     let mut plugins = diagnosis.plugins;
     if plugins.contains(Plugin::InterPodAffinity) && class.identity.affinity.is_empty() {

@@ -96,7 +96,9 @@ impl Coordinator {
                 operations.push_back(Operation::Confirm(recent.reservation.settlement()));
             }
         }
-        let under_way = self.binds.values().filter(|binding| theirs(&binding.reservation));
+        let mounting = self.mounting.values().map(|mounting| &mounting.binding);
+        let under_way = self.binds.values().chain(mounting);
+        let under_way = under_way.filter(|binding| theirs(&binding.reservation));
         operations.extend(under_way.map(|b| Operation::Restore(b.reservation.clone())));
         operations
     }

@@ -12,7 +12,7 @@ impl Coordinator {
         let (uid, message) = self.pods.by_name(namespace, name)?;
         let id = self.pods.id(uid)?;
         let (queue, attempts, request) = self.queue.whereabouts(uid)?;
-        let class = self.directory.resolve(&request);
+        let class = self.resolve(&request);
         let request = self.term.map(|term| {
             let targets = self.shards.up_targets();
             self.request(term, targets, Vec::new())

@@ -173,7 +173,9 @@ impl Coordinator {
         let node = candidate.node.clone();
         let priority = pod.class.priority;
         // Whether a pod that is being bound will be there nobody knows.
-        let bound = |victim: &PodUid| !self.binds.contains_key(victim);
+        let bound = |victim: &PodUid| {
+            !self.binds.contains_key(victim) && !self.mounting.contains_key(victim)
+        };
         let certain = !candidate.victims.is_empty() && candidate.victims.iter().all(bound);
         let promised = self.nominations.node(uid).is_some() || self.nominations.has_room();
         let counted = self.budgets.len() <= MAX_BUDGETS;

@@ -1,0 +1,146 @@
+//! Pods with claims: what wakes them, and that two pods don't share what one alone may use.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use megacluster_scheduler::core::diagnosis::{Plugin, PluginSet};
+use megacluster_scheduler::core::evaluate::survey;
+use megacluster_scheduler::core::event::EventSet;
+use megacluster_scheduler::core::gather::refuse;
+use megacluster_scheduler::core::pod::{PodRequest, PodUid};
+use megacluster_scheduler::core::queue::{PendingPod, Queue};
+use megacluster_scheduler::core::search::search;
+use megacluster_scheduler::core::volumes::objects::{Claim, Volume};
+use megacluster_scheduler::core::volumes::storage::{Change, Kind, Object, Storage};
+use serde_json::{Value, json};
+
+use crate::build::{node, on, pod, table};
+
+fn claim(modes: &[&str], volume: &str) -> Change {
+    let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+        "metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+        "spec": {"accessModes": modes, "volumeName": volume},
+    }))
+    .unwrap();
+    let key = ("default".into(), "data".into());
+    Change::One(Kind::Claim, key, Some(Object::Claim(Claim::of(&claim))))
+}
+
+fn volume(spec: &Value) -> Change {
+    let volume: PersistentVolume = serde_json::from_value(json!({"spec": spec})).unwrap();
+    let key = ("".into(), "disk".into());
+    Change::One(Kind::Volume, key, Some(Object::Volume(Volume::of(&volume))))
+}
+
+fn asking() -> Value {
+    json!({"spec": {
+        "containers": [{"name": "c"}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+    }})
+}
+
+#[test]
+fn a_claim_that_comes_late_lets_the_pod_in() {
+    let mut storage = Storage::default();
+    let request = Arc::new(PodRequest::compile(&pod("p", asking())));
+    let resolved = storage.resolve(&request);
+    assert_eq!(
+        refuse(3, &resolved).unwrap().to_string(),
+        "0/3 nodes are available: persistentvolumeclaim \"data\" not found. preemption: 0/3 nodes \
+         are available: 3 Preemption is not helpful for scheduling."
+    );
+    assert!(Arc::ptr_eq(&resolved, &storage.resolve(&request)), "one class while nothing changes");
+    let helped = storage.apply(claim(&["ReadWriteOnce"], "disk"));
+    assert_eq!(helped.claims, [("default".into(), "data".into())]);
+    assert!(
+        refuse(3, &storage.resolve(&request)).unwrap().to_string().contains("persistentvolume")
+    );
+    let helped = storage.apply(volume(&json!({"hostPath": {"path": "/x"}})));
+    let waiting: PluginSet = [Plugin::VolumeZone].into_iter().collect();
+    assert!(helped.events.may_help(waiting));
+    assert!(!helped.events.may_help([Plugin::NodeResourcesFit].into_iter().collect()));
+    let resolved = storage.resolve(&request);
+    assert_eq!(refuse(3, &resolved), None);
+    assert!(resolved.unsupported.is_empty());
+}
+
+#[test]
+fn a_csi_volume_waits_while_its_driver_has_limits() {
+    use k8s_openapi::api::storage::v1::CSINode;
+    use megacluster_scheduler::core::volumes::objects::Limits;
+
+    let mut storage = Storage::default();
+    let request = Arc::new(PodRequest::compile(&pod("p", asking())));
+    storage.apply(claim(&["ReadWriteOnce"], "disk"));
+    storage.apply(volume(&json!({"csi": {"driver": "d.example.com", "volumeHandle": "h"}})));
+    assert!(storage.resolve(&request).unsupported.is_empty());
+    let node: CSINode = serde_json::from_value(json!({"metadata": {}, "spec": {"drivers": [
+        {"name": "d.example.com", "nodeID": "n", "allocatable": {"count": 3}},
+    ]}}))
+    .unwrap();
+    let key = ("".into(), "n".into());
+    let limits = Limits::of(&node).map(Object::Limits);
+    storage.apply(Change::One(Kind::Limits, key, limits));
+    assert!(!storage.resolve(&request).unsupported.is_empty());
+    storage.apply(Change::Replace(Kind::Limits, Vec::new()));
+    assert!(storage.resolve(&request).unsupported.is_empty());
+}
+
+#[test]
+fn what_one_pod_alone_may_use_is_refused_to_a_second() {
+    let mut storage = Storage::default();
+    storage.apply(claim(&["ReadWriteOncePod"], "disk"));
+    storage.apply(volume(&json!({"hostPath": {"path": "/x"}})));
+    let resolve = |storage: &mut Storage, name: &str| {
+        storage.resolve(&Arc::new(PodRequest::compile(&pod(name, asking()))))
+    };
+    let request = resolve(&mut storage, "p");
+    assert!(request.minds_others());
+    let mut table = table([node("n1", json!({})), node("n2", json!({}))]);
+    let known = survey(&table, &request, false);
+    assert_eq!(search(&mut table, &request, 1, Some(&known)).feasible, 2);
+    // Both were asked about before one of them was reserved.
+    table.assume(PodUid::new("first"), "n1", &request).unwrap();
+    let message = table.assume(PodUid::new("second"), "n2", &request).unwrap_err().to_string();
+    assert!(message.contains("ReadWriteOncePod"), "{message}");
+    let known = survey(&table, &request, false);
+    assert_eq!(search(&mut table, &request, 1, Some(&known)).feasible, 0);
+    let freed = table.forget(PodUid::new("first"));
+    assert!(freed.may_help([Plugin::VolumeRestrictions].into_iter().collect()));
+    let known = survey(&table, &request, false);
+    assert_eq!(search(&mut table, &request, 1, Some(&known)).feasible, 2);
+    // The watch shows it as it was reserved: nothing is counted twice.
+    table.assume(PodUid::new("p"), "n1", &request).unwrap();
+    table.upsert_pod(&on(pod("p", asking()), "n1"));
+    table.remove_pod(PodUid::of(&pod("p", asking())));
+    assert!(survey(&table, &request, false).claims_in_use.is_empty());
+}
+
+#[test]
+fn news_of_a_claim_wake_whom_they_concern() {
+    let mut queue = Queue::default();
+    let now = std::time::Duration::from_secs(100);
+    let volumes: PluginSet = [Plugin::VolumeBinding].into_iter().collect();
+    let fit: PluginSet = [Plugin::NodeResourcesFit].into_iter().collect();
+    let uids = ["a", "b", "c"].map(PodUid::new);
+    for uid in uids {
+        let request = Arc::new(PodRequest::default());
+        let (namespace, name) = ("default".into(), "p".into());
+        queue.upsert(PendingPod { uid, namespace, name, gates: Vec::new(), request }, now);
+    }
+    for (uid, by) in uids.iter().zip([volumes, fit, volumes]) {
+        assert_eq!(queue.pop(now).unwrap().pod.uid, *uid);
+        if *uid == uids[2] {
+            // The news come while it is being tried.
+            queue.touch(*uid, volumes, now);
+        }
+        queue.unschedulable(*uid, by, false, now);
+    }
+    assert_eq!(queue.depths().unschedulable, 2);
+    queue.touch(uids[0], volumes, now);
+    queue.touch(uids[1], volumes, now);
+    queue.touch(PodUid::new("nobody"), volumes, now);
+    assert_eq!(queue.depths().unschedulable, 1);
+    assert_eq!(queue.notify(EventSet::EMPTY, now), 0);
+    assert_eq!(queue.depths().backoff, 2);
+}
