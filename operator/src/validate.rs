@@ -17,8 +17,8 @@ pub use cluster::{
 };
 
 use crate::api::v1alpha1::{
-    ApiServersSpec, DurabilityMode, DurabilityRule, ImagesSpec, MegaCluster, NetworkingSpec,
-    PkiSpec, PullPolicy, Resources, StoreSpec,
+    ApiServersSpec, DurabilityMode, DurabilityRule, ImagesSpec, MegaCluster, MegaClusterSpec,
+    NetworkingSpec, PkiSpec, PullPolicy, Resources, StoreSpec,
 };
 
 /// Where images come from when the spec doesn't say: the operator's flags.
@@ -64,6 +64,18 @@ impl Problems {
     fn take<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|message| self.add(field, message)).ok()
     }
+}
+
+/// What the front door caches: nothing where reads are audited, since the kube-apiservers can log
+/// only what reaches them.
+fn cached(spec: &MegaClusterSpec) -> Vec<String> {
+    let policy = |arg: &String| {
+        arg.strip_prefix("--audit-policy-file=").is_some_and(|file| !file.is_empty())
+    };
+    if spec.api_servers.extra_args.iter().any(policy) {
+        return Vec::new();
+    }
+    spec.watch_cache.cached.iter().map(rules::full_name).collect()
 }
 
 /// Checks `object` and fills in every default.
@@ -119,7 +131,7 @@ pub fn validate(
         store,
         watch_cache: WatchCache {
             replicas: spec.watch_cache.replicas,
-            cached: spec.watch_cache.cached.iter().map(rules::full_name).collect(),
+            cached: cached(spec),
             resources: requirements(spec.watch_cache.resources.as_ref()),
         },
         api_servers: api_servers(&spec.api_servers),

@@ -61,6 +61,22 @@ watchCache: {cached: [{resource: pods}, {group: coordination.k8s.io, resource: l
 }
 
 #[test]
+fn what_is_audited_is_read_from_kube_apiserver() {
+    let cached = |args: &str| {
+        let spec = format!(
+            "version: v1.36.3\nwatchCache: {{cached: [{{resource: pods}}]}}\n\
+             apiServers: {{extraArgs: [{args}]}}"
+        );
+        check(&spec).unwrap().watch_cache.cached
+    };
+    assert!(cached("--audit-log-path=-, --audit-policy-file=/etc/policy.yaml").is_empty());
+    // Without a policy nothing is audited.
+    for none in ["", "--audit-log-path=-", "--audit-policy-file="] {
+        assert_eq!(cached(none), ["pods"], "{none}");
+    }
+}
+
+#[test]
 fn pools_inherit_resources_and_follow_the_default_pool() {
     let cluster = check(
         "

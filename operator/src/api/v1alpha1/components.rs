@@ -25,7 +25,8 @@ pub struct WatchCacheSpec {
     pub replicas: i32,
 
     /// Resources whose GET, LIST and WATCH the front door answers itself, from what
-    /// the store holds. The kube-apiservers keep none of them in their own watch caches then.
+    /// the store holds. The kube-apiservers keep none of them in their own watch caches then. All
+    /// reads go on to the kube-apiservers where `apiServers.extraArgs` sets `--audit-policy-file`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["group", "resource"]))]
     pub cached: Vec<GroupResource>,
