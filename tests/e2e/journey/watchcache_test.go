@@ -116,8 +116,10 @@ func TestCacheServesTheCluster(t *testing.T) {
 // random; the guard of its port stays.
 func TestWatchCacheShardKilled(t *testing.T) {
 	twoFrontDoors(t)
-	const open = "0.03 and 0.90 s were seen: too few rounds to know"
-	watchesGoOn(t, "front door process", open, false, func(t *testing.T, _ int) func() {
+	// A client with many watches on one connection may begin one anew on it before it knows that the
+	// connection is dead: its write fails, and client-go lists. Two of 200 were seen to.
+	const open = "0.03 to 1.55 s were seen in four rounds: client-go waits 0.8 to 1.6 s after some errors"
+	watchesGoOn(t, "front door process", open, true, func(t *testing.T, _ int) func() {
 		killFrontDoor(t)
 		return func() { twoFrontDoors(t) }
 	})
