@@ -79,3 +79,37 @@ impl ElectionMetrics {
         self.standby_synced.get_or_create(&component).set(synced);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+    use crate::leadership::Cause;
+
+    #[test]
+    fn takeovers_are_told_by_component_and_cause() {
+        let mut registry = Registry::default();
+        let metrics = ElectionMetrics::register(&mut registry, "relay");
+        let took = |cause, took| Takeover { epoch: 7, cause, took };
+        metrics.took_over(&took(Cause::Death, Some(Duration::from_millis(40))));
+        metrics.took_over(&took(Cause::Handover, Some(Duration::from_secs(2))));
+        metrics.took_over(&took(Cause::Vacant, None));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let labels = |cause| format!("{{component=\"relay\",cause=\"{cause}\"}}");
+        for cause in ["death", "handover", "vacant"] {
+            let line = format!("megacluster_leadership_takeovers_total{} 1\n", labels(cause));
+            assert!(text.contains(&line), "{text}");
+        }
+        for (cause, sum) in [("death", "0.04"), ("handover", "2.0")] {
+            let line =
+                format!("megacluster_leadership_takeover_seconds_sum{} {sum}\n", labels(cause));
+            assert!(text.contains(&line), "{text}");
+        }
+        let unknown = format!("takeover_seconds_count{}", labels("vacant"));
+        assert!(!text.contains(&unknown), "nobody led before: {text}");
+    }
+}
