@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::Node;
 
-use super::cells::{Load, Offer};
+use super::bound::{Load, Offer};
 use super::event::{ClusterEvent, EventSet};
 use super::hash;
 use super::images::Images;

@@ -8,6 +8,7 @@
 //! `percentageOfNodesToScore: 100` for the plugins that [`diagnosis::Plugin`] names.
 
 pub mod affinity;
+mod bound;
 mod cells;
 pub mod class;
 mod columns;
@@ -40,6 +41,7 @@ pub mod survey;
 pub mod table;
 pub mod taint;
 mod tombstones;
+mod tree;
 mod validation;
 mod views;
 pub mod volumes;

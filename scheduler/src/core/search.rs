@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::cells::{Cells, Exceptions, Found, Wanted};
+use super::bound::{Exceptions, Found, Top, Wanted};
+use super::cells::Cells;
 use super::columns::{Columns, Slot};
 use super::diagnosis::Plugin;
 use super::evaluate::{self, Best, Evaluation, Raw};
@@ -285,7 +286,7 @@ impl Search<'_> {
 
     /// The best node of some cells.
     fn best_of(&self, cells: &[u32], exceptions: Option<&Exceptions>) -> Option<Found> {
-        let mut best = None;
+        let mut top = Top::of(1);
         let of = |id: &u32| {
             let cell = self.cells.get(*id)?;
             let (local, lot) = cell.root(&self.wanted)?;
@@ -294,11 +295,11 @@ impl Search<'_> {
         let mut promising: Vec<_> = cells.iter().filter_map(of).collect();
         promising.sort_unstable_by_key(|(local, lot, _)| std::cmp::Reverse((*local, *lot)));
         for (local, lot, cell) in promising {
-            if best.is_some_and(|best: Found| (local, lot) <= (best.local, best.lot)) {
+            if !top.takes(local, lot) {
                 break;
             }
-            cell.search(&self.wanted, exceptions, &mut best);
+            cell.search(&self.wanted, exceptions, &mut top);
         }
-        best
+        top.into_found().first().copied()
     }
 }
