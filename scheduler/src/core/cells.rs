@@ -141,8 +141,8 @@ impl Cells {
             let Some(Cell { key, tree }) = cell else { continue };
             let Some(id) = self.by_key.get(key) else { continue };
             let places = &mut self.places;
-            let placed = |row: u32, leaf| places[row as usize] = (*id, leaf);
-            *tree = Tree::build(residents, key.offer, placed);
+            let moved = |row: u32, leaf| places[row as usize] = (*id, leaf);
+            *tree = Tree::build(residents, key.offer, moved);
         }
     }
 
@@ -165,8 +165,8 @@ impl Cells {
         let (before, leaf) = self.places[index];
         if let Some(Some(cell)) = self.all.get_mut(before as usize) {
             let places = &mut self.places;
-            let placed = |row: u32, leaf| places[row as usize] = (before, leaf);
-            cell.tree.remove(leaf, row, cell.key.offer, placed);
+            let moved = |row: u32, leaf| places[row as usize] = (before, leaf);
+            cell.tree.remove(leaf, row, cell.key.offer, moved);
             if cell.tree.is_empty() && Some(cell.key) != key {
                 self.by_key.remove(&cell.key);
                 self.all[before as usize] = None;
@@ -180,9 +180,9 @@ impl Cells {
         let Some(Some(cell)) = self.all.get_mut(id as usize) else { return };
         let lot = columns.lot(self.seed, index);
         let places = &mut self.places;
-        let placed = |row: u32, leaf| places[row as usize] = (id, leaf);
+        let moved = |row: u32, leaf| places[row as usize] = (id, leaf);
         let resident = Resident::new(row, lot, columns.load(index), key.offer);
-        cell.tree.insert(resident, key.offer, placed);
+        cell.tree.insert(resident, key.offer, moved);
     }
 
     /// A new cell.

@@ -303,7 +303,12 @@ impl Columns {
     /// draws anew when a pod comes or goes. That it says nothing of the pod that is to be placed is
     /// what lets an index keep the highest of many nodes.
     pub(super) fn lot(&self, seed: u64, index: usize) -> u64 {
-        let pods = self.pods[index].cast_unsigned();
+        self.lot_with(seed, index, self.pods[index])
+    }
+
+    /// The lot that a node would draw if it had so many pods.
+    pub(super) fn lot_with(&self, seed: u64, index: usize, pods: i64) -> u64 {
+        let pods = pods.cast_unsigned();
         hash::mix(seed ^ self.name_hash[index].wrapping_add(pods.wrapping_mul(ODD)))
     }
 

@@ -45,6 +45,9 @@ pub struct Evaluation {
     /// Shards that should have answered and didn't. Not zero: this is a part of the truth, by
     /// which a pod may be placed but never declared unschedulable.
     pub missing: u32,
+    /// Whether the tuples look ahead ([`super::ahead`]): each tells the next nodes, and groups of nodes
+    /// in domains that are too full for a hard spread constraint now are among them.
+    pub ahead: bool,
 }
 
 /// The best of the nodes that share their raw scores.
@@ -71,6 +74,22 @@ pub struct Tuple {
     /// Its labels, as far as the pod's rules about other pods name them, the hostname left out; by
     /// them the survey is kept up to date ([`Survey::place`]). Empty without a survey.
     pub labels: Vec<Label>,
+    /// The nodes for the next pods of the class, each once those before have been placed: as many
+    /// as were looked for.
+    pub next: Vec<Next>,
+    /// Whether nothing takes a pod after those.
+    pub last: bool,
+}
+
+/// A node for a later pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Next {
+    /// As [`Tuple::local`].
+    pub local: i64,
+    /// As [`Tuple::lot`].
+    pub lot: u64,
+    /// As [`Tuple::node`].
+    pub node: Arc<str>,
 }
 
 /// A label and its value.
@@ -178,6 +197,7 @@ pub(super) fn evaluate_but(
         ignored: counts.ignored,
         wants_survey: false,
         missing: 0,
+        ahead: false,
     }
 }
 
@@ -306,6 +326,8 @@ impl Best {
             lot: leader.lot,
             node: Arc::clone(columns.name_at(leader.index)),
             labels: labels(leader.index),
+            next: Vec::new(),
+            last: false,
         };
         let mut tuples: Vec<Tuple> = self.leaders.into_iter().map(tuple).collect();
         tuples.sort_by(|a, b| a.raw().cmp(&b.raw()));

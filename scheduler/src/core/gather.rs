@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::diagnosis::{Diagnosis, Plugin, PluginSet, Preemption, Reason};
-use super::evaluate::{Evaluation, Tuple};
+use super::evaluate::{Evaluation, Label, Tuple};
 use super::others::NO_LABEL;
 use super::pod::PodRequest;
 use super::spread::{Constraint, natural_logarithm};
@@ -44,14 +44,14 @@ pub struct Placement {
     pub exact: bool,
 }
 
-/// All raw scores of a tuple.
-type Raw = (i64, i64, i64, Option<Vec<i64>>);
+/// All raw scores of a tuple, and its domains.
+type Raw = (i64, i64, i64, Option<Vec<i64>>, Vec<Label>);
 
 /// Merges the answers about one pod. Associative and commutative, so relays of a tree may merge
 /// what they have and pass it on.
 #[must_use]
 pub fn merge(parts: impl IntoIterator<Item = Evaluation>) -> Evaluation {
-    let mut merged = Evaluation::default();
+    let mut merged = Evaluation { ahead: true, ..Evaluation::default() };
     let mut tuples: BTreeMap<Raw, Tuple> = BTreeMap::new();
     for part in parts {
         // Saturating throughout: the numbers come from other processes.
@@ -66,6 +66,7 @@ pub fn merge(parts: impl IntoIterator<Item = Evaluation>) -> Evaluation {
         }
         merged.ignored = merged.ignored.saturating_add(part.ignored);
         merged.wants_survey |= part.wants_survey;
+        merged.ahead &= part.ahead;
         if merged.domains.len() < part.domains.len() {
             merged.domains.resize_with(part.domains.len(), BTreeSet::new);
         }
@@ -73,7 +74,9 @@ pub fn merge(parts: impl IntoIterator<Item = Evaluation>) -> Evaluation {
             ours.extend(theirs);
         }
         for tuple in part.tuples {
-            let raw = (tuple.taints, tuple.affinity, tuple.preferences, tuple.spread.clone());
+            let spread = tuple.spread.clone();
+            let labels = if tuple.looks_ahead() { tuple.labels.clone() } else { Vec::new() };
+            let raw = (tuple.taints, tuple.affinity, tuple.preferences, spread, labels);
             match tuples.entry(raw) {
                 Entry::Vacant(entry) => {
                     entry.insert(tuple);
@@ -84,21 +87,6 @@ pub fn merge(parts: impl IntoIterator<Item = Evaluation>) -> Evaluation {
     }
     merged.tuples = tuples.into_values().collect();
     merged
-}
-
-impl Tuple {
-    /// Joins another group of nodes with the same raw scores.
-    fn absorb(&mut self, other: Self) {
-        let ties = match self.local.cmp(&other.local) {
-            std::cmp::Ordering::Less => other.ties,
-            std::cmp::Ordering::Equal => self.ties.saturating_add(other.ties),
-            std::cmp::Ordering::Greater => self.ties,
-        };
-        if (other.local, other.lot, &other.node) > (self.local, self.lot, &self.node) {
-            *self = other;
-        }
-        self.ties = ties;
-    }
 }
 
 /// Decides from the merged answers: normalises, weighs, adds and breaks ties by lot.

@@ -8,10 +8,12 @@
 //! `percentageOfNodesToScore: 100` for the plugins that [`diagnosis::Plugin`] names.
 
 pub mod affinity;
+pub mod ahead;
 mod bound;
 mod cells;
 pub mod class;
 mod columns;
+mod courses;
 pub mod diagnosis;
 pub mod directory;
 pub mod evaluate;

@@ -93,6 +93,8 @@ pub(super) struct Others<'a> {
     minimums: Vec<i64>,
     itself: Vec<i64>,
     first_of_series: bool,
+    /// Whether domains that are too full now are let through.
+    ahead: bool,
     by_hostname: ByHostname,
 }
 
@@ -120,10 +122,16 @@ impl<'a> Others<'a> {
                 against: identity.anti_affinity.iter().any(|term| by_node(&term.key)),
                 soft: request.spread.soft.iter().any(Constraint::is_by_node),
             },
+            ahead: false,
             columns,
             request,
             survey,
         }
+    }
+
+    /// The same, but lets domains through that are too full for a hard spread constraint now.
+    pub(super) fn looking_ahead(self) -> Self {
+        Self { ahead: true, ..self }
     }
 
     /// The rows of which something holds because of the pods there.
@@ -156,7 +164,7 @@ impl<'a> Others<'a> {
             let Some(count) = count else { return Err(Reason::SpreadLabel) };
             let minimum = self.minimums.get(number).copied().unwrap_or_default();
             let skew = count + self.itself[number] - minimum;
-            if skew > i64::from(constraint.max_skew) {
+            if skew > i64::from(constraint.max_skew) && !self.ahead {
                 return Err(Reason::SpreadSkew);
             }
         }

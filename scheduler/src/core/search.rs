@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::ahead::{After, can_look_ahead, has_way};
 use super::bound::{Exceptions, Found, Top, Wanted};
 use super::cells::Cells;
-use super::columns::{Columns, Slot};
+use super::columns::Columns;
+use super::courses::Courses;
 use super::diagnosis::Plugin;
 use super::evaluate::{self, Best, Evaluation, Raw};
 use super::filter::{Filter, Tally, Verdict};
@@ -20,7 +22,7 @@ use super::others::{Counts, Others, Wishes};
 use super::pod::PodRequest;
 use super::score::Scorer;
 use super::survey::{self, Survey};
-use super::table::{NodeTable, Share};
+use super::table::NodeTable;
 use super::views::{Group, View};
 
 /// A request beyond this is beyond reason: sums may overflow.
@@ -36,59 +38,34 @@ pub fn search(
     seed: u64,
     survey: Option<&Survey>,
 ) -> Evaluation {
-    if is_plain(class) && survey.is_none_or(|survey| !survey.full) {
-        table.update_cells(seed);
-        if let Some(evaluation) = by_cells(table, class, seed, survey) {
-            return evaluation;
-        }
-    }
-    evaluate::evaluate(table, class, seed, survey)
+    look_ahead(table, class, seed, survey, 1, &[])
 }
 
-/// As [`search`], beside pods that are promised a node; where one of them is promised a node of the
-/// table, all nodes are looked at.
-#[must_use]
-pub fn search_beside(
-    table: &mut NodeTable,
-    class: &Arc<PodRequest>,
-    seed: u64,
-    survey: Option<&Survey>,
-    nominees: &[Nominee],
-) -> Evaluation {
-    if nominees.iter().any(|nominee| table.columns().find(&nominee.node).is_some()) {
-        return nominate::evaluate_beside(table, class, seed, survey, nominees);
-    }
-    search(table, class, seed, survey)
-}
-
-/// Searches, then places a pod on the best node and searches again, while that node is the best for
-/// certain: as many evaluations as are wanted, at least one. Leaves the table as it was.
+/// As [`search`], beside pods that are promised a node, and where it can be done for as many pods
+/// of the class as are wanted ([`super::ahead`]). Where a pod is promised a node of the table, all
+/// nodes are looked at.
 #[must_use]
 pub fn look_ahead(
     table: &mut NodeTable,
     class: &Arc<PodRequest>,
     seed: u64,
+    survey: Option<&Survey>,
     count: usize,
     nominees: &[Nominee],
-) -> Vec<Evaluation> {
-    let mut evaluations = Vec::new();
-    let mut placed: Vec<Slot> = Vec::new();
-    let share = Share::reserved(class);
-    loop {
-        let evaluation = search_beside(table, class, seed, None, nominees);
-        let best = match evaluation.tuples.as_slice() {
-            [only] => table.columns().find(&only.node),
-            _ => None,
-        };
-        evaluations.push(evaluation);
-        let Some(best) = best.filter(|_| evaluations.len() < count) else { break };
-        table.columns_mut().add(best, &share);
-        placed.push(best);
+) -> Evaluation {
+    if nominees.iter().any(|nominee| table.columns().find(&nominee.node).is_some()) {
+        return nominate::evaluate_beside(table, class, seed, survey, nominees);
     }
-    for slot in placed.into_iter().rev() {
-        table.columns_mut().subtract(slot, &share);
+    if is_plain(class) && survey.is_none_or(|survey| !survey.full) {
+        table.update_cells(seed);
+        table.update_views(class);
+        let ahead = (count > 1).then(|| can_look_ahead(class, survey)).flatten();
+        let ahead = ahead.filter(|_| table.cells().wild().is_empty());
+        if let Some(evaluation) = by_cells(table, class, seed, survey, ahead.map(|a| (count, a))) {
+            return evaluation;
+        }
     }
-    evaluations
+    evaluate::evaluate(table, class, seed, survey)
 }
 
 /// Surveys the table's nodes for a class.
@@ -129,8 +106,8 @@ fn by_cells(
     class: &Arc<PodRequest>,
     seed: u64,
     survey: Option<&Survey>,
+    ahead: Option<(usize, After)>,
 ) -> Option<Evaluation> {
-    table.update_views(class);
     let view = table.view(class)?;
     let columns = table.columns();
     let nodes = columns.node_count() as u64;
@@ -144,6 +121,28 @@ fn by_cells(
     }
     let others = survey
         .map(|survey| Others::new(columns, table.population(), class, survey, &view.relations));
+    let keys = if survey.is_some() { class.domain_keys() } else { Vec::new() };
+    if let Some((count, after)) = ahead {
+        let others = others.map(Others::looking_ahead);
+        let courses = Courses { columns, cells: table.cells(), seed, wanted: wanted(class), count };
+        let tuples = courses.tuples(view, class, others.as_ref(), after, &keys);
+        if tuples.is_empty() {
+            return None;
+        }
+        if !tuples.iter().any(|tuple| has_way(class, survey, &tuple.labels)) {
+            // Every node's reason is wanted, and what may come after.
+            let now = evaluate::evaluate(table, class, seed, survey);
+            return Some(Evaluation { tuples, ahead: true, ..now });
+        }
+        return Some(Evaluation {
+            nodes,
+            feasible: tuples.len() as u64,
+            lower_priority: table.has_pods_below(class.priority),
+            tuples,
+            ahead: true,
+            ..Evaluation::default()
+        });
+    }
     let mut search = Search {
         columns,
         cells: table.cells(),
@@ -158,7 +157,6 @@ fn by_cells(
         Some(others) => search.among(view, class, others),
     }
     let Search { best, counts, feasible, .. } = search;
-    let keys = if survey.is_some() { class.domain_keys() } else { Vec::new() };
     let tuples = best.tuples(&counts, columns, &keys);
     // Every node's reason is wanted then.
     if tuples.is_empty() {
@@ -287,19 +285,30 @@ impl Search<'_> {
     /// The best node of some cells.
     fn best_of(&self, cells: &[u32], exceptions: Option<&Exceptions>) -> Option<Found> {
         let mut top = Top::of(1);
-        let of = |id: &u32| {
-            let cell = self.cells.get(*id)?;
-            let (local, lot) = cell.root(&self.wanted)?;
-            Some((local, lot, cell))
-        };
-        let mut promising: Vec<_> = cells.iter().filter_map(of).collect();
-        promising.sort_unstable_by_key(|(local, lot, _)| std::cmp::Reverse((*local, *lot)));
-        for (local, lot, cell) in promising {
-            if !top.takes(local, lot) {
-                break;
-            }
-            cell.search(&self.wanted, exceptions, &mut top);
-        }
+        best_of(self.cells, &self.wanted, cells, exceptions, &mut top);
         top.into_found().first().copied()
+    }
+}
+
+/// The best nodes of some cells.
+pub(super) fn best_of(
+    all: &Cells,
+    wanted: &Wanted,
+    cells: &[u32],
+    exceptions: Option<&Exceptions>,
+    top: &mut Top,
+) {
+    let of = |id: &u32| {
+        let cell = all.get(*id)?;
+        let (local, lot) = cell.root(wanted)?;
+        Some((local, lot, cell))
+    };
+    let mut promising: Vec<_> = cells.iter().filter_map(of).collect();
+    promising.sort_unstable_by_key(|(local, lot, _)| std::cmp::Reverse((*local, *lot)));
+    for (local, lot, cell) in promising {
+        if !top.takes(local, lot) {
+            break;
+        }
+        cell.search(wanted, exceptions, top);
     }
 }

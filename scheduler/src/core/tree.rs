@@ -62,7 +62,9 @@ impl Tree {
         let mut tree = Self::default();
         for chunk in residents.chunks(FAN) {
             let leaf = number(tree.leaves.len());
-            chunk.iter().for_each(|resident| placed(resident.row, leaf));
+            for resident in chunk {
+                placed(resident.row, leaf);
+            }
             tree.leaves.push(Leaf { parent: NONE, residents: chunk.to_vec() });
         }
         let mut level = 0;
@@ -73,7 +75,9 @@ impl Tree {
                 let inner = number(tree.inners.len());
                 let entry = |child: &u32| tree.entry((level, *child), offer);
                 let entries: Vec<Entry> = children.iter().filter_map(entry).collect();
-                children.iter().for_each(|child| tree.set_parent((level, *child), inner));
+                for child in children {
+                    tree.set_parent((level, *child), inner);
+                }
                 tree.inners.push(Inner { parent: NONE, entries });
                 above.push(inner);
             }
@@ -187,8 +191,7 @@ impl Tree {
         let Some(second) = split else { return };
         let level = root.0;
         let entries = [root.1, second].into_iter();
-        let entries: Vec<Entry> =
-            entries.filter_map(|id| self.entry((level, id), offer)).collect();
+        let entries: Vec<Entry> = entries.filter_map(|id| self.entry((level, id), offer)).collect();
         let id = self.new_inner(Inner { parent: NONE, entries });
         self.set_parent(root, id);
         self.set_parent((level, second), id);
@@ -230,7 +233,9 @@ impl Tree {
         let entries = entries.split_off(entries.len() / 2);
         let children: Vec<u32> = entries.iter().map(|entry| entry.child).collect();
         let neighbour = self.new_inner(Inner { parent: NONE, entries });
-        children.iter().for_each(|child| self.set_parent((level - 1, *child), neighbour));
+        for child in children {
+            self.set_parent((level - 1, child), neighbour);
+        }
         Some(neighbour)
     }
 
@@ -258,7 +263,9 @@ impl Tree {
         }
         let rows: Vec<u32> = upper.iter().map(|resident| resident.row).collect();
         let neighbour = self.new_leaf(Leaf { parent: NONE, residents: upper });
-        rows.into_iter().for_each(|row| placed(row, neighbour));
+        for row in rows {
+            placed(row, neighbour);
+        }
         Some(neighbour)
     }
 
@@ -322,11 +329,15 @@ impl Tree {
         }
         if level == 0 {
             let moved = std::mem::take(&mut self.leaves[upper as usize].residents);
-            moved.iter().for_each(|resident| placed(resident.row, lower));
+            for resident in &moved {
+                placed(resident.row, lower);
+            }
             self.leaves[lower as usize].residents.extend(moved);
         } else {
             let moved = std::mem::take(&mut self.inners[upper as usize].entries);
-            moved.iter().for_each(|entry| self.set_parent((level - 1, entry.child), lower));
+            for entry in &moved {
+                self.set_parent((level - 1, entry.child), lower);
+            }
             self.inners[lower as usize].entries.extend(moved);
         }
         self.free((level, upper));

@@ -263,9 +263,8 @@ pub struct ShardReport {
 /// The answer to one operation.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// To an evaluation: how things are, then how they are once a pod has been placed on the best
-    /// node of the evaluation before. Goes on while that node is the best whatever other shards
-    /// say, which is so while all nodes share their raw scores ([`Evaluation::tuples`]).
+    /// To an evaluation: one, which may look ahead ([`Evaluation::ahead`]). Of several, which an
+    /// earlier version sends, the first counts.
     Evaluations(Vec<Evaluation>),
     /// To a survey.
     Survey(Box<Survey>),

@@ -18,7 +18,7 @@ use super::generated as pb;
 use super::{Answer, Operation, PodId, Refusal, Request, Reservation, Response};
 use super::{Settlement, ShardReport, Target};
 use crate::core::diagnosis::{Reason, Rejections};
-use crate::core::evaluate::{Evaluation, Label, Tuple};
+use crate::core::evaluate::{Evaluation, Label, Next, Tuple};
 use crate::core::event::EventSet;
 use crate::core::pod::PodRequest;
 use crate::core::survey::Survey;
@@ -361,6 +361,8 @@ fn decode_answer(answer: pb::Answer) -> Answer {
 
 fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
     let label = |(key, value): &Label| pb::Label { key: key.to_string(), value: value.to_string() };
+    let next =
+        |next: &Next| pb::Next { local: next.local, lot: next.lot, node: next.node.to_string() };
     let tuple = |tuple: &Tuple| pb::Tuple {
         taints: tuple.taints,
         affinity: tuple.affinity,
@@ -372,6 +374,8 @@ fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
         spread: tuple.spread.clone().unwrap_or_default(),
         ignored: tuple.spread.is_none(),
         labels: tuple.labels.iter().map(label).collect(),
+        next: tuple.next.iter().map(next).collect(),
+        last: tuple.last,
     };
     let domains = |domains: &BTreeSet<Arc<str>>| pb::Domains {
         values: domains.iter().map(ToString::to_string).collect(),
@@ -387,10 +391,12 @@ fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
         domains: evaluation.domains.iter().map(domains).collect(),
         ignored: evaluation.ignored,
         wants_survey: evaluation.wants_survey,
+        ahead: evaluation.ahead,
     }
 }
 
 fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
+    let next = |next: pb::Next| Next { local: next.local, lot: next.lot, node: next.node.into() };
     let tuple = |tuple: pb::Tuple| Tuple {
         taints: tuple.taints,
         affinity: tuple.affinity,
@@ -401,6 +407,8 @@ fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
         preferences: tuple.preferences,
         spread: (!tuple.ignored).then_some(tuple.spread),
         labels: tuple.labels.into_iter().map(|l| (l.key.into(), l.value.into())).collect(),
+        next: tuple.next.into_iter().map(next).collect(),
+        last: tuple.last,
     };
     let domains = |domains: pb::Domains| domains.values.into_iter().map(Arc::from).collect();
     Evaluation {
@@ -414,6 +422,7 @@ fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
         domains: evaluation.domains.into_iter().map(domains).collect(),
         ignored: evaluation.ignored,
         wants_survey: evaluation.wants_survey,
+        ahead: evaluation.ahead,
     }
 }
 
@@ -567,6 +576,8 @@ mod tests {
             lot: u64::MAX,
             node: "n".into(),
             labels: vec![("zone".into(), "a".into())],
+            next: vec![Next { local: -1, lot: 9, node: "m".into() }],
+            last: true,
         };
         let evaluation = Evaluation {
             nodes: 9,
@@ -579,6 +590,7 @@ mod tests {
             ignored: 1,
             wants_survey: true,
             missing: 2,
+            ahead: true,
         };
         let refusals = [
             None,

@@ -3,8 +3,8 @@
 //! Decisions are made one after the other, each on the state that all earlier ones have left, as
 //! in kube-scheduler. One message carries the reservations of the last pods and the evaluation of
 //! the next, in this order. Equal pods that wait one behind the other are decided in one round:
-//! shards look ahead, and the answers say for each pod how things are once those before it have
-//! been placed. Binds go on beside it, many at once.
+//! shards look ahead, and from their answers follows for each pod how things are once those before
+//! it have been placed. Binds go on beside it, many at once.
 //!
 //! What holds whatever is lost, late or dead: a pod is in the queue, in the open round, in a bind,
 //! or settled; a reservation whose fate is unknown is released or left to expire, never assumed to
@@ -50,7 +50,7 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Pause before ties' lots are drawn anew.
 const REDRAW: Duration = Duration::from_secs(1);
 /// Pods of one class decided in one round.
-const BATCH: usize = 32;
+const BATCH: usize = 128;
 /// A pod whose reservation is refused is evaluated again at once this many times.
 const AGAIN: u32 = 3;
 /// A bind is repeated to a shard that restarts for this long after it was made: the shard's watch
@@ -148,6 +148,8 @@ struct Round {
     told: Vec<(Arc<str>, Operation)>,
     reserve: Vec<(Chosen, Reservation)>,
     question: Option<Question>,
+    /// What the shards were given with it.
+    survey: Option<Arc<Survey>>,
     /// Whether the shards are surveyed for it first.
     surveying: bool,
     /// Whether the only pod is evaluated twice: on the node that it is promised, then on all.
@@ -411,10 +413,10 @@ impl Coordinator {
         match &question {
             None => {}
             Some(Question::Evaluate(pods)) => {
-                self.ask_evaluation(pods, &reserve, surveying, survey, &mut operations);
+                self.ask_evaluation(pods, &reserve, surveying, survey.clone(), &mut operations);
             }
             Some(Question::Preempt(contender)) => {
-                self.ask_preemption(contender, &reserve, survey, &mut operations);
+                self.ask_preemption(contender, &reserve, survey.clone(), &mut operations);
             }
         }
         let promised = operations.len() > before + 1;
@@ -428,7 +430,8 @@ impl Coordinator {
         }
         let request = self.request(term, targets.clone(), operations);
         self.last_round = now;
-        self.round = Some(Round { id, targets, told, reserve, question, surveying, promised });
+        self.round =
+            Some(Round { id, targets, told, reserve, question, survey, surveying, promised });
         Some(Action::Exchange { id, request })
     }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::core::evaluate::Evaluation;
 use crate::core::gather;
 use crate::core::membership::Membership;
 use crate::core::preempt::Trial;
@@ -118,25 +117,18 @@ pub fn join(operations: &[Operation], answered: Vec<(Vec<usize>, Response)>) -> 
     if gathered.is_empty() {
         return Response { shards, answers: Vec::new() };
     }
-    let answers = operations.iter().enumerate();
-    let answers = answers.map(|(place, operation)| one(operation, gathered.remove(&place)));
-    let answers = answers.collect();
+    let answers = (0..operations.len()).map(|place| one(gathered.remove(&place))).collect();
     Response { shards, answers }
 }
 
-fn one(operation: &Operation, answers: Option<Vec<Answer>>) -> Answer {
-    let count = match operation {
-        Operation::Evaluate { count, .. } => usize::try_from(*count).unwrap_or(usize::MAX),
-        _ => 1,
-    };
+fn one(answers: Option<Vec<Answer>>) -> Answer {
     let mut parts = Vec::new();
     let mut outcome = None;
     let mut surveys: Option<Box<Survey>> = None;
     let mut trials: Option<Box<Trial>> = None;
     for answer in answers.into_iter().flatten() {
         match answer {
-            Answer::Evaluations(evaluations) if evaluations.is_empty() => {}
-            Answer::Evaluations(evaluations) => parts.push(evaluations),
+            Answer::Evaluations(evaluations) => parts.extend(evaluations.into_iter().next()),
             Answer::Survey(survey) => match &mut surveys {
                 Some(sum) => sum.absorb(*survey),
                 None => surveys = Some(survey),
@@ -159,45 +151,14 @@ fn one(operation: &Operation, answers: Option<Vec<Answer>>) -> Answer {
     match outcome {
         Some(result) => Answer::Outcome(result),
         None if parts.is_empty() => Answer::Nobody,
-        None => Answer::Evaluations(merge_ahead(&parts, count)),
-    }
-}
-
-/// Merges what several shards see ahead. Placing a pod changes nothing for the shards that don't
-/// own its node, so of all the next evaluations only that of the owner moves on: the result is what
-/// deciding the pods one by one would give. None of the parts is empty.
-fn merge_ahead(parts: &[Vec<Evaluation>], count: usize) -> Vec<Evaluation> {
-    let mut heads = vec![0; parts.len()];
-    let mut merged = Vec::new();
-    loop {
-        let current = || parts.iter().zip(&heads).filter_map(|(part, head)| part.get(*head));
-        let next = gather::merge(current().cloned());
-        let best = match next.tuples.as_slice() {
-            [only] => Some(only.node.clone()),
-            _ => None,
-        };
-        merged.push(next);
-        if merged.len() >= count {
-            return merged;
-        }
-        let owner = best.and_then(|node| {
-            current().position(|part| part.tuples.first().is_some_and(|best| best.node == node))
-        });
-        let Some(owner) = owner else { return merged };
-        let (Some(head), Some(part)) = (heads.get_mut(owner), parts.get(owner)) else {
-            return merged;
-        };
-        *head += 1;
-        if *head >= part.len() {
-            return merged;
-        }
+        None => Answer::Evaluations(vec![gather::merge(parts)]),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::evaluate::Tuple;
+    use crate::core::evaluate::{Evaluation, Next, Tuple};
 
     fn request(shards: usize, relays: usize) -> Request {
         let target = |i| Target { shard: format!("s{i}").into(), incarnation: 1, changes: 0 };
@@ -249,51 +210,57 @@ mod tests {
         assert_eq!(widest(30, 1, 10), 30);
     }
 
-    fn sees(node: &str, locals: &[i64]) -> Vec<Evaluation> {
-        let tuple = |local: &i64| Tuple {
+    fn sees(node: &str, locals: &[i64]) -> Answer {
+        let node = |local: &i64| Arc::from(format!("{node}{local}"));
+        let next = locals[1..].iter().map(|l| Next { local: *l, lot: 0, node: node(l) });
+        let tuple = Tuple {
             taints: 0,
             affinity: 0,
             preferences: 0,
             spread: Some(Vec::new()),
-            local: *local,
+            local: locals[0],
             ties: 1,
             lot: 0,
-            node: format!("{node}{local}").into(),
+            node: node(&locals[0]),
             labels: Vec::new(),
+            next: next.collect(),
+            last: false,
         };
-        let evaluation = |local: &i64| Evaluation {
+        let evaluation = Evaluation {
             nodes: 1,
             feasible: 1,
-            tuples: vec![tuple(local)],
+            tuples: vec![tuple],
+            ahead: true,
             ..Evaluation::default()
         };
-        locals.iter().map(evaluation).collect()
+        Answer::Evaluations(vec![evaluation])
     }
 
-    fn best(evaluations: &[Evaluation]) -> Vec<i64> {
-        evaluations.iter().map(|evaluation| evaluation.tuples[0].local).collect()
+    fn merged(parts: Vec<Answer>) -> Answer {
+        one(Some(parts))
+    }
+
+    fn best(answer: Answer) -> Vec<i64> {
+        let Answer::Evaluations(evaluations) = answer else { panic!("{answer:?}") };
+        let tuple = &evaluations[0].tuples[0];
+        std::iter::once(tuple.local).chain(tuple.next.iter().map(|next| next.local)).collect()
     }
 
     #[test]
     fn looking_ahead_is_deciding_one_by_one_in_any_tree() {
         let (a, b, c) = (sees("a", &[9, 7, 1]), sees("b", &[8, 6, 5]), sees("c", &[7, 3, 2]));
-        let flat = merge_ahead(&[a.clone(), b.clone(), c.clone()], 9);
-        // Ends where a shard's view ends: after a's 1 something else may be the best.
-        assert_eq!(best(&flat), [9, 8, 7, 7, 6, 5]);
-        let left = merge_ahead(&[merge_ahead(&[a.clone(), b.clone()], 9), c.clone()], 9);
-        let right = merge_ahead(&[a, merge_ahead(&[b, c], 9)], 9);
-        let shorter = flat.len().min(left.len()).min(right.len());
-        assert!(shorter >= 4);
-        assert_eq!(best(&flat)[..shorter], best(&left)[..shorter]);
-        assert_eq!(best(&flat)[..shorter], best(&right)[..shorter]);
+        // Ends where a shard's view ends: after b's 5 something else may be the best.
+        let flat = best(merged(vec![a.clone(), b.clone(), c.clone()]));
+        assert_eq!(flat, [9, 8, 7, 7, 6, 5]);
+        let left = merged(vec![merged(vec![a.clone(), b.clone()]), c.clone()]);
+        let right = merged(vec![a, merged(vec![b, c])]);
+        assert_eq!(best(left), flat);
+        assert_eq!(best(right), flat);
     }
 
     #[test]
-    fn nothing_is_seen_ahead_where_scores_must_be_normalised() {
-        let mut a = sees("a", &[9, 8]);
-        a[0].tuples[0].taints = 1;
-        let merged = merge_ahead(&[a, sees("b", &[5, 4])], 9);
-        assert_eq!(merged.len(), 1);
-        assert_eq!(merged[0].tuples.len(), 2);
+    fn a_node_that_gets_better_does_not_come_before_its_shard_says_so() {
+        let merged = merged(vec![sees("a", &[5, 9, 1]), sees("b", &[6, 4])]);
+        assert_eq!(best(merged), [6, 5, 9, 4]);
     }
 }

@@ -16,6 +16,7 @@ use crate::core::pod::PodUid;
 use crate::core::preempt::preempt;
 use crate::core::queue::Moment;
 use crate::core::search;
+use crate::core::survey::Survey;
 use crate::core::table::{NodeTable, Stage, Unfit};
 use crate::protocol::{Answer, Incarnation, Operation, PodId, Refusal, Request, Reservation};
 use crate::protocol::{Response, ShardReport};
@@ -25,10 +26,8 @@ pub type Time = Moment;
 
 /// Reservations that a shard holds at most; more are refused.
 const MAX_RESERVATIONS: usize = 100_000;
-/// Evaluations in one answer at most.
-const MAX_AHEAD: u32 = 64;
-/// Evaluations beyond a shard's likely share of those that are wanted.
-const SPARE_AHEAD: usize = 8;
+/// Pods that one evaluation looks ahead for at most.
+const MAX_AHEAD: u32 = 256;
 /// A term is forgotten when its leader has been silent for this long: the Lease may have been
 /// deleted, which starts the terms anew. Much longer than any Lease lasts.
 const TERM_MEMORY: Duration = Duration::from_mins(2);
@@ -307,16 +306,12 @@ impl ShardMachine {
             Operation::Survey { class, full } => {
                 Answer::Survey(Box::new(search::survey(&mut self.table, class, *full)))
             }
-            // The survey tells how things are now, not how they are once more pods are placed.
-            Operation::Evaluate { class, seed, survey: Some(survey), nominees, .. } => {
-                let (table, survey) = (&mut self.table, Some(&**survey));
-                let evaluation = search::search_beside(table, class, *seed, survey, nominees);
-                Answer::Evaluations(vec![evaluation])
-            }
-            Operation::Evaluate { class, seed, count, survey: None, nominees } => {
-                let ahead = self.ahead(*count);
+            Operation::Evaluate { class, seed, count, survey, nominees } => {
+                let survey = survey.as_deref();
+                let ahead = self.ahead(*count, survey);
                 let table = &mut self.table;
-                Answer::Evaluations(search::look_ahead(table, class, *seed, ahead, nominees))
+                let evaluation = search::look_ahead(table, class, *seed, survey, ahead, nominees);
+                Answer::Evaluations(vec![evaluation])
             }
             Operation::Preempt(asked) => {
                 Answer::Trial(Box::new(preempt(&mut self.table, &asked.question())))
@@ -350,11 +345,14 @@ impl ShardMachine {
         }
     }
 
-    /// How far to look ahead where so many pods wait: about as far as this shard's share of them
-    /// goes, and somewhat further, since shares are never even.
-    fn ahead(&self, count: u32) -> usize {
+    /// How far to look ahead where so many pods wait: about as far as the share of them goes that
+    /// falls to this shard and, where they are spread, to one domain, and somewhat further, since
+    /// shares are never even.
+    fn ahead(&self, count: u32, survey: Option<&Survey>) -> usize {
         let count = usize::try_from(count.clamp(1, MAX_AHEAD)).unwrap_or(1);
-        count.min(count * 2 / self.config.membership.len().max(1) + SPARE_AHEAD)
+        let domains = survey.and_then(|survey| survey.hard.first()).map_or(1, |s| s.domains.len());
+        let share = count.div_ceil(self.config.membership.len().max(1) * domains.max(1));
+        count.min(share + 3 * share.isqrt() + 3)
     }
 
     fn reserve(&mut self, now: Time, reservation: &Reservation) -> Result<(), String> {

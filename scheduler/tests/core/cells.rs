@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use megacluster_scheduler::core::ahead::Course;
 use megacluster_scheduler::core::evaluate::{Evaluation, evaluate, survey as plain_survey};
-use megacluster_scheduler::core::gather::{Decision, decide};
+use megacluster_scheduler::core::gather::{Decision, decide, merge};
 use megacluster_scheduler::core::pod::{PodRequest, PodUid};
 use megacluster_scheduler::core::search::{look_ahead, search, survey};
 use megacluster_scheduler::core::survey::Survey;
@@ -281,29 +282,89 @@ fn cells_lead_to_the_nodes_that_a_scan_finds() {
     }
 }
 
+/// Tables of equal halves of the nodes, with some pods on them, and one of all nodes.
+fn divided(random: &mut SmallRng, halves: usize) -> (Vec<NodeTable>, NodeTable) {
+    let mut parts: Vec<NodeTable> = (0..halves).map(|_| NodeTable::new()).collect();
+    let mut whole = NodeTable::new();
+    for number in 0..120_u32 {
+        let zone = pick(random, &["a", "b", "c"]);
+        let mut labels = json!({"zone": zone, "disk": pick(random, &["ssd", "hdd"])});
+        if random.random_range(0..15) > 0 {
+            labels["kubernetes.io/hostname"] = json!(format!("n{number}"));
+        }
+        let allocatable = json!({"cpu": pick(random, &["2", "4", "8"]), "memory": "16Gi",
+            "pods": pick(random, &["2", "20"])});
+        let node = json_node(
+            &format!("n{number}"),
+            labels,
+            json!({"status": {"allocatable": allocatable}}),
+        );
+        let pod = on(some_pod(random, number, true), &format!("n{number}"));
+        for table in [&mut parts[number as usize % halves], &mut whole] {
+            table.upsert_node(&node);
+            if number.is_multiple_of(4) {
+                table.upsert_pod(&pod);
+            }
+        }
+    }
+    (parts, whole)
+}
+
+fn surveyed(tables: &mut [NodeTable], class: &Arc<PodRequest>) -> Survey {
+    let surveys = tables.iter_mut().map(|table| survey(table, class, false));
+    let sum = surveys.reduce(|mut sum, other| {
+        sum.absorb(other);
+        sum
+    });
+    sum.unwrap()
+}
+
 #[test]
-fn looking_ahead_is_reserving_one_by_one_and_leaves_nothing_behind() {
-    let mut random = SmallRng::seed_from_u64(5);
-    let mut table = NodeTable::new();
-    for number in 0..300 {
-        let zone = json!({"zone": "a", "kubernetes.io/hostname": format!("n{number}")});
-        let cpu = pick(&mut random, &["4", "8"]);
-        let patch =
-            json!({"status": {"allocatable": {"cpu": cpu, "memory": "16Gi", "pods": "20"}}});
-        table.upsert_node(&json_node(&format!("n{number}"), zone, patch));
+fn looking_ahead_is_reserving_one_by_one() {
+    let (mut ahead_of_one, mut barred) = (0, 0);
+    for seed in 0..60 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let halves = random.random_range(1..=3);
+        let (mut parts, mut whole) = divided(&mut random, halves);
+        for number in 0..12_u32 {
+            let mut class = some_pod(&mut random, 1000 + number, !number.is_multiple_of(4));
+            if number % 4 == 1 {
+                let spread = json!([{"maxSkew": random.random_range(1..=3), "topologyKey": "zone",
+                    "whenUnsatisfiable": "DoNotSchedule",
+                    "labelSelector": {"matchLabels": {"app": pick(&mut random, &["x", "y", "z"])}}}]);
+                let spec = class.spec.as_mut().unwrap();
+                spec.topology_spread_constraints = serde_json::from_value(spread).unwrap();
+            }
+            let class = Arc::new(PodRequest::compile(&class));
+            let sums = surveyed(&mut parts, &class);
+            let count = random.random_range(2..30);
+            let answers: Vec<Evaluation> = parts
+                .iter_mut()
+                .map(|table| look_ahead(table, &class, 9, Some(&sums), count, &[]))
+                .collect();
+            barred += usize::from(class.spread.hard.len() == 1 && answers[0].ahead);
+            let mut course = Course::new(merge(answers), &class, Some(&sums));
+            for pod in 0..60 {
+                let Some(seen) = course.decide() else { break };
+                let sums = plain_survey(&whole, &class, false);
+                let now = decide(&evaluate(&whole, &class, 9, Some(&sums)), &class);
+                let what = format!("seed {seed}, class {number}, pod {pod}");
+                match (&seen, &now) {
+                    (Decision::Place(seen), Decision::Place(now)) => {
+                        assert_eq!((&seen.node, seen.score), (&now.node, now.score), "{what}");
+                    }
+                    _ => assert_eq!(seen, now, "{what}"),
+                }
+                let Decision::Place(placement) = now else { break };
+                let uid = PodUid::new(&format!("{number}-{pod}"));
+                let owner = parts.iter_mut().find(|table| table.usage(&placement.node).is_some());
+                for table in [owner.unwrap(), &mut whole] {
+                    table.assume_class(uid, &placement.node, &class).expect(&what);
+                }
+                ahead_of_one += usize::from(pod > 0);
+            }
+        }
     }
-    let asking = json!({"spec": {"containers": [
-        {"name": "c", "resources": {"requests": {"cpu": "300m", "memory": "1Gi"}}},
-    ]}});
-    let class = Arc::new(PodRequest::compile(&pod("p", asking)));
-    let before = evaluate(&table, &class, 9, None);
-    let ahead = look_ahead(&mut table, &class, 9, 40, &[]);
-    assert_eq!(ahead.len(), 40);
-    assert_eq!(evaluate(&table, &class, 9, None), before);
-    for (number, seen) in ahead.iter().enumerate() {
-        let now = evaluate(&table, &class, 9, None);
-        assert_eq!(compare(&now, seen, &class), Ok(()));
-        let uid = PodUid::new(&format!("p{number}"));
-        table.assume(uid, &now.tuples[0].node, &class).unwrap();
-    }
+    assert!(ahead_of_one > 2000, "{ahead_of_one} pods decided ahead");
+    assert!(barred > 30, "{barred} classes with a hard constraint");
 }

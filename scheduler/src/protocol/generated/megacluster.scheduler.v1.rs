@@ -344,9 +344,7 @@ pub struct Candidate {
     #[prost(uint64, tag = "7")]
     pub lot: u64,
 }
-/// The targets' evaluations merged. The first is how things are; each further one is how they are
-/// once a pod has been placed on the best node of the one before. At least one, at most as many as
-/// asked for.
+/// The targets' evaluations merged: how things are. Only the first counts.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Evaluations {
     #[prost(message, repeated, tag = "1")]
@@ -384,6 +382,10 @@ pub struct Evaluation {
     /// The pod can't be weighed without a survey, and there was none.
     #[prost(bool, tag = "10")]
     pub wants_survey: bool,
+    /// Each tuple tells the next nodes, and groups of nodes in domains that are too full for a hard
+    /// spread constraint now are among them.
+    #[prost(bool, tag = "11")]
+    pub ahead: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Domains {
@@ -429,6 +431,22 @@ pub struct Tuple {
     /// Its labels that the pod's rules about other pods name.
     #[prost(message, repeated, tag = "10")]
     pub labels: ::prost::alloc::vec::Vec<Label>,
+    /// The nodes for the next pods of the class, each once those before have been placed.
+    #[prost(message, repeated, tag = "11")]
+    pub next: ::prost::alloc::vec::Vec<Next>,
+    /// Nothing takes a pod after those.
+    #[prost(bool, tag = "12")]
+    pub last: bool,
+}
+/// A node for a later pod.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Next {
+    #[prost(int64, tag = "1")]
+    pub local: i64,
+    #[prost(uint64, tag = "2")]
+    pub lot: u64,
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Label {

@@ -7,12 +7,14 @@ use tracing::{info, warn};
 
 use super::{AGAIN, Action, Binding, Chosen, Contender, Coordinator, Evaluated};
 use super::{MAX_MINDED, Question, Round, Surveyed};
+use crate::core::ahead::Course;
 use crate::core::diagnosis::{Diagnosis, Plugin, PluginSet, Preemption};
 use crate::core::evaluate::Evaluation;
 use crate::core::event::EventSet;
-use crate::core::gather::{Decision, decide, refuse};
+use crate::core::gather::{Decision, refuse};
 use crate::core::pod::{PodRequest, Unsupported};
 use crate::core::queue::Moment;
+use crate::core::survey::Survey;
 use crate::protocol::{Answer, Operation, Refusal, Reservation, Response, ShardReport, Target};
 use crate::relay::shards::Change;
 
@@ -91,12 +93,13 @@ impl Coordinator {
         }
         match question {
             Question::Evaluate(pods) => {
-                let alone = if round.promised { evaluations(answers.next()) } else { Vec::new() };
-                let all = evaluations(answers.next());
+                let alone = if round.promised { evaluation(answers.next()) } else { None };
+                let all = evaluation(answers.next());
                 // The node that the pod is promised comes before better ones.
                 let takes = |alone: &Evaluation| !alone.wants_survey && !alone.tuples.is_empty();
-                let answer = if alone.first().is_some_and(takes) { alone } else { all };
-                actions.extend(self.all_evaluated(now, pods, &answer, missing));
+                let answer = alone.filter(takes).or(all);
+                let survey = round.survey.as_deref();
+                actions.extend(self.all_evaluated(now, pods, answer, survey, missing));
             }
             Question::Preempt(contender) => {
                 actions.extend(self.tried(now, contender, answers.next(), missing));
@@ -212,7 +215,8 @@ impl Coordinator {
         &mut self,
         now: Moment,
         pods: Vec<Evaluated>,
-        evaluations: &[Evaluation],
+        evaluation: Option<Evaluation>,
+        survey: Option<&Survey>,
         missing: usize,
     ) -> Vec<Action> {
         let missing = u32::try_from(missing).unwrap_or(u32::MAX);
@@ -222,7 +226,7 @@ impl Coordinator {
             self.retry_all(now, pods);
             return actions;
         }
-        if evaluations.iter().any(|evaluation| evaluation.wants_survey) {
+        if evaluation.as_ref().is_some_and(|evaluation| evaluation.wants_survey) {
             if self.term.is_some() {
                 self.survey_first(pods);
             } else {
@@ -230,19 +234,30 @@ impl Coordinator {
             }
             return actions;
         }
+        let Some(class) = pods.first().map(|pod| Arc::clone(&pod.class)) else { return actions };
+        let Some(mut evaluation) = evaluation else {
+            self.retry_all(now, pods);
+            return actions;
+        };
+        evaluation.missing = evaluation.missing.saturating_add(missing);
+        let partial = evaluation.missing > 0;
+        let refused = refuse(evaluation.nodes, &class).map(Decision::Unschedulable);
+        let mut course = Course::new(evaluation, &class, survey);
         let mut unseen = Vec::new();
-        for (place, pod) in pods.into_iter().enumerate() {
-            // What fits nowhere doesn't change things for the next of its kind.
-            let full = evaluations.last().filter(|last| last.tuples.is_empty());
-            let evaluation = evaluations.get(place).or(full).cloned();
-            match evaluation {
-                Some(mut evaluation) if self.term.is_some() => {
-                    evaluation.missing += missing;
-                    actions.extend(self.evaluated(now, pod, &evaluation));
+        for pod in pods {
+            if self.term.is_none() {
+                self.queue.retry(pod.attempt.pod.uid, now);
+                continue;
+            }
+            match refused.clone().or_else(|| course.decide()) {
+                Some(decision) => {
+                    if partial {
+                        self.metrics.partial.inc();
+                    }
+                    actions.extend(self.evaluated(now, pod, decision, course.evaluation()));
                 }
                 // The shards did not look that far ahead.
-                None if place > 0 && self.term.is_some() => unseen.push(pod),
-                _ => self.queue.retry(pod.attempt.pod.uid, now),
+                None => unseen.push(pod),
             }
         }
         for pod in unseen.into_iter().rev() {
@@ -255,16 +270,10 @@ impl Coordinator {
         &mut self,
         now: Moment,
         pod: Evaluated,
+        decision: Decision,
         evaluation: &Evaluation,
     ) -> Option<Action> {
         let uid = pod.attempt.pod.uid;
-        if evaluation.missing > 0 {
-            self.metrics.partial.inc();
-        }
-        let decision = match refuse(evaluation.nodes, &pod.class) {
-            Some(diagnosis) => Decision::Unschedulable(diagnosis),
-            None => decide(evaluation, &pod.class),
-        };
         match decision {
             Decision::Place(placement) => {
                 let Ok(plan) = self.plan(&pod.class, &placement.node, evaluation) else {
@@ -351,10 +360,10 @@ pub(super) fn to_blame(class: &PodRequest, diagnosis: &Diagnosis) -> PluginSet {
     plugins
 }
 
-fn evaluations(answer: Option<Answer>) -> Vec<Evaluation> {
+fn evaluation(answer: Option<Answer>) -> Option<Evaluation> {
     match answer {
-        Some(Answer::Evaluations(evaluations)) => evaluations,
-        _ => Vec::new(),
+        Some(Answer::Evaluations(evaluations)) => evaluations.into_iter().next(),
+        _ => None,
     }
 }
 
