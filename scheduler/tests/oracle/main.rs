@@ -232,6 +232,11 @@ fn tried(case: &Case, tables: &mut [NodeTable], nominees: &[Nominee]) -> Trial {
 fn check_preemption(case: &Case, answer: &Answer, shards: usize) {
     assert_eq!(answer.error, "");
     let request = request(case);
+    if let Some(diagnosis) = refuse(case.nodes.len() as u64, &request) {
+        assert!(answer.scores.is_empty());
+        assert_eq!(diagnosis.to_string(), answer.message);
+        return;
+    }
     let nominee = |pod: &Pod| Nominee {
         uid: PodUid::of(pod),
         node: pod.status.as_ref().unwrap().nominated_node_name.as_deref().unwrap().into(),
