@@ -13,11 +13,14 @@ import (
 )
 
 // What happens in each fault, and within which time one leads again, is in docs/failover.md. The
-// times here are that table's, two seconds in which that is noticed and the work is done, and a restart
-// where processes have to start first.
+// times here are that table's, the second after which each candidate looks at the Lease again, and the
+// time that the new leaders' first work may take: up to 2.7 s were seen on two CPUs. Where processes
+// have to start first it is a restart's.
 const (
 	leaseTime   = 5 * time.Second
 	settleTime  = 3400 * time.Millisecond
+	lookTime    = time.Second
+	workTime    = 5 * time.Second
 	restartTime = 10 * time.Second
 )
 
@@ -63,12 +66,12 @@ func TestFailoverOfLeasesAndBothReplicas(t *testing.T) {
 				renew(t, &pod)
 			}
 		}},
-		{"lease-deleted", settleTime + 2*time.Second, func(t *testing.T, e elected, _ leads) {
+		{"lease-deleted", lookTime + settleTime + workTime, func(t *testing.T, e elected, _ leads) {
 			if err := mega.client.CoordinationV1().Leases(e.leases).Delete(t.Context(), e.lease, metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{"lease-edited", leaseTime + 2*time.Second, func(t *testing.T, e elected, _ leads) {
+		{"lease-edited", lookTime + leaseTime + workTime, func(t *testing.T, e elected, _ leads) {
 			patch := []byte(`{"spec":{"holderIdentity":"nobody","leaseDurationSeconds":5}}`)
 			if _, err := mega.client.CoordinationV1().Leases(e.leases).Patch(t.Context(), e.lease, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 				t.Fatal(err)
