@@ -74,7 +74,7 @@ impl Names {
         self.child(&format!("apiserver-{pool}"))
     }
 
-    /// The front door's Deployment, and the headless Service by which its replicas find each other.
+    /// The front door's Deployment.
     #[must_use]
     pub fn watchcache(&self) -> String {
         self.child("watchcache")

@@ -113,7 +113,7 @@ func TestCacheServesTheCluster(t *testing.T) {
 }
 
 // TestWatchCacheShardKilled kills a front door's process, and with it the cache's shards in it, at
-// random; the guard of its port stays.
+// random.
 func TestWatchCacheShardKilled(t *testing.T) {
 	twoFrontDoors(t)
 	// A client with many watches on one connection may begin one anew on it before it knows that the
