@@ -14,13 +14,13 @@ import (
 
 // What happens in each fault, and within which time one leads again, is in docs/failover.md. The
 // times here are that table's, the second after which each candidate looks at the Lease again, and the
-// time that the new leaders' first work may take: up to 2.7 s were seen on two CPUs. Where processes
+// two seconds in which the new leaders do their first work. Where processes
 // have to start first it is a restart's.
 const (
 	leaseTime   = 5 * time.Second
 	settleTime  = 3400 * time.Millisecond
 	lookTime    = time.Second
-	workTime    = 5 * time.Second
+	workTime    = 2 * time.Second
 	restartTime = 10 * time.Second
 )
 
