@@ -11,7 +11,7 @@ use megacluster_store::log::{Source, Storage, StorageFile};
 struct Content {
     data: Vec<u8>,
     synced: usize,
-    /// The last loss of power took some of it.
+    /// The end of the last run was a loss of power that took some of it.
     cut: bool,
 }
 
@@ -56,6 +56,13 @@ impl Disk {
             content.cut = len < content.data.len();
             content.data.truncate(len);
             content.synced = len;
+        }
+    }
+
+    /// A run has begun on what the last one left: a later end of it is judged by itself.
+    pub(crate) fn begun(&self) {
+        for file in self.files.lock().unwrap().values() {
+            file.0.lock().unwrap().cut = false;
         }
     }
 

@@ -24,7 +24,10 @@ use pair::Pair;
 
 fn cases(usual: u32) -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
-    ProptestConfig::with_cases(asked.unwrap_or(usual))
+    let cases = asked.unwrap_or(usual);
+    // A few draws in a case are ones that etcd would refuse.
+    let max_local_rejects = cases.saturating_mul(10).max(65_536);
+    ProptestConfig { cases, max_local_rejects, ..ProptestConfig::default() }
 }
 
 fn class() -> impl Strategy<Value = Class> {

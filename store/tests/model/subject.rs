@@ -69,6 +69,7 @@ fn rebuild(recovered: Recovered) -> (State, Started) {
 
 fn start(disk: &Arc<Disk>, rules: &DurabilityRules) -> (Engine, Log, Started) {
     let (log, recovered) = Log::open_on(disk.clone(), config(rules.clone())).unwrap();
+    disk.begun();
     let (state, started) = rebuild(recovered);
     // As the server does: leases have the strongest class of any key.
     let keys = [b"/0/".as_slice(), b"/1/", b"/2/", b"other"];
