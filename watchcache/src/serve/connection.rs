@@ -16,6 +16,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::Server;
+use super::gather::gather;
 use crate::authn::PeerCertificates;
 use crate::router::Client;
 
@@ -40,7 +41,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-type Stream = TokioIo<Linger<TlsStream<TcpStream>>>;
+type Stream = Linger<TlsStream<TcpStream>>;
 
 impl Server {
     pub(super) async fn connection(self, stream: TcpStream, address: SocketAddr) {
@@ -73,7 +74,7 @@ impl Server {
         let client = Arc::new(Client::new(address.ip(), certificates, http2, leave));
         let cut = self.cut.clone();
         let served = async {
-            let stream = TokioIo::new(Linger::new(stream));
+            let stream = Linger::new(stream);
             if http2 { self.http2(stream, client).await } else { self.http1(stream, client).await }
         };
         tokio::select! {
@@ -85,6 +86,7 @@ impl Server {
     }
 
     async fn http2(self, stream: Stream, client: Arc<Client>) -> hyper::Result<()> {
+        let (stream, sender) = gather(stream);
         let router = self.router;
         let served = client.clone();
         let service = service_fn(move |request| {
@@ -103,16 +105,16 @@ impl Server {
                 .max_header_list_size(MAX_HEADER_BYTES)
                 .keep_alive_interval(PING_INTERVAL)
                 .keep_alive_timeout(PING_DEADLINE)
-                .serve_connection(stream, service)
+                .serve_connection(TokioIo::new(stream), service)
         );
         tokio::select! {
-            served = &mut connection => return served,
+            served = sender.drive(connection.as_mut()) => return served,
             () = client.leave.cancelled() => {}
             () = idle(&client) => {}
         }
         Pin::as_mut(&mut connection).graceful_shutdown();
         tokio::select! {
-            served = &mut connection => served,
+            served = sender.drive(connection.as_mut()) => served,
             // A client that never said a word of HTTP/2 does not end by itself.
             () = idle(&client) => Ok(()),
         }
@@ -131,7 +133,7 @@ impl Server {
                 .header_read_timeout(HEADER_DEADLINE)
                 .max_headers(MAX_HEADERS)
                 .max_buf_size(MAX_HEADER_BYTES as usize)
-                .serve_connection(stream, service)
+                .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades()
         );
         tokio::select! {

@@ -1,6 +1,7 @@
 //! The listening side: accepts connections, sets TLS and HTTP up, hands requests to the router.
 
 mod connection;
+mod gather;
 mod tls;
 
 use std::net::SocketAddr;

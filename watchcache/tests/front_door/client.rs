@@ -50,6 +50,7 @@ impl Client {
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let config = certificates.client_config(pair, http2);
         let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost")?;
         let stream =
             TokioIo::new(TlsConnector::from(Arc::clone(&config)).connect(name, stream).await?);
