@@ -62,6 +62,8 @@ struct Ring {
     /// All events after this revision are here, up to what was reached.
     complete_after: u64,
     closed: bool,
+    /// An event was pushed that is not reached yet.
+    touched: bool,
 }
 
 /// The events of all objects, or of one node.
@@ -90,7 +92,8 @@ impl Feed {
         Self { ring, most, changed: watch::Sender::new(()), reached: reached.clone() }
     }
 
-    fn push(&self, event: &Arc<Event>) {
+    /// Whether it is the first event since the last that was reached.
+    fn push(&self, event: &Arc<Event>) -> bool {
         let mut ring = self.ring.lock();
         if ring.events.len() == self.most
             && let Some(oldest) = ring.events.pop_front()
@@ -98,6 +101,13 @@ impl Feed {
             ring.complete_after = oldest.revision;
         }
         ring.events.push_back(event.clone());
+        !std::mem::replace(&mut ring.touched, true)
+    }
+
+    /// All that was pushed is reached.
+    fn tell(&self) {
+        self.ring.lock().touched = false;
+        self.changed.send_replace(());
     }
 
     /// Told when there is something to read. Subscribe before reading.
@@ -258,8 +268,9 @@ impl Feeds {
             moved.and_then(|value| self.indexed.get(value)),
         ];
         for feed in feeds.into_iter().flatten() {
-            feed.push(&event);
-            self.touched.push(feed);
+            if feed.push(&event) {
+                self.touched.push(feed);
+            }
         }
     }
 
@@ -267,7 +278,7 @@ impl Feeds {
     pub fn reach(&mut self, revision: u64) {
         self.reached.store(revision, Ordering::Release);
         for feed in self.touched.drain(..) {
-            feed.changed.send_replace(());
+            feed.tell();
         }
     }
 

@@ -18,11 +18,11 @@ use super::etcd::{
     WatchResponse, Wish,
 };
 use super::form::Form;
-use super::kinds::Kind;
+use super::kinds::{Field, Kind};
 use super::query::{Freshness, Pass};
 use super::store::{Store, StoreError};
 use super::stream::Pieces;
-use super::table::{Object, Table};
+use super::table::{Stored, Table};
 use super::wire::{self, Unsupported};
 
 /// Objects read at a time.
@@ -68,6 +68,8 @@ pub struct Shard {
     pub kind: &'static Kind,
     /// Key of the first object, less its name: `/registry/pods/`.
     prefix: String,
+    /// The field that is indexed.
+    indexed: Option<&'static Field>,
     table: RwLock<Option<Table>>,
     /// The table's revision.
     reached: watch::Sender<u64>,
@@ -93,6 +95,7 @@ impl Shard {
         Self {
             kind,
             prefix: format!("{}/{}/", prefix.trim_end_matches('/'), kind.prefix),
+            indexed: kind.index.and_then(|name| kind.field(name)),
             table: RwLock::new(None),
             reached: watch::Sender::new(0),
             cluster: AtomicU64::new(0),
@@ -275,7 +278,7 @@ impl Shard {
                 revision = header.revision;
             }
             for kv in &answer.kvs {
-                objects.push(self.object(kv)?);
+                objects.push((Arc::from(self.key(&kv.key)?), self.object(kv)?));
             }
             let Some(last) = answer.kvs.last().filter(|_| answer.more) else { break };
             key = [&last.key[..], &[0]].concat().into();
@@ -287,24 +290,16 @@ impl Shard {
         Ok(revision)
     }
 
-    fn object(&self, kv: &KeyValue) -> Result<Object, Unsupported> {
+    fn object(&self, kv: &KeyValue) -> Result<Stored, Unsupported> {
         let (message, labels) = wire::read(self.kind, &kv.value)?;
-        let index = self.kind.index.and_then(|name| self.kind.field(name));
-        let index = index.map(|field| Arc::from(&*field.value(message.bytes())));
-        Ok(Object {
-            key: self.key(&kv.key)?,
-            message,
-            labels: labels.into(),
-            index: index.unwrap_or_default(),
-            revision: u64::try_from(kv.mod_revision).unwrap_or(0),
-        })
+        let revision = u64::try_from(kv.mod_revision).unwrap_or(0);
+        Ok(Stored { message, labels, indexed: self.indexed, revision })
     }
 
-    fn key(&self, key: &[u8]) -> Result<Arc<str>, Unsupported> {
+    fn key<'a>(&self, key: &'a [u8]) -> Result<&'a str, Unsupported> {
         key.strip_prefix(self.prefix.as_bytes())
             .and_then(|key| std::str::from_utf8(key).ok())
             .filter(|key| key.split('/').count() == 1 + usize::from(self.kind.namespaced))
-            .map(Arc::from)
             .ok_or(Unsupported { kind: self.kind.name, problem: "its key" })
     }
 
@@ -372,7 +367,7 @@ impl Shard {
         let mut table = self.table.write();
         let Some(table) = table.as_mut() else { return Err(End::Anew("nothing is known")) };
         for (key, object, revision) in changes {
-            table.apply(&key, object, revision);
+            table.apply(key, object, revision);
         }
         table.reach(revision);
         let reached = table.revision();
@@ -380,7 +375,7 @@ impl Shard {
         Ok(())
     }
 
-    fn change(&self, event: &Event) -> Result<(Arc<str>, Option<Object>, u64), End> {
+    fn change<'a>(&self, event: &'a Event) -> Result<(&'a str, Option<Stored>, u64), End> {
         let kv =
             event.kv.as_ref().ok_or_else(|| End::Watch("an event without a key".to_owned()))?;
         let revision = u64::try_from(kv.mod_revision).unwrap_or(0);
@@ -401,3 +396,7 @@ fn prefix_end(prefix: &[u8]) -> Bytes {
     }
     end.into()
 }
+
+#[cfg(test)]
+#[path = "shard_tests.rs"]
+mod tests;

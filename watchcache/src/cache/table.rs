@@ -1,14 +1,16 @@
 //! What is stored of one resource, as of one revision, and the way there of late. No clock, no
 //! sockets: objects and events are handed in, in the order of the store.
 
-use std::collections::btree_map::Range;
+use std::borrow::Cow;
+use std::collections::btree_set::Range;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use super::feed::{Event, Feed, Feeds};
 use super::filter::Filter;
-use super::wire::Message;
+use super::kinds::Field;
+use super::wire::{Labels, Message};
 
 /// A read that looks at more objects is an expensive one. No node has as many pods.
 const CHEAP: usize = 1_000;
@@ -39,6 +41,34 @@ impl Object {
     #[must_use]
     pub fn name(&self) -> &str {
         self.key.split_once('/').map_or(&self.key, |(_, name)| name)
+    }
+}
+
+/// An object as it comes from the store.
+#[derive(Debug)]
+pub struct Stored {
+    /// Its message, without a version.
+    pub message: Message,
+    /// Its labels.
+    pub labels: Labels,
+    /// The field that is indexed.
+    pub indexed: Option<&'static Field>,
+    /// The revision of its last change.
+    pub revision: u64,
+}
+
+impl Stored {
+    fn index(&self) -> Cow<'_, str> {
+        self.indexed.map_or(Cow::Borrowed(""), |field| field.value(self.message.bytes()))
+    }
+
+    fn has(&self, labels: &[Arc<str>]) -> bool {
+        let mut known = labels.iter();
+        let same = self.labels.of(&self.message).all(|(key, value)| {
+            let known = known.next().and_then(|known| known.strip_prefix(key)?.strip_prefix('='));
+            known == Some(value)
+        });
+        same && known.next().is_none()
     }
 }
 
@@ -94,12 +124,13 @@ pub struct Page {
 
 type Keys = BTreeSet<Arc<str>>;
 
-/// The objects of one resource.
+/// The objects of one resource. A change finds its object by a hash; the order of keys is kept
+/// apart, since it changes only where an object comes or goes.
 #[derive(Debug, Default)]
 pub struct Table {
-    objects: BTreeMap<Arc<str>, Arc<Object>>,
-    indexed: HashMap<Arc<str>, Keys>,
-    labelled: HashMap<Arc<str>, Keys>,
+    objects: HashMap<Arc<str>, Arc<Object>>,
+    ordered: Keys,
+    indexes: Indexes,
     feeds: Feeds,
     revision: u64,
 }
@@ -107,11 +138,10 @@ pub struct Table {
 impl Table {
     /// A table as of a revision.
     #[must_use]
-    pub fn new(objects: impl IntoIterator<Item = Object>, revision: u64) -> Self {
+    pub fn new(objects: impl IntoIterator<Item = (Arc<str>, Stored)>, revision: u64) -> Self {
         let mut table = Self { feeds: Feeds::new(revision), revision, ..Self::default() };
-        for mut object in objects {
-            table.index(&mut object, None);
-            table.objects.insert(object.key.clone(), Arc::new(object));
+        for (key, stored) in objects {
+            table.put(&key, stored);
         }
         table
     }
@@ -136,23 +166,38 @@ impl Table {
 
     /// Takes an event in: the object under a key as of `revision`, or none where it is gone. It
     /// is told when [`Table::reach`] says that the revision is complete.
-    pub fn apply(&mut self, key: &Arc<str>, after: Option<Object>, revision: u64) {
-        let before = self.objects.get(key).cloned();
-        if let Some(before) = &before {
-            self.unindex(before, after.as_ref());
-        }
-        let after = after.map(|mut object| {
-            self.index(&mut object, before.as_deref());
-            let object = Arc::new(object);
-            self.objects.insert(object.key.clone(), object.clone());
-            object
-        });
-        if after.is_none() {
-            self.objects.remove(key);
-        }
+    pub fn apply(&mut self, key: &str, after: Option<Stored>, revision: u64) {
+        let (before, after) = match after {
+            Some(stored) => {
+                let (before, after) = self.put(key, stored);
+                (before, Some(after))
+            }
+            None => (self.remove(key), None),
+        };
         if before.is_some() || after.is_some() {
             self.feeds.push(Event { revision, before, after });
         }
+    }
+
+    /// The object before, and after.
+    fn put(&mut self, key: &str, stored: Stored) -> (Option<Arc<Object>>, Arc<Object>) {
+        if let Some(slot) = self.objects.get_mut(key) {
+            let object = Arc::new(self.indexes.change(slot, stored));
+            return (Some(std::mem::replace(slot, object.clone())), object);
+        }
+        let key: Arc<str> = key.into();
+        let object = Arc::new(self.indexes.add(key.clone(), stored));
+        self.objects.insert(key.clone(), object.clone());
+        self.ordered.insert(key);
+        (None, object)
+    }
+
+    fn remove(&mut self, key: &str) -> Option<Arc<Object>> {
+        let before = self.objects.remove(key)?;
+        self.ordered.remove(key);
+        self.indexes.take_index(&before);
+        self.indexes.take_labels(&before);
+        Some(before)
     }
 
     /// All events up to `revision` have been taken in.
@@ -168,36 +213,6 @@ impl Table {
         self.feeds.close();
     }
 
-    /// Puts an object into the indexes where it is not in them since before, and lets it share
-    /// its texts with others.
-    fn index(&mut self, object: &mut Object, before: Option<&Object>) {
-        if let Some(before) = before {
-            object.key = before.key.clone();
-        }
-        match before.filter(|before| before.index == object.index) {
-            Some(before) => object.index = before.index.clone(),
-            None if object.index.is_empty() => {}
-            None => object.index = put(&mut self.indexed, &object.index, &object.key),
-        }
-        if let Some(before) = before.filter(|before| before.labels == object.labels) {
-            object.labels = before.labels.clone();
-        } else {
-            let shared = |label| put(&mut self.labelled, label, &object.key);
-            object.labels = object.labels.iter().map(shared).collect();
-        }
-    }
-
-    fn unindex(&mut self, object: &Object, after: Option<&Object>) {
-        if after.is_none_or(|after| after.index != object.index) {
-            take(&mut self.indexed, &object.index, &object.key);
-        }
-        if after.is_none_or(|after| after.labels != object.labels) {
-            for label in &*object.labels {
-                take(&mut self.labelled, label, &object.key);
-            }
-        }
-    }
-
     /// One object.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Arc<Object>> {
@@ -211,7 +226,7 @@ impl Table {
             return self.get(key).filter(|object| filter.matches(object)).into_iter().collect();
         }
         let Some(keys) = self.keys(filter) else {
-            let all = self.from(filter, "");
+            let all = self.from(filter, "").filter_map(|key| self.objects.get(key));
             return all.filter(|object| filter.matches(object)).cloned().collect();
         };
         let begin = filter.namespace.as_ref().map(|namespace| format!("{namespace}/"));
@@ -227,8 +242,9 @@ impl Table {
     /// The keys of an index that hold all that is asked for; none where no index does.
     fn keys(&self, filter: &Filter) -> Option<&Keys> {
         static NONE: Keys = Keys::new();
-        let by_index = filter.index.as_deref().map(|value| self.indexed.get(value));
-        let by_label = filter.labels.required().map(|label| self.labelled.get(label.as_str()));
+        let Indexes { fields, labels } = &self.indexes;
+        let by_index = filter.index.as_deref().map(|value| fields.get(value));
+        let by_label = filter.labels.required().map(|label| labels.get(label.as_str()));
         by_index
             .into_iter()
             .chain(by_label)
@@ -236,11 +252,11 @@ impl Table {
             .min_by_key(|keys| keys.len())
     }
 
-    /// Objects of the namespace that is asked for, from a key on.
+    /// Keys in the namespace that is asked for, from one on.
     fn from<'a>(&'a self, filter: &Filter, from: &str) -> InNamespace<'a> {
         let prefix = filter.namespace.as_ref().map(|namespace| format!("{namespace}/"));
         let begin = prefix.as_deref().map_or(from, |prefix| prefix.max(from));
-        let range = self.objects.range::<str, _>((Bound::Included(begin), Bound::Unbounded));
+        let range = self.ordered.range::<str, _>((Bound::Included(begin), Bound::Unbounded));
         InNamespace { range, prefix }
     }
 
@@ -286,15 +302,18 @@ impl Table {
         let in_namespace = |object: &&Arc<Object>| {
             filter.namespace.as_deref().is_none_or(|name| object.namespace() == Some(name))
         };
-        let same =
-            self.from(filter, &window.from).filter(|object| !then.contains_key(&*object.key));
+        let same = self.from(filter, &window.from).filter(|key| !then.contains_key(&***key));
         let changed = then
             .range::<str, _>((Bound::Included(window.from.as_str()), Bound::Unbounded))
             .filter_map(|(_, object)| *object)
             .filter(in_namespace);
         let mut rest = merge(same, changed);
+        let object = |one| match one {
+            One::Now(key) => self.objects.get(key),
+            One::Then(object) => Some(object),
+        };
         let mut page = Page { revision, ..Page::default() };
-        for object in rest.by_ref().filter(|object| filter.matches(object)) {
+        for object in rest.by_ref().filter_map(object).filter(|object| filter.matches(object)) {
             page.objects.push(object.clone());
             if page.objects.len() == window.limit {
                 break;
@@ -306,7 +325,9 @@ impl Table {
             page.remaining = page.more.then_some(left);
         } else if filter.key.is_none() {
             let index = filter.index.as_deref().filter(|_| window.by_index);
-            page.more = rest.any(|object| index.is_none_or(|value| *object.index == *value));
+            page.more = rest
+                .filter_map(object)
+                .any(|object| index.is_none_or(|value| *object.index == *value));
         }
         Ok(page)
     }
@@ -328,9 +349,63 @@ impl Table {
     }
 }
 
+/// Keys by what their objects have.
+#[derive(Debug, Default)]
+struct Indexes {
+    fields: HashMap<Arc<str>, Keys>,
+    labels: HashMap<Arc<str>, Keys>,
+}
+
+impl Indexes {
+    /// An object that is new. It shares its texts with others.
+    fn add(&mut self, key: Arc<str>, stored: Stored) -> Object {
+        let index = self.put_index(&stored, &key);
+        let labels = self.put_labels(&stored, &key);
+        Object { key, labels, index, message: stored.message, revision: stored.revision }
+    }
+
+    /// An object that was there before: what has not changed is where it was.
+    fn change(&mut self, before: &Object, stored: Stored) -> Object {
+        let key = before.key.clone();
+        let index = if *before.index == *stored.index() {
+            before.index.clone()
+        } else {
+            self.take_index(before);
+            self.put_index(&stored, &key)
+        };
+        let labels = if stored.has(&before.labels) {
+            before.labels.clone()
+        } else {
+            self.take_labels(before);
+            self.put_labels(&stored, &key)
+        };
+        Object { key, labels, index, message: stored.message, revision: stored.revision }
+    }
+
+    fn put_index(&mut self, stored: &Stored, key: &Arc<str>) -> Arc<str> {
+        let value = stored.index();
+        if value.is_empty() { Arc::default() } else { put(&mut self.fields, &value, key) }
+    }
+
+    fn put_labels(&mut self, stored: &Stored, key: &Arc<str>) -> Arc<[Arc<str>]> {
+        let labels = stored.labels.of(&stored.message);
+        labels.map(|(name, value)| put(&mut self.labels, &format!("{name}={value}"), key)).collect()
+    }
+
+    fn take_index(&mut self, object: &Object) {
+        take(&mut self.fields, &object.index, &object.key);
+    }
+
+    fn take_labels(&mut self, object: &Object) {
+        for label in &*object.labels {
+            take(&mut self.labels, label, &object.key);
+        }
+    }
+}
+
 /// Adds a key to an index, and gives the index's own text.
-fn put(index: &mut HashMap<Arc<str>, Keys>, value: &Arc<str>, key: &Arc<str>) -> Arc<str> {
-    let entry = index.entry(value.clone());
+fn put(index: &mut HashMap<Arc<str>, Keys>, value: &str, key: &Arc<str>) -> Arc<str> {
+    let entry = index.entry(value.into());
     let shared = entry.key().clone();
     entry.or_default().insert(key.clone());
     shared
@@ -345,31 +420,37 @@ fn take(index: &mut HashMap<Arc<str>, Keys>, value: &Arc<str>, key: &Arc<str>) {
     }
 }
 
-/// Objects up to the end of a namespace.
+/// Keys up to the end of a namespace.
 struct InNamespace<'a> {
-    range: Range<'a, Arc<str>, Arc<Object>>,
+    range: Range<'a, Arc<str>>,
     prefix: Option<String>,
 }
 
 impl<'a> Iterator for InNamespace<'a> {
-    type Item = &'a Arc<Object>;
+    type Item = &'a Arc<str>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (key, object) = self.range.next()?;
-        self.prefix.as_ref().is_none_or(|prefix| key.starts_with(prefix)).then_some(object)
+        let key = self.range.next()?;
+        self.prefix.as_ref().is_none_or(|prefix| key.starts_with(prefix)).then_some(key)
     }
 }
 
-/// Two runs of objects as one, all in the order of keys.
+/// An object as it is, by its key, or as it was.
+enum One<'a> {
+    Now(&'a Arc<str>),
+    Then(&'a Arc<Object>),
+}
+
+/// What is, and what was, all in the order of keys.
 fn merge<'a>(
-    one: impl Iterator<Item = &'a Arc<Object>>,
-    other: impl Iterator<Item = &'a Arc<Object>>,
-) -> impl Iterator<Item = &'a Arc<Object>> {
-    let (mut one, mut other) = (one.peekable(), other.peekable());
-    std::iter::from_fn(move || match (one.peek(), other.peek()) {
-        (Some(first), Some(second)) if second.key < first.key => other.next(),
-        (Some(_), _) => one.next(),
-        (None, _) => other.next(),
+    now: impl Iterator<Item = &'a Arc<str>>,
+    then: impl Iterator<Item = &'a Arc<Object>>,
+) -> impl Iterator<Item = One<'a>> {
+    let (mut now, mut then) = (now.peekable(), then.peekable());
+    std::iter::from_fn(move || match (now.peek(), then.peek()) {
+        (Some(first), Some(second)) if second.key < **first => then.next().map(One::Then),
+        (Some(_), _) => now.next().map(One::Now),
+        (None, _) => then.next().map(One::Then),
     })
 }
 

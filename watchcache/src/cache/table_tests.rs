@@ -7,15 +7,12 @@ use super::super::selector::LabelSelector;
 use super::super::{kinds, wire};
 use super::*;
 
-fn object(key: &str, node: &str, label: &str, revision: u64) -> Object {
-    let (message, _) = wire::read(kinds::find("", "pods").unwrap(), MINIMAL).unwrap();
-    let labels = [format!("l={label}").into()].into();
-    Object { key: key.into(), message, labels, index: node.into(), revision }
+fn object(node: &str, label: &str, revision: u64) -> Stored {
+    let pods = kinds::find("", "pods").unwrap();
+    let value = wire::tests::stored("p", node, &[("l", label)]);
+    let (message, labels) = wire::read(pods, &value).unwrap();
+    Stored { message, labels, indexed: pods.field("spec.nodeName"), revision }
 }
-
-/// A stored Pod with nothing but an empty resource version.
-const MINIMAL: &[u8] =
-    b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod\x12\x04\x0a\x02\x32\x00\x1a\x00\x22\x00";
 
 /// What a client knows.
 #[derive(Default)]
@@ -89,9 +86,9 @@ proptest! {
                 }
             }
             revision += skip;
-            let key: Arc<str> = format!("{}/p{name}", ["a", "b", "ab"][*namespace]).into();
+            let key = format!("{}/p{name}", ["a", "b", "ab"][*namespace]);
             let node = ["", "n0", "n1"][*node];
-            let after = (!gone).then(|| object(&key, node, ["x", "y"][*label], revision));
+            let after = (!gone).then(|| object(node, ["x", "y"][*label], revision));
             table.apply(&key, after, revision);
             table.reach(revision);
         }
@@ -114,7 +111,7 @@ proptest! {
 
 #[test]
 fn watches_begin_where_events_are_kept() {
-    let mut table = Table::new([object("a/p", "n", "x", 5)], 10);
+    let mut table = Table::new([("a/p".into(), object("n", "x", 5))], 10);
     let all = Filter::default();
     assert_eq!(table.watch(&all, Some(9)).unwrap_err(), OutOfReach::TooOld);
     assert_eq!(table.watch(&all, Some(11)).unwrap_err(), OutOfReach::TooNew);
@@ -131,9 +128,8 @@ fn a_slow_reader_is_left_behind_and_others_are_not() {
     let node = Filter { index: Some("n".to_owned()), ..Filter::default() };
     let slow = table.watch(&Filter::default(), None).unwrap();
     let quiet = table.watch(&node, None).unwrap();
-    let key: Arc<str> = "a/p".into();
     for revision in 2..20_000 {
-        table.apply(&key, Some(object("a/p", "other", "x", revision)), revision);
+        table.apply("a/p", Some(object("other", "x", revision)), revision);
         table.reach(revision);
     }
     assert!(matches!(slow.feed.read(slow.revision, 1), Found::Gone));
@@ -147,7 +143,7 @@ fn a_transaction_is_not_parted() {
     let mut table = Table::new([], 1);
     let start = table.watch(&Filter::default(), None).unwrap();
     for name in ["a/1", "a/2", "a/3"] {
-        table.apply(&name.into(), Some(object(name, "", "x", 2)), 2);
+        table.apply(name, Some(object("", "x", 2)), 2);
     }
     let Found::Events(events, reached) = start.feed.read(1, 1) else { panic!() };
     assert_eq!((events.len(), reached), (0, 1), "not before it is complete");
@@ -169,13 +165,14 @@ proptest! {
         let mut seen = Vec::new();
         for (namespace, name, node, label, gone) in steps {
             revision += 2;
-            let key: Arc<str> = format!("{}/p{name}", ["a", "b", "ab"][namespace]).into();
-            let after = (!gone).then(|| object(&key, ["", "n0", "n1"][node], ["x", "y"][label], revision));
+            let key = format!("{}/p{name}", ["a", "b", "ab"][namespace]);
+            let after = (!gone).then(|| object(["", "n0", "n1"][node], ["x", "y"][label], revision));
             table.apply(&key, after, revision);
             table.reach(revision);
             // What does not depend on an index.
             let all = table.objects.values().filter(|object| filter.matches(object));
-            seen.push((revision, all.map(|one| (one.key.clone(), one.revision)).collect::<Vec<_>>()));
+            let all: BTreeMap<_, _> = all.map(|one| (one.key.clone(), one.revision)).collect();
+            seen.push((revision, all.into_iter().collect::<Vec<_>>()));
         }
         for (revision, expected) in seen {
             let names = |page: &Page| {
@@ -207,7 +204,7 @@ proptest! {
 #[test]
 fn what_takes_a_look_at_many_objects_is_expensive() {
     let many = CHEAP + 1;
-    let object = |at: usize| object(&format!("a/p{at:05}"), &format!("n{at}"), "x", 1);
+    let object = |at: usize| (format!("a/p{at:05}").into(), object(&format!("n{at}"), "x", 1));
     let table = Table::new((0..many).map(object), 1);
     let few = Table::new((1..many).map(object), 1);
     let limit = |limit| Window { limit, ..Window::default() };

@@ -5,8 +5,6 @@
 //! `metadata.resourceVersion` and puts the revision there when it answers. Its encoder writes a
 //! string field also when it is empty, so the field is there, and only its value changes.
 
-use std::sync::Arc;
-
 use bytes::{BufMut, Bytes};
 
 use super::kinds::Kind;
@@ -128,8 +126,29 @@ pub struct Message {
     end: u32,
 }
 
-/// Reads a stored value: the message, and the labels as `key=value`.
-pub fn read(kind: &Kind, value: &[u8]) -> Result<(Message, Vec<Arc<str>>), Unsupported> {
+/// Where an object's labels lie in its message: most often they are looked at only to see that
+/// they are what they were.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Labels {
+    from: u32,
+    to: u32,
+}
+
+impl Labels {
+    /// Keys and values.
+    pub fn of(self, message: &Message) -> impl Iterator<Item = (&str, &str)> {
+        let mut fields = Fields::of(message.part(self.from as usize, self.to as usize));
+        // Each was read once without an error.
+        let entries = std::iter::from_fn(move || fields.next().ok().flatten());
+        entries.filter_map(|field| match (field.number, field.value) {
+            (11, Value::Bytes(entry)) => label(entry).ok(),
+            _ => None,
+        })
+    }
+}
+
+/// Reads a stored value: the message, and its labels.
+pub fn read(kind: &Kind, value: &[u8]) -> Result<(Message, Labels), Unsupported> {
     let wrong = |problem| Unsupported { kind: kind.name, problem };
     let raw = raw(kind, value).map_err(wrong)?;
     let no_message = || wrong("not a message");
@@ -138,14 +157,18 @@ pub fn read(kind: &Kind, value: &[u8]) -> Result<(Message, Vec<Arc<str>>), Unsup
     else {
         return Err(wrong("metadata is not the first field"));
     };
-    let mut labels = Vec::new();
+    let mut labels: Option<(usize, usize)> = None;
     let mut version = None;
     let mut of_metadata = Fields::of(metadata);
     while let Some(field) = of_metadata.next().map_err(|()| no_message())? {
         match (field.number, field.value) {
             (6, Value::Bytes([])) if version.is_none() => version = Some(field),
             (6, _) => return Err(wrong("it has a resource version")),
-            (11, Value::Bytes(entry)) => labels.push(label(entry).map_err(|()| no_message())?),
+            (11, Value::Bytes(entry)) => {
+                label(entry).map_err(|()| no_message())?;
+                let from = labels.map_or(field.start, |(from, _)| from);
+                labels = Some((from, field.end));
+            }
             _ => {}
         }
     }
@@ -158,6 +181,10 @@ pub fn read(kind: &Kind, value: &[u8]) -> Result<(Message, Vec<Arc<str>>), Unsup
         version: place(begin + version.start)?,
         end: place(end)?,
         bytes: raw.into(),
+    };
+    let labels = match labels {
+        Some((from, to)) => Labels { from: place(begin + from)?, to: place(begin + to)? },
+        None => Labels::default(),
     };
     Ok((message, labels))
 }
@@ -197,8 +224,17 @@ fn text_of(message: &[u8], number: u64) -> Result<&str, ()> {
     Ok(text)
 }
 
-fn label(entry: &[u8]) -> Result<Arc<str>, ()> {
-    Ok(format!("{}={}", text_of(entry, 1)?, text_of(entry, 2)?).into())
+fn label(entry: &[u8]) -> Result<(&str, &str), ()> {
+    let mut fields = Fields::of(entry);
+    let (mut key, mut value) = ("", "");
+    while let Some(field) = fields.next()? {
+        match (field.number, field.value) {
+            (1, Value::Bytes(bytes)) => key = std::str::from_utf8(bytes).map_err(drop)?,
+            (2, Value::Bytes(bytes)) => value = std::str::from_utf8(bytes).map_err(drop)?,
+            _ => {}
+        }
+    }
+    Ok((key, value))
 }
 
 /// Bytes of a varint.
@@ -442,4 +478,4 @@ pub(super) fn bookmark(kind: &Kind, initial_events_end: bool) -> Message {
 
 #[cfg(test)]
 #[path = "wire_tests.rs"]
-mod tests;
+pub(super) mod tests;

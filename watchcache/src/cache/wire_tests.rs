@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::super::form::Form;
 use super::super::kinds;
-use super::super::table::Object;
+use super::super::table::{Stored, Table};
 use super::*;
 
 fn pods() -> &'static Kind {
@@ -10,7 +10,7 @@ fn pods() -> &'static Kind {
 }
 
 /// A stored Pod as kube-apiserver would write one, with these labels.
-fn stored(name: &str, node: &str, labels: &[(&str, &str)]) -> Bytes {
+pub(in super::super) fn stored(name: &str, node: &str, labels: &[(&str, &str)]) -> Bytes {
     let mut metadata = Vec::new();
     put_field(&mut metadata, 0x0a, name.as_bytes());
     put_field(&mut metadata, 0x1a, b"default");
@@ -41,8 +41,7 @@ fn what_selectors_look_at_is_read() {
     let (message, labels) = read(pods(), &value).unwrap();
     assert_eq!(pods().field("spec.nodeName").unwrap().value(message.bytes()), "node-1");
     assert_eq!(pods().field("spec.restartPolicy").unwrap().value(message.bytes()), "Always");
-    let labels: Vec<_> = labels.iter().map(|label| &**label).collect();
-    assert_eq!(labels, ["b=2", "a="]);
+    assert_eq!(labels.of(&message).collect::<Vec<_>>(), [("b", "2"), ("a", "")]);
 }
 
 #[test]
@@ -65,7 +64,7 @@ fn only_the_version_changes() {
     put_field(&mut back, 0x0a, &stripped);
     back.put_slice(&again[fields.at..]);
     assert_eq!(back, raw(pods(), &value).unwrap());
-    assert_eq!(labels.len(), 1);
+    assert_eq!(labels.of(&message).count(), 1);
 }
 
 #[test]
@@ -123,13 +122,9 @@ fn what_is_not_ours_is_refused() {
 fn json_of_what_is_stored() {
     let pod = Form { json: true, metadata: false };
     let (message, labels) = read(pods(), &stored("p", "n", &[("a", "<1>")])).unwrap();
-    let object = Object {
-        key: "default/p".into(),
-        message,
-        labels: labels.into(),
-        index: "n".into(),
-        revision: 7,
-    };
+    let stored = Stored { message, labels, indexed: None, revision: 7 };
+    let table = Table::new([("default/p".into(), stored)], 7);
+    let object = table.get("default/p").unwrap();
     let metadata = "\"metadata\":{\"name\":\"p\",\"namespace\":\"default\",\"resourceVersion\":\"7\",\
         \"generation\":1,\"labels\":{\"a\":\"\\u003c1\\u003e\"}}";
     let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
