@@ -567,7 +567,8 @@ impl Coordinator {
     fn next_pods(&mut self, now: Moment, reserving: usize) -> Vec<Evaluated> {
         let mut pods: Vec<Evaluated> = Vec::new();
         while pods.len() < BATCH && self.may_evaluate(now, reserving + pods.len()) {
-            let Some(next) = self.next_pod(now) else { break };
+            let like = pods.first().map(|first| first.attempt.pod.uid);
+            let Some(next) = self.next_pod(like, now) else { break };
             let promised = |pod: &Evaluated| self.nominations.node(pod.attempt.pod.uid).is_some();
             let same = |first: &Evaluated| {
                 // The next sees what becomes of the claims of the one before.
@@ -585,12 +586,14 @@ impl Coordinator {
         pods
     }
 
-    fn next_pod(&mut self, now: Moment) -> Option<Evaluated> {
+    /// The next pod, one that asks for the same as `like` first.
+    fn next_pod(&mut self, like: Option<PodUid>, now: Moment) -> Option<Evaluated> {
         loop {
             let mut next = if let Some(again) = self.again.pop_front() {
                 again
             } else {
-                let attempt = self.queue.pop(now)?;
+                let alike = like.and_then(|first| self.queue.pop_like(first, now));
+                let attempt = alike.or_else(|| self.queue.pop(now))?;
                 let class = attempt.pod.request.clone();
                 Evaluated { attempt, class, begun: now, refusals: 0 }
             };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use megacluster_scheduler::core::diagnosis::{Plugin, PluginSet};
 use megacluster_scheduler::core::event::{ClusterEvent, EventSet};
 use megacluster_scheduler::core::pod::{PodRequest, PodUid};
-use megacluster_scheduler::core::queue::{Depths, PendingPod, Queue, QueueConfig};
+use megacluster_scheduler::core::queue::{Attempt, Depths, PendingPod, Queue, QueueConfig};
 use proptest::prelude::*;
 
 fn uid(number: u32) -> PodUid {
@@ -227,6 +227,46 @@ fn a_flood_leaves_other_namespaces_their_turn() {
     assert_eq!(popped(&mut queue, seconds(2)), Some(uid(4000)));
 }
 
+/// The next pods that follow the first one because they ask for the same.
+fn alike(queue: &mut Queue, first: u32, now: Duration) -> Vec<PodUid> {
+    std::iter::from_fn(|| queue.pop_like(uid(first), now).map(|attempt| attempt.pod.uid)).collect()
+}
+
+#[test]
+fn equal_pods_that_came_at_about_the_same_time_follow_each_other() {
+    let mut queue = Queue::default();
+    let classes = [0, 1].map(|_| Arc::new(PodRequest::default()));
+    for number in 0..10 {
+        let class = &classes[number as usize % 2];
+        queue.upsert(equal(number, "one", class), Duration::from_millis(250) * number);
+    }
+    assert_eq!(popped(&mut queue, seconds(3)), Some(uid(0)));
+    // The pod whose request becomes another is no longer like them.
+    let other = PodRequest { may_preempt: true, ..PodRequest::default() };
+    queue.upsert(equal(2, "one", &Arc::new(other)), seconds(3));
+    assert_eq!(alike(&mut queue, 0, seconds(3)), [uid(4)], "those of one second");
+    assert_eq!(popped(&mut queue, seconds(3)), Some(uid(1)));
+    assert_eq!(alike(&mut queue, 1, seconds(3)), [uid(3), uid(5)]);
+    let rest: Vec<_> = std::iter::from_fn(|| popped(&mut queue, seconds(3))).collect();
+    assert_eq!(rest, [2, 6, 7, 8, 9].map(uid));
+    assert_eq!(alike(&mut queue, 6, seconds(3)), []);
+}
+
+#[test]
+fn equal_pods_of_a_flood_do_not_take_more_than_a_few_turns_at_once() {
+    let mut queue = Queue::default();
+    let class = Arc::new(PodRequest::default());
+    (0..1000).for_each(|number| queue.upsert(equal(number, "flood", &class), seconds(0)));
+    assert_eq!(popped(&mut queue, seconds(1)), Some(uid(0)));
+    queue.upsert(equal(2000, "quiet", &Arc::default()), seconds(1));
+    let taken = alike(&mut queue, 0, seconds(1));
+    assert!(taken == (1..128).map(uid).collect::<Vec<_>>(), "{} pods", taken.len());
+    assert_eq!(popped(&mut queue, seconds(1)), Some(uid(2000)));
+    // Alone again, it takes all at once.
+    assert_eq!(popped(&mut queue, seconds(1)), Some(uid(128)));
+    assert_eq!(alike(&mut queue, 128, seconds(1)).len(), 1000 - 129);
+}
+
 /// Has all pods tried until none is ready; those for which there is room are placed. How many were.
 fn round(queue: &mut Queue, room: &mut usize, now: Duration) -> usize {
     let mut tried = 0;
@@ -308,6 +348,7 @@ enum Step {
     Upsert { pod: u32, priority: i32, gated: bool },
     Remove { pod: u32 },
     Pop,
+    PopLike { nth: usize },
     Done { nth: usize },
     Unschedulable { nth: usize, plugins: Vec<Plugin>, alone: bool },
     Retry { nth: usize },
@@ -322,6 +363,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(pod, priority, gated)| Step::Upsert { pod, priority, gated }),
         1 => (0..20_u32).prop_map(|pod| Step::Remove { pod }),
         4 => Just(Step::Pop),
+        2 => (0..9_usize).prop_map(|nth| Step::PopLike { nth }),
         1 => (0..9_usize).prop_map(|nth| Step::Done { nth }),
         2 => (0..9_usize, plugins, any::<bool>())
             .prop_map(|(nth, plugins, alone)| Step::Unschedulable { nth, plugins, alone }),
@@ -337,6 +379,8 @@ struct Model {
     waiting: BTreeMap<u32, bool>,
     in_flight: BTreeMap<u32, bool>,
     gated_in_flight: BTreeSet<u32>,
+    /// What pods ask for, by priority: some share it.
+    classes: BTreeMap<i32, Arc<PodRequest>>,
 }
 
 impl Model {
@@ -349,7 +393,11 @@ impl Model {
     }
 
     fn pop(&mut self, queue: &mut Queue, now: Duration) -> Result<bool, TestCaseError> {
-        let Some(attempt) = queue.pop(now) else { return Ok(false) };
+        self.take(queue.pop(now))
+    }
+
+    fn take(&mut self, attempt: Option<Attempt>) -> Result<bool, TestCaseError> {
+        let Some(attempt) = attempt else { return Ok(false) };
         let number = Self::number(attempt.pod.uid);
         prop_assert_eq!(self.waiting.remove(&number), Some(false), "{} wasn't ready", number);
         prop_assert!(self.in_flight.insert(number, true).is_none(), "{} twice", number);
@@ -377,7 +425,9 @@ impl Model {
                 if gated && (known == Some(false) || self.in_flight.contains_key(&pod)) {
                     return Ok(());
                 }
-                queue.upsert(PendingPod { gates, ..waiting(pod, priority) }, *now);
+                let new = waiting(pod, priority);
+                let request = self.classes.entry(priority).or_insert(new.request).clone();
+                queue.upsert(PendingPod { gates, request, ..waiting(pod, priority) }, *now);
                 match self.in_flight.get_mut(&pod) {
                     Some(alive) => *alive = true,
                     None => _ = self.waiting.insert(pod, gated),
@@ -389,6 +439,11 @@ impl Model {
                 self.in_flight.entry(pod).and_modify(|alive| *alive = false);
             }
             Step::Pop => _ = self.pop(queue, *now)?,
+            Step::PopLike { nth } => {
+                if let Some(number) = self.nth_in_flight(nth) {
+                    self.take(queue.pop_like(uid(number), *now))?;
+                }
+            }
             Step::Done { nth } => {
                 if let Some(number) = self.nth_in_flight(nth) {
                     queue.done(uid(number), *now);

@@ -1,8 +1,9 @@
 //! The pods that wait: ready, backing off, unschedulable or gated
 //! (`pkg/scheduler/backend/queue/scheduling_queue.go`).
 //!
-//! Two things differ from it: namespaces take turns ([`ready`]), and an event is tried out with one
-//! of many equal pods ([`parked`]).
+//! Three things differ from it: namespaces take turns ([`ready`]), equal pods that came at about the
+//! same time may follow each other though others came between ([`Queue::pop_like`]), and an event is
+//! tried out with one of many equal pods ([`parked`]).
 //!
 //! Memory: one entry for each pod without a node, a few hundred bytes beside its shared request.
 //! Events that pass while a pod is in flight cost nothing: each kind keeps the number of its last
@@ -19,7 +20,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use self::parked::{Group, Parked, ParkedKey};
-use self::ready::{Ready, ReadyKey};
+use self::ready::{Class, Ready, ReadyKey};
 use super::diagnosis::PluginSet;
 use super::event::{EventLog, EventSet};
 use super::pod::{PodRequest, PodUid};
@@ -33,6 +34,9 @@ const SPREADING: usize = 4;
 /// Pauses end on whole seconds, so that pods whose pauses end within one are ordered by priority
 /// (`backoffQOrderingWindowDuration`).
 const WINDOW: Duration = Duration::from_secs(1);
+/// Equal pods may overtake others that came less than this before them. Pods that are made at once
+/// reach a watch in any order.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// The queue's times, kube-scheduler's by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +114,7 @@ type BackoffKey = (Moment, Reverse<i32>, Moment, u64, PodUid);
 /// Where an entry is, with the key under which its index knows it.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    Active(ReadyKey),
+    Active(Class, ReadyKey),
     Backoff(BackoffKey),
     ErrorBackoff(BackoffKey),
     Unschedulable(Group, ParkedKey),
@@ -223,7 +227,11 @@ impl Queue {
         match &mut entry.place {
             Place::InFlight { changed, .. } => *changed = true,
             // The priority can't change, so the old key still holds.
-            Place::Active(_) | Place::Backoff(_) | Place::ErrorBackoff(_) => {}
+            Place::Active(class, key) => {
+                let before = std::mem::replace(class, class_of(&entry.pod));
+                self.active.reclass(key, before, *class);
+            }
+            Place::Backoff(_) | Place::ErrorBackoff(_) => {}
             Place::Gated => {
                 if let Some(entry) = self.take(uid) {
                     self.ready(entry, now);
@@ -271,6 +279,18 @@ impl Queue {
         let early = || self.backoff.first().map(|key| key.4);
         let uid =
             self.active.first().or_else(|| early().filter(|_| self.config.pop_from_backoff))?;
+        self.take_off(uid, now)
+    }
+
+    /// The next pod to try that asks for the same as one that has just been taken: it may come
+    /// before others that came at about the same time.
+    pub fn pop_like(&mut self, first: PodUid, now: Moment) -> Option<Attempt> {
+        let first = self.entries.get(&first)?;
+        let uid = self.active.like(class_of(&first.pod), first.since + AT_ONCE)?;
+        self.take_off(uid, now)
+    }
+
+    fn take_off(&mut self, uid: PodUid, now: Moment) -> Option<Attempt> {
         let mut entry = self.take(uid)?;
         entry.attempts = entry.attempts.saturating_add(1);
         let attempt = Attempt {
@@ -376,7 +396,7 @@ impl Queue {
     pub fn whereabouts(&self, uid: PodUid) -> Option<(&'static str, u32, Arc<PodRequest>)> {
         let entry = self.entries.get(&uid)?;
         let place = match entry.place {
-            Place::Active(_) => "active",
+            Place::Active(..) => "active",
             Place::Backoff(_) | Place::ErrorBackoff(_) => "backoff",
             Place::Unschedulable(..) => "unschedulable",
             Place::Gated => "gated",
@@ -432,8 +452,9 @@ impl Queue {
             entry.first_ready.get_or_insert(now);
             let claim = (entry.since, entry.arrival, entry.pod.uid);
             let priority = entry.pod.request.priority;
-            let key = self.active.insert(&entry.pod.namespace, priority, claim);
-            self.put(entry, Place::Active(key));
+            let class = class_of(&entry.pod);
+            let key = self.active.insert(&entry.pod.namespace, priority, class, claim);
+            self.put(entry, Place::Active(class, key));
         } else {
             self.put(entry, Place::Gated);
         }
@@ -510,7 +531,7 @@ impl Queue {
     fn take(&mut self, uid: PodUid) -> Option<Entry> {
         let entry = self.entries.remove(&uid)?;
         match &entry.place {
-            Place::Active(key) => self.active.remove(&entry.pod.namespace, key),
+            Place::Active(class, key) => self.active.remove(&entry.pod.namespace, *class, key),
             Place::Backoff(key) => drop(self.backoff.remove(key)),
             Place::ErrorBackoff(key) => drop(self.error_backoff.remove(key)),
             Place::Unschedulable(group, key) => self.unschedulable.remove(*group, key),
@@ -524,7 +545,7 @@ impl Queue {
     fn put(&mut self, mut entry: Entry, place: Place) {
         match place {
             // It is where its key was made.
-            Place::Active(_) => {}
+            Place::Active(..) => {}
             Place::Backoff(key) => drop(self.backoff.insert(key)),
             Place::ErrorBackoff(key) => drop(self.error_backoff.insert(key)),
             Place::Unschedulable(group, key) => self.unschedulable.insert(group, key),
@@ -534,6 +555,10 @@ impl Queue {
         entry.place = place;
         self.entries.insert(entry.pod.uid, entry);
     }
+}
+
+fn class_of(pod: &PendingPod) -> Class {
+    Arc::as_ptr(&pod.request).addr()
 }
 
 fn window(moment: Moment) -> Moment {

@@ -5,6 +5,9 @@
 //! for each namespace. Where a single namespace has pods, or none has more than a turn, this is
 //! kube-scheduler's order but for whose turn began first. It is start-time fair queueing (Goyal,
 //! Vin, Cheng 1996), by pods.
+//!
+//! Equal pods are decided together, so a pod may be taken before its turn when an equal one is
+//! tried ([`Ready::like`]): out of the next turns of its namespace alone where others have pods.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -18,15 +21,23 @@ use crate::core::pod::PodUid;
 /// Pods of one namespace that follow each other while others wait. Equal pods one behind the other
 /// are decided together, which turns of one pod would prevent.
 pub(super) const TURN: u32 = 32;
+/// Turns after the present one out of which pods are taken beforehand, where several namespaces
+/// have pods: 128 pods of one namespace may then follow each other.
+const BEFOREHAND: u64 = 3;
 
 /// Highest priority first, then whose turn it is, then which namespace began its turn first, then
 /// who waits longest, then who came first.
 pub(super) type ReadyKey = (Reverse<i32>, u64, u64, Moment, u64, PodUid);
 
+/// What tells equal pods: the address of the request that they share.
+pub(super) type Class = usize;
+
 /// Ready pods.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     keys: BTreeSet<ReadyKey>,
+    /// The same by class.
+    alike: HashMap<Class, BTreeSet<ReadyKey>>,
     levels: HashMap<i32, Level>,
     begun: u64,
 }
@@ -55,6 +66,7 @@ impl Ready {
         &mut self,
         namespace: &Arc<str>,
         priority: i32,
+        class: Class,
         (since, arrival, uid): (Moment, u64, PodUid),
     ) -> ReadyKey {
         let level = self.levels.entry(priority).or_default();
@@ -74,12 +86,29 @@ impl Ready {
         share.ready += 1;
         let key = (Reverse(priority), share.turn, share.begun, since, arrival, uid);
         self.keys.insert(key);
+        self.alike.entry(class).or_default().insert(key);
         key
     }
 
+    /// The pod asks for something else now.
+    pub(super) fn reclass(&mut self, key: &ReadyKey, from: Class, to: Class) {
+        self.unclass(key, from);
+        self.alike.entry(to).or_default().insert(*key);
+    }
+
+    fn unclass(&mut self, key: &ReadyKey, class: Class) {
+        if let Some(keys) = self.alike.get_mut(&class) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.alike.remove(&class);
+            }
+        }
+    }
+
     /// The pod isn't ready any more.
-    pub(super) fn remove(&mut self, namespace: &Arc<str>, key: &ReadyKey) {
+    pub(super) fn remove(&mut self, namespace: &Arc<str>, class: Class, key: &ReadyKey) {
         self.keys.remove(key);
+        self.unclass(key, class);
         let priority = key.0.0;
         let Some(level) = self.levels.get_mut(&priority) else { return };
         if let Some(share) = level.namespaces.get_mut(namespace) {
@@ -100,6 +129,15 @@ impl Ready {
             level.turn = key.1;
         }
         Some(key.5)
+    }
+
+    /// The first pod of a class, if it waits since `until` or longer and its turn is not too far
+    /// off. Pods of a class are of one namespace and priority.
+    pub(super) fn like(&self, class: Class, until: Moment) -> Option<PodUid> {
+        let key = self.alike.get(&class)?.first()?;
+        let level = self.levels.get(&key.0.0)?;
+        let near = level.namespaces.len() == 1 || key.1 <= level.turn + BEFOREHAND;
+        (near && key.3 <= until).then_some(key.5)
     }
 
     /// The pod with the weakest claim.
