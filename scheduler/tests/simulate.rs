@@ -52,6 +52,19 @@ fn the_number_of_shards_does_not_show() {
 }
 
 #[test]
+fn the_wire_does_not_show() {
+    megacluster_service::crypto::install();
+    for rules in ["--spread zone", "--anti-affinity hostname --interleave"] {
+        let run = |wire: &str| {
+            let arguments =
+                format!("--nodes 60 --pods 150 --classes 5 --list --shards 3 {rules} {wire}");
+            simulated(&arguments).expect("simulated")
+        };
+        assert_eq!(places(&run("")), places(&run("--wire")), "{rules}");
+    }
+}
+
+#[test]
 fn rules_hold() {
     let printed = simulated("--nodes 30 --pods 90 --classes 1 --spread zone --list --zones 3");
     let printed = printed.expect("simulated");

@@ -74,8 +74,25 @@ impl ClassCache {
     }
 }
 
+/// Classes of one message that are written already, by address: many of its operations share one.
+#[derive(Default)]
+struct Written(HashMap<usize, Bytes>);
+
+impl Written {
+    fn class(&mut self, class: &Arc<PodRequest>) -> Result<pb::PodClass, WireError> {
+        let address = Arc::as_ptr(class).addr();
+        if let Some(request) = self.0.get(&address) {
+            return Ok(pb::PodClass { request: request.clone() });
+        }
+        let wire = encode_class(class)?;
+        self.0.insert(address, wire.request.clone());
+        Ok(wire)
+    }
+}
+
 /// For sending.
 pub fn encode_request(request: &Request) -> Result<pb::ExchangeRequest, WireError> {
+    let mut written = Written::default();
     let target = |target: &Target| pb::Target {
         shard: target.shard.to_string(),
         incarnation: target.incarnation,
@@ -90,7 +107,7 @@ pub fn encode_request(request: &Request) -> Result<pb::ExchangeRequest, WireErro
         operations: request
             .operations
             .iter()
-            .map(encode_operation)
+            .map(|operation| encode_operation(operation, &mut written))
             .collect::<Result<_, WireError>>()?,
     })
 }
@@ -122,15 +139,18 @@ pub fn decode_request(
     })
 }
 
-fn encode_operation(operation: &Operation) -> Result<pb::Operation, WireError> {
+fn encode_operation(
+    operation: &Operation,
+    written: &mut Written,
+) -> Result<pb::Operation, WireError> {
     use pb::operation::Kind;
     let kind = match operation {
         Operation::Survey { class, full } => {
-            Kind::Survey(pb::Survey { class: Some(encode_class(class)?), full: *full })
+            Kind::Survey(pb::Survey { class: Some(written.class(class)?), full: *full })
         }
         Operation::Evaluate { class, seed, count, survey, nominees } => {
             Kind::Evaluate(pb::Evaluate {
-                class: Some(encode_class(class)?),
+                class: Some(written.class(class)?),
                 seed: *seed,
                 count: *count,
                 survey: match survey {
@@ -141,8 +161,8 @@ fn encode_operation(operation: &Operation) -> Result<pb::Operation, WireError> {
             })
         }
         Operation::Preempt(preempt) => Kind::Preempt(encode_preempt(preempt)?),
-        Operation::Reserve(reservation) => Kind::Reserve(encode_reservation(reservation)?),
-        Operation::Restore(reservation) => Kind::Restore(encode_reservation(reservation)?),
+        Operation::Reserve(reservation) => Kind::Reserve(encode_reservation(reservation, written)?),
+        Operation::Restore(reservation) => Kind::Restore(encode_reservation(reservation, written)?),
         Operation::Confirm(settlement) => Kind::Confirm(encode_settlement(settlement)),
         Operation::Release(settlement) => Kind::Release(encode_settlement(settlement)),
     };
@@ -239,11 +259,14 @@ fn decode_pod(pod: Option<pb::PodId>) -> Result<PodId, WireError> {
     Ok(PodId { uid: pod.uid.into(), namespace: pod.namespace.into(), name: pod.name.into() })
 }
 
-fn encode_reservation(reservation: &Reservation) -> Result<pb::Reservation, WireError> {
+fn encode_reservation(
+    reservation: &Reservation,
+    written: &mut Written,
+) -> Result<pb::Reservation, WireError> {
     Ok(pb::Reservation {
         pod: Some(encode_pod(&reservation.pod)),
         node: reservation.node.to_string(),
-        class: Some(encode_class(&reservation.class)?),
+        class: Some(written.class(&reservation.class)?),
         token: reservation.token,
     })
 }

@@ -41,7 +41,7 @@ pub enum SimulateError {
     /// Flags that ask for nothing.
     #[error("{0}")]
     Flags(String),
-    /// The output is closed.
-    #[error("output: {0}")]
+    /// The output is closed, or there is no room for connections.
+    #[error("{0}")]
     Output(#[from] std::io::Error),
 }

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 /// What is simulated.
 #[derive(Args, Clone, Debug)]
 #[command(next_line_help = true)]
+#[expect(clippy::struct_excessive_bools, reason = "flags are flags")]
 pub struct SimulateFlags {
     /// A dump of a cluster: what `kubectl get nodes,pods,namespaces,services,replicasets,
     /// statefulsets,replicationcontrollers -A -o yaml` or `-o json` prints, or several such
@@ -53,6 +54,10 @@ pub struct SimulateFlags {
     /// Shards that divide the nodes.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub shards: u16,
+    /// Relay and shards speak gRPC with TLS over loopback, as processes of their own do, and the
+    /// shards work side by side.
+    #[arg(long)]
+    pub wire: bool,
     /// So many of the waiting pods come one by one, each when the one before has its node: says how
     /// long a pod takes on an idle system. Default: 1000, or a tenth of the pods if that is less.
     #[arg(long)]

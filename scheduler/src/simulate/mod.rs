@@ -1,6 +1,7 @@
 //! `megacluster-scheduler simulate`: where a workload would go, and how fast. A cluster comes from
-//! a dump or out of nothing; the relay and the shards are the real ones, in one thread, without
-//! anything between them. Nothing is asked of any cluster.
+//! a dump or out of nothing; the relay and the shards are the real ones, in one thread without
+//! anything between them, or with `--wire` at the ends of real connections. Nothing is asked of any
+//! cluster.
 
 mod dump;
 mod error;
@@ -8,6 +9,7 @@ mod flags;
 mod generate;
 mod measure;
 mod report;
+mod wire;
 mod workload;
 mod world;
 
@@ -59,7 +61,7 @@ pub fn run(flags: &SimulateFlags, out: &mut impl Write) -> Result<(), SimulateEr
         return Err(SimulateError::Flags("--running: needs --nodes".to_owned()));
     }
     let generator = Generator::new(flags, nodes)?;
-    let mut figures = Figures { shards: flags.shards, ..Figures::default() };
+    let mut figures = Figures { shards: flags.shards, wire: flags.wire, ..Figures::default() };
     let mut world = World::new(flags.shards, &policy, flags.seed);
     let before = measure::resident();
     dump.nodes.drain(..).for_each(|node| world.node(&node));
@@ -73,6 +75,9 @@ pub fn run(flags: &SimulateFlags, out: &mut impl Write) -> Result<(), SimulateEr
     world.pods_end();
     figures.running = world.pod_count();
     figures.pod_bytes = measure::resident().saturating_sub(with_nodes);
+    if flags.wire {
+        world.by_wire()?;
+    }
     if flags.replica_sets {
         let sets = (0..flags.classes).map(replica_set);
         dump.lookups.entry(Kind::Owner(OwnerKind::ReplicaSet)).or_default().extend(sets);

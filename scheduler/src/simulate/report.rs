@@ -22,6 +22,8 @@ pub(super) struct Figures {
     pub(super) nodes: usize,
     pub(super) running: usize,
     pub(super) shards: u16,
+    /// Whether messages went over connections.
+    pub(super) wire: bool,
     /// From the first object until the first pod has a node.
     pub(super) start: Duration,
     pub(super) node_bytes: u64,
@@ -133,14 +135,16 @@ pub(super) fn figures(out: &mut impl Write, figures: &Figures) -> std::io::Resul
         let rate = attempts as f64 / deciding.as_secs_f64();
         writeln!(
             out,
-            "  {attempts} decisions on one core: {rate:.0} a second, {:.1} to a message",
+            "  {attempts} decisions {}: {rate:.0} a second, {:.1} to a message",
+            if figures.wire { "by gRPC with TLS" } else { "on one core" },
             { attempts as f64 / figures.messages.max(1) as f64 }
         )?;
         writeln!(
             out,
-            "  for each decision               {:.2} µs: relay {:.2}, shards {:.2}",
+            "  for each decision               {:.2} µs: relay {:.2}, {} {:.2}",
             each(deciding),
             each(spent.relay),
+            if figures.wire { "answers of shards after" } else { "shards" },
             each(spent.shards)
         )?;
         writeln!(

@@ -1,6 +1,6 @@
-//! A relay, its shards and their surroundings, without any of what stands between them: messages
-//! arrive at once, binds succeed at once, and the watch shows them a little later. The machines are
-//! those that run in earnest.
+//! A relay, its shards and their surroundings. Nothing stands between relay and shards, unless the
+//! wire is asked for; binds succeed at once, and the watch shows them a little later. The machines
+//! are those that run in earnest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
+use super::error::SimulateError;
+use super::wire::Wire;
 use super::workload::Workload;
 use crate::core::directory::{self, Change, Kind};
 use crate::core::membership::Membership;
@@ -27,6 +29,7 @@ use crate::relay::mount::MountOutcome;
 use crate::relay::pods::Intake;
 use crate::relay::report::Report;
 use crate::relay::tree;
+use crate::shard::local::LocalShard;
 use crate::shard::machine::{ShardConfig, ShardMachine};
 
 /// Binds that the watch shows together.
@@ -55,7 +58,7 @@ pub(super) struct Spent {
     pub(super) intake: Duration,
     /// The relay: queue, messages, choices, binds.
     pub(super) relay: Duration,
-    /// The shards: surveys, evaluations, reservations.
+    /// The shards: surveys, evaluations, reservations. With the wire, all that the relay waits for.
     pub(super) shards: Duration,
     /// What the watch shows of the binds.
     pub(super) watch: Duration,
@@ -79,7 +82,8 @@ impl Spent {
 /// All of it.
 pub(super) struct World {
     membership: Membership,
-    shards: Vec<ShardMachine>,
+    shards: Vec<Arc<LocalShard>>,
+    wire: Option<Wire>,
     places: HashMap<Arc<str>, usize>,
     coordinator: Coordinator,
     compiler: Compiler,
@@ -106,9 +110,9 @@ impl World {
             });
             machine.node_list_begins();
             machine.pod_list_begins();
-            machine
+            Arc::new(LocalShard::new(machine, Metrics::unregistered()))
         };
-        let shards: Vec<ShardMachine> = membership.names().map(shard).collect();
+        let shards: Vec<Arc<LocalShard>> = membership.names().map(shard).collect();
         let places = shards.iter().enumerate().map(|(i, s)| (Arc::clone(s.name()), i)).collect();
         let config = CoordinatorConfig {
             membership: membership.clone(),
@@ -124,6 +128,7 @@ impl World {
             compiler: Compiler::new(Arc::clone(policy)),
             membership,
             shards,
+            wire: None,
             places,
             now: Moment::ZERO,
             numbers: HashMap::new(),
@@ -136,34 +141,40 @@ impl World {
         }
     }
 
-    pub(super) fn node(&mut self, node: &Node) {
+    /// Messages go over connections from now on.
+    pub(super) fn by_wire(&mut self) -> Result<(), SimulateError> {
+        self.wire = Some(Wire::new(&self.shards, &self.membership)?);
+        Ok(())
+    }
+
+    pub(super) fn node(&self, node: &Node) {
         let owner = self.membership.owner(node.metadata.name.as_deref().unwrap_or_default());
         // The others would only find out that it isn't theirs.
         if let Some(place) = owner.and_then(|owner| self.places.get(owner)) {
-            self.shards[*place].node_applied(node);
+            self.shards[*place].lock().node_applied(node);
         }
     }
 
-    pub(super) fn nodes_end(&mut self) {
-        self.shards.iter_mut().for_each(ShardMachine::node_list_ends);
+    pub(super) fn nodes_end(&self) {
+        self.shards.iter().for_each(|shard| shard.lock().node_list_ends());
     }
 
-    pub(super) fn running(&mut self, pod: &Pod) {
-        for shard in &mut self.shards {
-            shard.pod_applied(pod);
+    pub(super) fn running(&self, pod: &Pod) {
+        for shard in &self.shards {
+            shard.lock().pod_applied(pod);
         }
     }
 
-    pub(super) fn pods_end(&mut self) {
-        self.shards.iter_mut().for_each(ShardMachine::pod_list_ends);
+    pub(super) fn pods_end(&self) {
+        self.shards.iter().for_each(|shard| shard.lock().pod_list_ends());
     }
 
     pub(super) fn node_count(&self) -> usize {
-        self.shards.iter().map(|shard| shard.table().node_count()).sum()
+        self.shards.iter().map(|shard| shard.lock().table().node_count()).sum()
     }
 
     pub(super) fn pod_count(&self) -> usize {
-        self.shards.iter().map(|shard| shard.table().pod_count()).sum()
+        self.shards.iter().map(|shard| shard.lock().table().pod_count()).sum()
     }
 
     /// The relay begins to lead.
@@ -233,8 +244,8 @@ impl World {
             let mut pod = workload.pod(number as usize);
             pod.spec.get_or_insert_default().node_name = Some(node.to_string());
             let begun = Instant::now();
-            for shard in &mut self.shards {
-                shard.pod_applied(&pod);
+            for shard in &self.shards {
+                shard.lock().pod_applied(&pod);
             }
             self.coordinator.intake(self.now, Intake::Gone(uid));
             self.spent.watch += begun.elapsed();
@@ -245,7 +256,15 @@ impl World {
         match action {
             Action::Exchange { id, request } => {
                 self.messages += 1;
-                let response = self.exchange(&request);
+                let response = match &self.wire {
+                    Some(wire) => {
+                        let begun = Instant::now();
+                        let response = wire.exchange(request);
+                        self.spent.shards += begun.elapsed();
+                        response
+                    }
+                    None => self.exchange(&request),
+                };
                 let begun = Instant::now();
                 let actions = self.coordinator.exchanged(self.now, id, response);
                 self.spent.relay += begun.elapsed();
@@ -292,7 +311,7 @@ impl World {
         for part in parts {
             let tree::Branch::Shard(name) = &part.to else { continue };
             let response = if let Some(place) = self.places.get(name) {
-                self.shards[*place].exchange(self.now, &part.request)
+                self.shards[*place].lock().exchange(self.now, &part.request)
             } else {
                 let refusal = Refusal::Malformed(format!("no shard {name}"));
                 Response::refused(&part.request.targets, &refusal)
