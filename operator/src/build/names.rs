@@ -74,7 +74,7 @@ impl Names {
         self.child(&format!("apiserver-{pool}"))
     }
 
-    /// The front door's Deployment.
+    /// The front door's Deployment, and the headless Service by which its replicas find each other.
     #[must_use]
     pub fn watchcache(&self) -> String {
         self.child("watchcache")

@@ -68,7 +68,7 @@ impl Health {
     }
 }
 
-/// The one container of a pod.
+/// The container of a pod that does its work.
 #[derive(Debug)]
 pub(super) struct Program<'a> {
     /// Component: the names of the container and of the ServiceAccount.
@@ -151,16 +151,7 @@ impl Program<'_> {
             liveness_probe: Some(self.health.probe(live, 10, 6)),
             readiness_probe: Some(self.health.probe(ready, 2, 3)),
             resources: Some(self.resources.clone()),
-            security_context: Some(SecurityContext {
-                allow_privilege_escalation: Some(false),
-                capabilities: Some(Capabilities {
-                    add: (!self.capabilities.is_empty())
-                        .then(|| self.capabilities.iter().map(|name| (*name).to_owned()).collect()),
-                    drop: Some(vec!["ALL".to_owned()]),
-                }),
-                read_only_root_filesystem: Some(true),
-                ..SecurityContext::default()
-            }),
+            security_context: Some(confined(self.capabilities)),
             volume_mounts: Some(self.mounts.iter().map(Mount::mount).collect()),
             ..Container::default()
         }
@@ -250,6 +241,20 @@ fn container_port(name: &str, port: u16) -> ContainerPort {
         container_port: i32::from(port),
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
+    }
+}
+
+/// What a container may: write nowhere, and no more than these Linux capabilities.
+pub(super) fn confined(capabilities: &[&str]) -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities {
+            add: (!capabilities.is_empty())
+                .then(|| capabilities.iter().map(|name| (*name).to_owned()).collect()),
+            drop: Some(vec!["ALL".to_owned()]),
+        }),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
     }
 }
 

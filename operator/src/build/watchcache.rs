@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, ResourceRequirements, Service, ServicePort, ServiceSpec,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
@@ -23,6 +26,10 @@ const HTTPS: &str = "https";
 
 /// How long a router that is told to stop goes on serving.
 const DRAIN_SECONDS: i64 = 5;
+
+/// Name of the socket by which the guard of the port knows that its front door lives. It belongs to
+/// the pod's network.
+const GUARD_SOCKET: &str = "megacluster-watchcache";
 
 const CONFIG_FILE: &str = "config.yaml";
 
@@ -44,8 +51,12 @@ pub(super) fn add(cluster: &ValidatedCluster, children: &mut Children) -> Result
         &[(From::Anyone, WATCHCACHE_PORT), (From::Anyone, ADMIN_PORT)],
         children,
     );
-    budget::add(cluster, &name, labels, cluster.watch_cache.replicas, children);
+    budget::add(cluster, &name, labels.clone(), cluster.watch_cache.replicas, children);
     children.add(cluster, Stage::Foundation, Lifetime::Owned, endpoint(cluster, &names));
+    // By which a front door's guard finds the other replicas: those that are ready.
+    let ports = vec![service::port(HTTPS, WATCHCACHE_PORT)];
+    let peers = service::headless(&names, &name, labels.clone(), ports, false);
+    children.add(cluster, Stage::Foundation, Lifetime::Owned, peers);
     // Named by its content: routers go on with the old pools until they are replaced, which is
     // after new pools are ready and before old ones are removed.
     let config_name = format!("{name}-{}", fingerprint(&[configuration.as_bytes()]));
@@ -81,7 +92,7 @@ fn endpoint(cluster: &ValidatedCluster, names: &Names) -> Service {
 
 fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> Deployment {
     let labels = labels::component(names, COMPONENT);
-    let template = Program {
+    let mut template = Program {
         component: COMPONENT,
         labels: labels.clone(),
         // CA and certificates are read again when they change.
@@ -95,6 +106,7 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
             format!("--client-ca-file={TLS}/ca.crt"),
             format!("--config={CONFIG}/{CONFIG_FILE}"),
             format!("--admin-listen-address=0.0.0.0:{ADMIN_PORT}"),
+            format!("--guard-socket={GUARD_SOCKET}"),
             // kube-proxy needs a moment to send new connections elsewhere.
             format!("--shutdown-delay-duration={DRAIN_SECONDS}s"),
         ]
@@ -133,6 +145,7 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
         grace: DRAIN_SECONDS + 30,
     }
     .template(cluster);
+    template.spec.get_or_insert_default().containers.push(guard(cluster, names));
     workload::deployment(
         names,
         &names.watchcache(),
@@ -141,6 +154,31 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
         IntOrString::Int(1),
         template,
     )
+}
+
+/// The guard of the front door's port: it passes clients on to the other replicas while the front
+/// door beside it is gone, until the kubelet has started it again or the Service knows.
+fn guard(cluster: &ValidatedCluster, names: &Names) -> Container {
+    let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
+    Container {
+        name: "guard".to_owned(),
+        image: Some(cluster.images.watch_cache.clone()),
+        image_pull_policy: Some(cluster.images.pull_policy.as_str().to_owned()),
+        args: Some(vec![
+            "guard".to_owned(),
+            format!("--listen-address=0.0.0.0:{WATCHCACHE_PORT}"),
+            format!("--guard-socket={GUARD_SOCKET}"),
+            format!("--peers={}:{WATCHCACHE_PORT}", names.service_dns(&names.watchcache())),
+        ]),
+        env: Some(vec![pods::pod_field("POD_IP", "status.podIP")]),
+        // Next to nothing, but while it passes connections on.
+        resources: Some(ResourceRequirements {
+            requests: Some(BTreeMap::from([quantity("cpu", "10m"), quantity("memory", "16Mi")])),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(pods::confined(&[])),
+        ..Container::default()
+    }
 }
 
 /// What the cache needs, where there is one.
