@@ -104,6 +104,7 @@ async fn fleet(shards: usize, nodes: usize) -> Fleet {
         machine.node_list_ends();
         machine.pod_list_begins();
         machine.pod_list_ends();
+        machine.without_volumes();
         let shard = Arc::new(LocalShard::new(machine, Metrics::unregistered()));
         let loopback = "127.0.0.1:0".parse().expect("address");
         let (address, _) =
@@ -334,6 +335,7 @@ async fn a_copy_takes_over_from_a_shard_that_dies() {
         machine.node_list_ends();
         machine.pod_list_begins();
         machine.pod_list_ends();
+        machine.without_volumes();
         let shard = Arc::new(LocalShard::new(machine, Metrics::unregistered()));
         let stop = fleet.token.child_token();
         let loopback = "127.0.0.1:0".parse().expect("address");

@@ -35,6 +35,7 @@ import (
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/defaultpreemption"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/feature"
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/names"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins/nodevolumelimits"
 	"k8s.io/kubernetes/pkg/scheduler/framework/preemption"
 	"k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 	"k8s.io/kubernetes/pkg/scheduler/metrics"
@@ -43,7 +44,7 @@ import (
 var supported = sets.New(
 	names.SchedulingGates, names.PrioritySort, names.NodeUnschedulable, names.NodeName,
 	names.TaintToleration, names.NodeAffinity, names.NodePorts, names.NodeResourcesFit,
-	names.VolumeRestrictions, names.VolumeBinding, names.VolumeZone,
+	names.VolumeRestrictions, names.NodeVolumeLimits, names.VolumeBinding, names.VolumeZone,
 	names.NodeResourcesBalancedAllocation, names.PodTopologySpread, names.InterPodAffinity,
 	names.ImageLocality, names.DefaultPreemption, names.DefaultBinder,
 )
@@ -67,6 +68,9 @@ type Case struct {
 	Classes    []*storagev1.StorageClass       `json:"classes"`
 	Drivers    []*storagev1.CSIDriver          `json:"drivers"`
 	Capacities []*storagev1.CSIStorageCapacity `json:"capacities"`
+	// What nodes' drivers say, and what is attached to nodes.
+	CSINodes    []*storagev1.CSINode          `json:"csiNodes"`
+	Attachments []*storagev1.VolumeAttachment `json:"attachments"`
 	// Preempt says whether the message shall tell what came of preemption. Only for a pod that
 	// has no victims: an oracle evicts nobody.
 	Preempt bool `json:"preempt"`
@@ -175,6 +179,8 @@ func (o *oracle) newFramework(
 		runtime.WithInformerFactory(o.informers),
 		runtime.WithSnapshotSharedLister(o.lister),
 		runtime.WithPodNominator(o.nominator),
+		runtime.WithSharedCSIManager(
+			nodevolumelimits.NewCSIManager(o.informers.Storage().V1().CSINodes().Lister())),
 	)
 }
 
@@ -214,6 +220,8 @@ func (o *oracle) answer(ctx context.Context, c *Case) (*Answer, error) {
 		replace(storage.StorageClasses().Informer(), c.Classes),
 		replace(storage.CSIDrivers().Informer(), c.Drivers),
 		replace(storage.CSIStorageCapacities().Informer(), c.Capacities),
+		replace(storage.CSINodes().Informer(), c.CSINodes),
+		replace(storage.VolumeAttachments().Informer(), c.Attachments),
 	} {
 		if err != nil {
 			return nil, err

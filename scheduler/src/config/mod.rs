@@ -343,8 +343,8 @@ mod tests {
                 "profiles[0].plugins.multiPoint.enabled: not supported: Mine",
             ),
             (
-                "profiles: [{plugins: {multiPoint: {disabled: [{name: NodeVolumeLimits}]}}}]\n",
-                "profiles[0].plugins.multiPoint.disabled: not supported: NodeVolumeLimits; pods",
+                "profiles: [{plugins: {multiPoint: {disabled: [{name: DynamicResources}]}}}]\n",
+                "profiles[0].plugins.multiPoint.disabled: not supported: DynamicResources; pods",
             ),
             (
                 "profiles: [{plugins: {multiPoint: {disabled: [{name: '*'}]}}}]\n",

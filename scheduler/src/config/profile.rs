@@ -13,7 +13,7 @@ use crate::core::policy::{Policy, Weights};
 use crate::core::spread::Constraint;
 
 /// Plugins with a filter here.
-const FILTERS: [Plugin; 11] = [
+const FILTERS: [Plugin; 12] = [
     Plugin::NodeUnschedulable,
     Plugin::NodeName,
     Plugin::TaintToleration,
@@ -21,6 +21,7 @@ const FILTERS: [Plugin; 11] = [
     Plugin::NodePorts,
     Plugin::NodeResourcesFit,
     Plugin::VolumeRestrictions,
+    Plugin::NodeVolumeLimits,
     Plugin::VolumeBinding,
     Plugin::VolumeZone,
     Plugin::PodTopologySpread,
@@ -32,8 +33,7 @@ const SCORES: [&str; 2] = ["NodeResourcesBalancedAllocation", "ImageLocality"];
 const FIXED: [&str; 3] = ["SchedulingGates", "PrioritySort", "DefaultBinder"];
 /// Plugins of the default profile for pods that stay Pending here, so that it makes no difference
 /// whether they run; switched off by name they would be expected to let such pods pass.
-const ABSENT: [&str; 4] =
-    ["NodeVolumeLimits", "DynamicResources", "NodeDeclaredFeatures", "GangScheduling"];
+const ABSENT: [&str; 3] = ["DynamicResources", "NodeDeclaredFeatures", "GangScheduling"];
 const PREEMPTION: &str = "DefaultPreemption";
 
 /// What a profile says about decisions.

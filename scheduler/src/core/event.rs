@@ -38,6 +38,10 @@ pub enum ClusterEvent {
     ClassChanged,
     /// A driver's capacity grew, or isn't looked at any more.
     CapacityChanged,
+    /// A driver takes more volumes on a node than before.
+    LimitRaised,
+    /// A node gave a volume up.
+    Detached,
 }
 
 /// A set of changes.
@@ -126,6 +130,8 @@ impl fmt::Debug for EventSet {
             E::VolumeChanged,
             E::ClassChanged,
             E::CapacityChanged,
+            E::LimitRaised,
+            E::Detached,
         ];
         f.debug_set().entries(all.into_iter().filter(|event| self.contains(*event))).finish()
     }
@@ -175,7 +181,8 @@ fn interests(plugin: Plugin) -> EventSet {
             &[E::NodeAdded, E::NodeAllocatable, E::PodFreed, E::PodScaledDown]
         }
         // News of a claim wake whoever mounts it, one by one.
-        Plugin::VolumeRestrictions | Plugin::NodeVolumeLimits => &[E::NodeAdded, E::VolumesFreed],
+        Plugin::VolumeRestrictions => &[E::NodeAdded, E::VolumesFreed],
+        Plugin::NodeVolumeLimits => &[E::NodeAdded, E::VolumesFreed, E::LimitRaised, E::Detached],
         Plugin::VolumeBinding => {
             &[E::NodeAdded, E::NodeLabels, E::VolumeChanged, E::ClassChanged, E::CapacityChanged]
         }

@@ -142,7 +142,7 @@ impl<'a> Filter<'a> {
         Verdict::Pass { taints, affinity }
     }
 
-    /// `VolumeRestrictions`, `VolumeBinding` and `VolumeZone`.
+    /// `VolumeRestrictions`, `NodeVolumeLimits`, `VolumeBinding` and `VolumeZone`.
     fn takes_volumes(&self, index: usize, tally: &mut Tally) -> bool {
         let (columns, rules) = (self.columns, &self.request.volumes);
         let runs = |plugin| self.request.policy.filters.contains(plugin);
@@ -157,8 +157,13 @@ impl<'a> Filter<'a> {
                 return false;
             }
         }
+        let (row, name) = (ColumnSlot::of(index).row(), columns.name_at(index));
+        if !rules.attach.is_empty() && columns.mounts.exceeds(row, name, &rules.attach) {
+            tally.count(Slot::VolumeLimit);
+            return false;
+        }
         let node = columns.named(index);
-        let unbindable = rules.unbindable(&node, columns.name_at(index));
+        let unbindable = rules.unbindable(&node, name, columns.mounts.attached.migrated(name));
         if !unbindable.is_empty() {
             tally.unresolvable += 1;
             for reason in unbindable {
@@ -289,6 +294,7 @@ enum Slot {
     Storage,
     DiskConflict,
     ClaimInUse,
+    VolumeLimit,
     VolumeNode,
     VolumeBind,
     VolumeSpace,
@@ -303,7 +309,7 @@ enum Slot {
     Scalar(usize),
 }
 
-const FIXED: usize = 21;
+const FIXED: usize = 22;
 
 impl Slot {
     fn index(self) -> usize {
@@ -319,16 +325,17 @@ impl Slot {
             Self::Storage => 8,
             Self::DiskConflict => 9,
             Self::ClaimInUse => 10,
-            Self::VolumeNode => 11,
-            Self::VolumeBind => 12,
-            Self::VolumeSpace => 13,
-            Self::VolumeMissing => 14,
-            Self::VolumeZone => 15,
-            Self::SpreadLabel => 16,
-            Self::SpreadSkew => 17,
-            Self::PodAffinity => 18,
-            Self::PodAntiAffinity => 19,
-            Self::ExistingAntiAffinity => 20,
+            Self::VolumeLimit => 11,
+            Self::VolumeNode => 12,
+            Self::VolumeBind => 13,
+            Self::VolumeSpace => 14,
+            Self::VolumeMissing => 15,
+            Self::VolumeZone => 16,
+            Self::SpreadLabel => 17,
+            Self::SpreadSkew => 18,
+            Self::PodAffinity => 19,
+            Self::PodAntiAffinity => 20,
+            Self::ExistingAntiAffinity => 21,
             Self::Scalar(number) => FIXED + number,
         }
     }
@@ -385,6 +392,7 @@ impl<'a> Tally<'a> {
             Reason::Insufficient("ephemeral-storage".into()),
             Reason::DiskConflict,
             Reason::ClaimInUse,
+            Reason::VolumeLimit,
             Reason::VolumeNode,
             Reason::VolumeBind,
             Reason::VolumeSpace,

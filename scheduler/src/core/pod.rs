@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use serde::{Deserialize, Serialize};
 
 use super::affinity::{Identity, Reach};
@@ -16,7 +16,7 @@ use super::resources::{self, PodResources};
 use super::selector::{HOSTNAME_LABEL, Preference, RequiredNodes, pinned_names};
 use super::spread::Spread;
 use super::taint::Toleration;
-use super::volumes::{Mounts, Rules};
+use super::volumes::{Mounts, Rules, is_untold};
 
 /// A pod's `metadata.uid` in 128 bits: the UUID itself, or a hash of any other text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,7 +72,8 @@ fn fnv(bytes: &[u8]) -> u128 {
 /// Pending and its condition says which: a wrong bind can't be taken back.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Unsupported {
-    /// A volume whose place or limits bind the pod to nodes, by volume name.
+    /// A volume of which can't be told what it is to a driver or where it is, by name of the volume
+    /// or claim.
     Volume(String),
     /// Dynamic resource claims.
     ResourceClaims,
@@ -90,7 +91,7 @@ pub enum Unsupported {
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Volume(name) => write!(f, "volume {name} that has to be placed with the pod"),
+            Self::Volume(name) => write!(f, "volume {name} that can't be translated"),
             Self::ResourceClaims => f.write_str("dynamic resource claims"),
             Self::SchedulingGroup => f.write_str("scheduling group"),
             Self::NodeFeature(name) => write!(f, "node feature {name}"),
@@ -310,7 +311,7 @@ impl Owner {
 
 fn unsupported(spec: &PodSpec) -> Vec<Unsupported> {
     let mut found = Vec::new();
-    let volumes = spec.volumes.iter().flatten().filter(|volume| binds_to_nodes(volume));
+    let volumes = spec.volumes.iter().flatten().filter(|volume| is_untold(volume));
     found.extend(volumes.map(|volume| Unsupported::Volume(volume.name.clone())));
     if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
         found.push(Unsupported::ResourceClaims);
@@ -330,13 +331,4 @@ fn unsupported(spec: &PodSpec) -> Vec<Unsupported> {
     found.sort();
     found.dedup();
     found
-}
-
-/// Disks of plugins that CSI drivers have taken over: `NodeVolumeLimits` counts them.
-fn binds_to_nodes(volume: &Volume) -> bool {
-    volume.gce_persistent_disk.is_some()
-        || volume.aws_elastic_block_store.is_some()
-        || volume.azure_disk.is_some()
-        || volume.cinder.is_some()
-        || volume.portworx_volume.is_some()
 }

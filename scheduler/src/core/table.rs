@@ -26,6 +26,7 @@ use super::survey::{self, Survey};
 use super::tombstones::Tombstones;
 use super::views::{View, Views};
 use super::volumes::Mounts;
+use super::volumes::storage::Change;
 
 /// Pods whose end is remembered, so that a late event or reservation doesn't bring them back.
 const TOMBSTONES: usize = 65_536;
@@ -57,7 +58,7 @@ impl Share {
             resources: request.resources.clone(),
             ports: request.ports.clone(),
             priority: request.priority,
-            mounts: request.mounts.clone(),
+            mounts: request.mounts.as_ref().map(|mounts| mounts.reserved(&request.volumes)),
         }
     }
 }
@@ -230,6 +231,17 @@ impl NodeTable {
                 tenure: record.tenure,
             })
         })
+    }
+
+    /// Takes over news of what volumes hang on, of nodes only those that `owns` names.
+    pub fn apply_volumes(&mut self, change: &Change, owns: impl Fn(&str) -> bool) -> EventSet {
+        self.columns.mounts.attached.apply(change, owns)
+    }
+
+    /// Whether all has been read that volumes hang on.
+    #[must_use]
+    pub fn knows_volumes(&self) -> bool {
+        self.columns.mounts.attached.is_complete()
     }
 
     pub(super) fn population(&self) -> &Population {

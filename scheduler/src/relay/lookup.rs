@@ -181,7 +181,8 @@ impl Follower {
     }
 }
 
-fn key<K: Resource<DynamicType = ()>>(object: &K) -> Key {
+/// An object's namespace and name.
+pub(crate) fn key<K: ResourceExt>(object: &K) -> Key {
     let namespace: Arc<str> = object.namespace().unwrap_or_default().into();
     (namespace, object.name_any().into())
 }

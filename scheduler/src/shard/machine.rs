@@ -18,6 +18,7 @@ use crate::core::queue::Moment;
 use crate::core::search;
 use crate::core::survey::Survey;
 use crate::core::table::{NodeTable, Stage, Unfit};
+use crate::core::volumes::storage::{Change, Kind};
 use crate::protocol::{Answer, Incarnation, Operation, PodId, Refusal, Request, Reservation};
 use crate::protocol::{Response, ShardReport};
 
@@ -108,10 +109,10 @@ impl ShardMachine {
         &self.config.name
     }
 
-    /// Whether all nodes and pods have been read.
+    /// Whether all nodes and pods have been read, and what pods' volumes hang on.
     #[must_use]
     pub fn is_synced(&self) -> bool {
-        self.nodes_synced && self.pods_synced
+        self.nodes_synced && self.pods_synced && self.table.knows_volumes()
     }
 
     /// The nodes and what is taken on them.
@@ -195,6 +196,21 @@ impl ShardMachine {
             self.held.remove(&uid);
             let events = self.table.remove_pod(uid);
             self.changed(events);
+        }
+    }
+
+    /// News of what pods' volumes hang on. What isn't of a node is kept whosever it is.
+    pub fn volumes_changed(&mut self, change: &Change) {
+        let config = &self.config;
+        let owns = |node: &str| config.membership.owns(&config.name, node);
+        let events = self.table.apply_volumes(change, owns);
+        self.changed(events);
+    }
+
+    /// There are no volumes, claims or drivers.
+    pub fn without_volumes(&mut self) {
+        for kind in Kind::COUNTED {
+            self.volumes_changed(&Change::Replace(kind, Vec::new()));
         }
     }
 

@@ -1,23 +1,30 @@
-//! Feeds a shard from the apiserver: nodes, pods on nodes, and the truth about reservations whose
-//! time is up.
+//! Feeds a shard from the apiserver: nodes, pods on nodes, what these pods' volumes hang on, and the
+//! truth about reservations whose time is up.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource, ResourceExt};
 use megacluster_service::admin::Readiness;
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::local::LocalShard;
 use super::machine::ShardMachine;
+use crate::core::directory::Key;
+use crate::core::volumes::objects::{Attachment, Claim, Class, Limits, Volume};
+use crate::core::volumes::storage::{Change, Kind, Object};
 use crate::metrics::{Metrics, labels};
 use crate::relay::bind::is_bound;
+use crate::relay::lookup::key;
 
 /// Objects in one page of a list.
 const PAGE: u32 = 1000;
@@ -37,8 +44,9 @@ pub fn spawn(
     metrics: &Metrics,
     token: &CancellationToken,
 ) {
-    readiness.set("nodes", false);
-    readiness.set("pods", false);
+    for resource in ["nodes", "pods"] {
+        readiness.set(resource, false);
+    }
     let nodes = watcher(Api::<Node>::all(client.clone()), config(""));
     // What has ended takes nothing, and shows up as deleted here when it ends.
     let assigned = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
@@ -49,8 +57,23 @@ pub fn spawn(
         metrics: metrics.clone(),
         token: token.clone(),
     };
-    tokio::spawn(feed.clone().run("nodes", nodes, node_event));
-    tokio::spawn(feed.run("pods", pods, pod_event));
+    tokio::spawn(feed.clone().run("nodes", nodes, to_each(node_event)));
+    tokio::spawn(feed.clone().run("pods", pods, to_each(pod_event)));
+    feed.volumes(client, "persistentvolumeclaims", Kind::Claim, |claim: &PersistentVolumeClaim| {
+        Some(Object::Claim(Claim::of(claim)))
+    });
+    feed.volumes(client, "persistentvolumes", Kind::Volume, |volume: &PersistentVolume| {
+        Some(Object::Volume(Volume::of(volume)))
+    });
+    feed.volumes(client, "storageclasses", Kind::Class, |class: &StorageClass| {
+        Some(Object::Class(Class::of(class)))
+    });
+    feed.volumes(client, "csinodes", Kind::Limits, |node: &CSINode| {
+        Limits::of(node).map(Object::Limits)
+    });
+    feed.volumes(client, "volumeattachments", Kind::Attachment, |one: &VolumeAttachment| {
+        Attachment::of(one).map(Object::Attachment)
+    });
     for shard in shards {
         tokio::spawn(expire(shard.clone(), client.clone(), metrics.clone(), token.clone()));
     }
@@ -70,11 +93,26 @@ struct Feed {
 }
 
 impl Feed {
+    /// Follows what volumes hang on.
+    fn volumes<K>(
+        &self,
+        client: &Client,
+        resource: &'static str,
+        kind: Kind,
+        read: fn(&K) -> Option<Object>,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        self.readiness.set(resource, false);
+        let events = watcher(Api::<K>::all(client.clone()), config(""));
+        tokio::spawn(self.clone().run(resource, events, volume_changes(kind, read)));
+    }
+
     async fn run<K: Send + 'static>(
         self,
         resource: &'static str,
         events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
-        take: fn(&mut ShardMachine, &Event<K>),
+        mut take: impl FnMut(&[Arc<LocalShard>], Event<K>) + Send,
     ) {
         // The reflector's own back-off: 0.8 s doubled up to 30 s, with jitter.
         let mut events = std::pin::pin!(events.default_backoff());
@@ -85,10 +123,9 @@ impl Feed {
             };
             match event {
                 Some(Ok(event)) => {
-                    for shard in &*self.shards {
-                        take(&mut shard.lock(), &event);
-                    }
-                    if matches!(event, Event::InitDone) {
+                    let done = matches!(event, Event::InitDone);
+                    take(&self.shards, event);
+                    if done {
                         info!(resource, "list complete");
                         self.readiness.set(resource, true);
                     }
@@ -102,6 +139,37 @@ impl Feed {
                 }
                 None => return,
             }
+        }
+    }
+}
+
+/// Tells each shard.
+fn to_each<K>(take: fn(&mut ShardMachine, &Event<K>)) -> impl Fn(&[Arc<LocalShard>], Event<K>) {
+    move |shards, event| {
+        for shard in shards {
+            take(&mut shard.lock(), &event);
+        }
+    }
+}
+
+/// Tells the shards of what volumes hang on; lists as a whole.
+fn volume_changes<K: ResourceExt>(
+    kind: Kind,
+    read: fn(&K) -> Option<Object>,
+) -> impl FnMut(&[Arc<LocalShard>], Event<K>) {
+    let mut listed: Vec<(Key, Object)> = Vec::new();
+    move |shards, event| {
+        let change = match event {
+            Event::Init => return listed.clear(),
+            Event::InitApply(object) => {
+                return listed.extend(read(&object).map(|read| (key(&object), read)));
+            }
+            Event::InitDone => Change::Replace(kind, std::mem::take(&mut listed)),
+            Event::Apply(object) => Change::One(kind, key(&object), read(&object)),
+            Event::Delete(object) => Change::One(kind, key(&object), None),
+        };
+        for shard in shards {
+            shard.lock().volumes_changed(&change);
         }
     }
 }

@@ -10,7 +10,9 @@ use k8s_openapi::api::core::v1::{
     Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodTemplateSpec,
     ReplicationController, Service,
 };
-use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
+use k8s_openapi::api::storage::v1::{
+    CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -19,7 +21,7 @@ use super::error::SimulateError;
 use crate::core::directory::{self, Kind, Value as Selecting};
 use crate::core::labels::{Labels, Selector};
 use crate::core::pod::OwnerKind;
-use crate::core::volumes::objects::{Capacity, Claim, Class, Driver, Limits, Volume};
+use crate::core::volumes::objects::{Attachment, Capacity, Claim, Class, Driver, Limits, Volume};
 use crate::core::volumes::storage::{self, Object};
 
 /// Pods that manifests may ask for all together.
@@ -134,6 +136,11 @@ impl Dump {
                 let node: CSINode = at.parse(object)?;
                 let kept = Limits::of(&node).map(Object::Limits);
                 (Kind::Limits, (Arc::from(""), at.name(&node.metadata)?), kept)
+            }
+            "VolumeAttachment" => {
+                let attachment: VolumeAttachment = at.parse(object)?;
+                let kept = Attachment::of(&attachment).map(Object::Attachment);
+                (Kind::Attachment, (Arc::from(""), at.name(&attachment.metadata)?), kept)
             }
             "CSIStorageCapacity" => {
                 let capacity: CSIStorageCapacity = at.parse(object)?;

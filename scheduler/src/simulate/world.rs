@@ -188,6 +188,11 @@ impl World {
             let change = Change::Replace(kind, objects);
             self.coordinator.intake(self.now, Intake::Directory(change));
         }
+        for kind in storage::Kind::COUNTED {
+            let objects = stored.get(&kind).cloned().unwrap_or_default();
+            let change = storage::Change::Replace(kind, objects);
+            self.shards.iter().for_each(|shard| shard.lock().volumes_changed(&change));
+        }
         for kind in storage::Kind::ALL {
             let objects = stored.remove(&kind).unwrap_or_default();
             let change = storage::Change::Replace(kind, objects);

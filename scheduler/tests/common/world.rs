@@ -45,6 +45,7 @@ pub(crate) fn shard(
     machine.node_list_ends();
     machine.pod_list_begins();
     machine.pod_list_ends();
+    machine.without_volumes();
     machine
 }
 

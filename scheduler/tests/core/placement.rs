@@ -273,13 +273,13 @@ fn the_unsupported_is_refused_by_name() {
     let request = PodRequest::compile(&pod(
         "p",
         json!({"spec": {"volumes": [
-            {"name": "data", "awsElasticBlockStore": {"volumeID": "data"}},
+            {"name": "data", "awsElasticBlockStore": {"volumeID": "aws://zone/data"}},
         ]}}),
     ));
     assert_eq!(
         refuse(3, &request).unwrap().to_string(),
         "0/3 nodes are available: pod asks for what this scheduler doesn't support yet: volume \
-         data that has to be placed with the pod."
+         data that can't be translated."
     );
     assert_eq!(refuse(3, &PodRequest::default()), None);
 }

@@ -155,7 +155,9 @@ fn hard_wishes_that_are_not_supported_are_named() {
         unsupported(json!({"volumes": [
             {"name": "a", "emptyDir": {}},
             {"name": "b", "configMap": {"name": "b"}},
-            {"name": "c", "awsElasticBlockStore": {"volumeID": "c"}},
+            {"name": "c", "awsElasticBlockStore": {"volumeID": "aws://zone/c"}},
+            {"name": "vol", "awsElasticBlockStore": {"volumeID": "aws://zone/vol-1"}},
+            {"name": "gce", "gcePersistentDisk": {"pdName": "disk"}},
             {"name": "d", "persistentVolumeClaim": {"claimName": "d"}},
         ]})),
         [Unsupported::Volume("c".into())]

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::{CSINode, VolumeAttachment};
 use megacluster_scheduler::core::diagnosis::{Plugin, PluginSet};
 use megacluster_scheduler::core::evaluate::survey;
 use megacluster_scheduler::core::event::EventSet;
@@ -10,11 +11,12 @@ use megacluster_scheduler::core::gather::refuse;
 use megacluster_scheduler::core::pod::{PodRequest, PodUid};
 use megacluster_scheduler::core::queue::{PendingPod, Queue};
 use megacluster_scheduler::core::search::search;
-use megacluster_scheduler::core::volumes::objects::{Claim, Volume};
+use megacluster_scheduler::core::table::NodeTable;
+use megacluster_scheduler::core::volumes::objects::{Attachment, Claim, Limits, Volume};
 use megacluster_scheduler::core::volumes::storage::{Change, Kind, Object, Storage};
 use serde_json::{Value, json};
 
-use crate::build::{node, on, pod, table};
+use crate::build::{node, on, pod, table, uid};
 
 fn claim(modes: &[&str], volume: &str) -> Change {
     let claim: PersistentVolumeClaim = serde_json::from_value(json!({
@@ -64,26 +66,124 @@ fn a_claim_that_comes_late_lets_the_pod_in() {
     assert!(resolved.unsupported.is_empty());
 }
 
-#[test]
-fn a_csi_volume_waits_while_its_driver_has_limits() {
-    use k8s_openapi::api::storage::v1::CSINode;
-    use megacluster_scheduler::core::volumes::objects::Limits;
-
-    let mut storage = Storage::default();
-    let request = Arc::new(PodRequest::compile(&pod("p", asking())));
-    storage.apply(claim(&["ReadWriteOnce"], "disk"));
-    storage.apply(volume(&json!({"csi": {"driver": "d.example.com", "volumeHandle": "h"}})));
-    assert!(storage.resolve(&request).unsupported.is_empty());
+/// A node whose driver takes so many volumes.
+fn limits(name: &str, count: i32) -> Change {
     let node: CSINode = serde_json::from_value(json!({"metadata": {}, "spec": {"drivers": [
-        {"name": "d.example.com", "nodeID": "n", "allocatable": {"count": 3}},
+        {"name": "d.example.com", "nodeID": "n", "allocatable": {"count": count}},
     ]}}))
     .unwrap();
-    let key = ("".into(), "n".into());
     let limits = Limits::of(&node).map(Object::Limits);
-    storage.apply(Change::One(Kind::Limits, key, limits));
-    assert!(!storage.resolve(&request).unsupported.is_empty());
-    storage.apply(Change::Replace(Kind::Limits, Vec::new()));
-    assert!(storage.resolve(&request).unsupported.is_empty());
+    Change::One(Kind::Limits, ("".into(), name.into()), limits)
+}
+
+/// A claim that is bound to a volume, and the volume, which has this handle.
+fn bound(name: &str, handle: &str) -> [Change; 2] {
+    let claim: PersistentVolumeClaim = serde_json::from_value(json!({
+        "metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+        "spec": {"accessModes": ["ReadWriteMany"], "volumeName": name},
+    }))
+    .unwrap();
+    let spec = json!({"csi": {"driver": "d.example.com", "volumeHandle": handle}});
+    let volume: PersistentVolume = serde_json::from_value(json!({"spec": spec})).unwrap();
+    [
+        Change::One(
+            Kind::Claim,
+            ("default".into(), name.into()),
+            Some(Object::Claim(Claim::of(&claim))),
+        ),
+        Change::One(
+            Kind::Volume,
+            ("".into(), name.into()),
+            Some(Object::Volume(Volume::of(&volume))),
+        ),
+    ]
+}
+
+fn mounting(pod_name: &str, claim: &str) -> Pod {
+    pod(
+        pod_name,
+        json!({"spec": {"volumes": [
+            {"name": "data", "persistentVolumeClaim": {"claimName": claim}},
+        ]}}),
+    )
+}
+
+#[test]
+fn a_node_takes_as_many_volumes_as_its_driver_says() {
+    let mut storage = Storage::default();
+    let mut table = table([node("n1", json!({}))]);
+    let tell = |storage: &mut Storage, table: &mut NodeTable, change: Change| {
+        let events = table.apply_volumes(&change, |node| node == "n1");
+        storage.apply(change);
+        events
+    };
+    let changes = [bound("one", "h1"), bound("again", "h1"), bound("two", "h2")];
+    for change in changes.into_iter().flatten() {
+        tell(&mut storage, &mut table, change);
+    }
+    let resolve =
+        |storage: &mut Storage, pod: &Pod| storage.resolve(&Arc::new(PodRequest::compile(pod)));
+    let [one, again, two] = ["one", "again", "two"].map(|name| mounting(name, name));
+    assert!(resolve(&mut storage, &one).volumes.is_empty(), "no driver has a limit");
+    // Another shard's node has one.
+    tell(&mut storage, &mut table, limits("n2", 0));
+    let request = resolve(&mut storage, &one);
+    assert!(!request.volumes.is_empty());
+    assert_eq!(table.reject("n1", &request, None), Some([].into()));
+    tell(&mut storage, &mut table, limits("n1", 1));
+    table.assume(uid(&one), "n1", &request).unwrap();
+    // It is the same volume.
+    table.assume(uid(&again), "n1", &resolve(&mut storage, &again)).unwrap();
+    let other = resolve(&mut storage, &two);
+    let full = table.assume(uid(&two), "n1", &other).unwrap_err().to_string();
+    assert!(full.contains("node(s) exceed max volume count"), "{full}");
+    let limited: PluginSet = [Plugin::NodeVolumeLimits].into_iter().collect();
+    assert!(table.forget(uid(&one)).may_help(limited));
+    assert!(table.assume(uid(&two), "n1", &other).is_err(), "one pod still has the volume");
+    table.forget(uid(&again));
+    // What the node is to give up counts too.
+    let attachment: VolumeAttachment = serde_json::from_value(json!({
+        "metadata": {"name": "a"},
+        "spec": {
+            "attacher": "d.example.com", "nodeName": "n1",
+            "source": {"persistentVolumeName": "one"},
+        },
+    }))
+    .unwrap();
+    let key = || ("".into(), "a".into());
+    let there = Attachment::of(&attachment).map(Object::Attachment);
+    tell(&mut storage, &mut table, Change::One(Kind::Attachment, key(), there));
+    assert!(table.assume(uid(&two), "n1", &other).is_err());
+    let gone = tell(&mut storage, &mut table, Change::One(Kind::Attachment, key(), None));
+    assert!(gone.may_help(limited));
+    assert!(tell(&mut storage, &mut table, limits("n1", 2)).may_help(limited));
+    assert!(!tell(&mut storage, &mut table, limits("n1", 1)).may_help(limited));
+    table.assume(uid(&two), "n1", &other).unwrap();
+    assert!(table.assume(uid(&one), "n1", &request).is_err());
+}
+
+#[test]
+fn a_reservation_counts_volumes_that_only_the_relay_knows_of() {
+    let mut storage = Storage::default();
+    let mut table = table([node("n1", json!({}))]);
+    for change in [bound("one", "h1"), bound("two", "h2")].into_iter().flatten() {
+        storage.apply(change);
+    }
+    table.apply_volumes(&limits("n1", 1), |_| true);
+    storage.apply(limits("n1", 1));
+    let [one, two] = ["one", "two"].map(|name| mounting(name, name));
+    let [first, second] =
+        [&one, &two].map(|pod| storage.resolve(&Arc::new(PodRequest::compile(pod))));
+    table.assume(uid(&one), "n1", &first).unwrap();
+    assert!(table.assume(uid(&two), "n1", &second).is_err());
+    // Seen where it was reserved it counts once, by what the shard knows.
+    for change in bound("one", "h1") {
+        table.apply_volumes(&change, |_| true);
+    }
+    table.upsert_pod(&on(one, "n1"));
+    assert!(table.assume(uid(&two), "n1", &second).is_err());
+    table.apply_volumes(&limits("n1", 2), |_| true);
+    table.assume(uid(&two), "n1", &second).unwrap();
 }
 
 #[test]

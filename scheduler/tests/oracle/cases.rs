@@ -58,17 +58,20 @@ pub(crate) enum Theme {
     Profile,
     /// Claims, volumes and disks.
     Volumes,
+    /// How many volumes nodes take.
+    Limits,
     /// Pods of lower priority in the way, budgets that protect them, pods that are promised nodes.
     Preemption,
 }
 
 impl Theme {
-    pub(crate) const EACH: [Self; 8] = [
+    pub(crate) const EACH: [Self; 9] = [
         Self::Nodes,
         Self::Spread,
         Self::Affinity,
         Self::Images,
         Self::Volumes,
+        Self::Limits,
         Self::All,
         Self::Profile,
         Self::Preemption,
@@ -112,7 +115,7 @@ pub(crate) fn case(theme: Theme, seed: u64) -> Value {
     if theme == Theme::Preemption {
         preemption::crowd(dice, &mut case);
     }
-    if theme.has(Theme::Volumes) || theme == Theme::Preemption {
+    if theme.has(Theme::Volumes) || matches!(theme, Theme::Limits | Theme::Preemption) {
         volumes::mount(dice, theme, &mut case);
     }
     if theme == Theme::Profile {

@@ -239,6 +239,7 @@ pub(crate) fn configuration(dice: &mut Dice) -> Value {
         "NodePorts",
         "NodeResourcesFit",
         "VolumeRestrictions",
+        "NodeVolumeLimits",
         "VolumeBinding",
         "VolumeZone",
         "PodTopologySpread",

@@ -1,18 +1,29 @@
 //! Pods with claims and disks, and the objects that their claims hang on.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use megacluster_scheduler::core::volumes::objects::{Capacity, Claim, Class, Driver, Volume};
+use megacluster_scheduler::core::volumes::objects::{
+    Attachment, Capacity, Claim, Class, Driver, Limits, Volume,
+};
 use megacluster_scheduler::core::volumes::storage::{Change, Kind, Object, Storage};
 use serde_json::{Value, json};
 
 use crate::cases::{Dice, Theme};
-use crate::{Case, key};
+use crate::{Case, key, limits};
 
 /// What a relay knows of the objects of a case.
 pub(crate) fn storage(case: &Case) -> Storage {
     let mut storage = Storage::default();
+    for change in changes(case) {
+        storage.apply(change);
+    }
+    storage
+}
+
+/// The objects of a case, one by one.
+pub(crate) fn changes(case: &Case) -> Vec<Change> {
+    let mut changes = Vec::new();
     let mut tell = |kind, meta: &ObjectMeta, object| {
-        storage.apply(Change::One(kind, key(meta), object));
+        changes.push(Change::One(kind, key(meta), object));
     };
     for claim in &case.claims {
         tell(Kind::Claim, &claim.metadata, Some(Object::Claim(Claim::of(claim))));
@@ -29,12 +40,18 @@ pub(crate) fn storage(case: &Case) -> Storage {
     for capacity in &case.capacities {
         tell(Kind::Capacity, &capacity.metadata, Capacity::of(capacity).map(Object::Capacity));
     }
-    storage
+    for node in &case.csi_nodes {
+        tell(Kind::Limits, &node.metadata, Limits::of(node).map(Object::Limits));
+    }
+    for one in &case.attachments {
+        tell(Kind::Attachment, &one.metadata, Attachment::of(one).map(Object::Attachment));
+    }
+    changes
 }
 
 /// Gives pods volumes, and makes the objects.
 pub(crate) fn mount(dice: &mut Dice, theme: Theme, case: &mut Value) {
-    let often = theme == Theme::Volumes;
+    let often = matches!(theme, Theme::Volumes | Theme::Limits);
     let main = if often { 90 } else { 30 };
     if dice.percent(main) {
         let pod = &mut case["pod"];
@@ -87,6 +104,7 @@ pub(crate) fn mount(dice: &mut Dice, theme: Theme, case: &mut Value) {
         "spec": {"storageCapacity": dice.percent(60)},
     }]);
     case["capacities"] = json!(dice.list(6, capacity));
+    limits::attach(dice, theme, case);
 }
 
 const CLAIMS: [&str; 5] = ["c0", "c1", "c2", "c3", "c4"];

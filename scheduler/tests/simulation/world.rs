@@ -187,6 +187,7 @@ impl Simulation {
             machine.pod_applied(&self.api.object(*number));
         }
         machine.pod_list_ends();
+        machine.without_volumes();
         let cursor = self.api.history.len();
         self.shards[shard] = Some(Process { state: machine, run: self.runs, cursor });
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::late::Plan;
-use super::objects::Owner;
+use super::objects::{Owner, Volume};
 use super::storage::Storage;
 use crate::core::directory::Key;
 use crate::core::labels::Labels;
@@ -94,6 +94,9 @@ impl Storage {
         let misplaced = |volume: &str| {
             Progress::Failed(format!("pv {volume:?} node affinity doesn't match node {node:?}"))
         };
+        let migrated = self.limits.get(node).map_or(&[][..], |limits| &limits.migrated);
+        let reached =
+            |volume: &Volume| volume.reach(migrated).is_some_and(|nodes| nodes.matches(labels));
         for ((name, volume), written) in plan.iter().zip(written) {
             let Some(claim) = self.claims.get(&key(namespace, name)) else {
                 return Progress::Failed(format!("persistentvolumeclaim {name:?} is gone"));
@@ -105,7 +108,7 @@ impl Storage {
                 if is_older(&volume.version, written) {
                     return Progress::Waiting;
                 }
-                if !volume.nodes.matches(labels) {
+                if !reached(volume) {
                     return misplaced(name);
                 }
                 if volume.owner.as_ref().is_none_or(|owner| owner.uid.is_empty()) {
@@ -123,7 +126,7 @@ impl Storage {
                     let Some(volume) = self.volumes.get(&claim.volume) else {
                         return Progress::Waiting;
                     };
-                    if !volume.nodes.matches(labels) {
+                    if !reached(volume) {
                         return misplaced(&claim.volume);
                     }
                 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::{Disk, Mounts};
+use super::attached::Attached;
+use super::{Attachable, Disk, Mounts};
 use crate::core::pod::PodRequest;
 
 /// Mounts by row, and how many pods use which claim. Empty where no pod has claims or disks.
@@ -14,6 +15,8 @@ pub(in crate::core) struct InUse {
     by_row: HashMap<u32, Vec<Arc<Mounts>>>,
     /// By namespace, then by name.
     claims: HashMap<Arc<str>, HashMap<Arc<str>, u32>>,
+    /// What the limits of drivers hang on.
+    pub(in crate::core) attached: Attached,
 }
 
 impl InUse {
@@ -63,5 +66,11 @@ impl InUse {
         let on = self.by_row.get(&row).into_iter().flatten();
         let mut theirs = on.flat_map(|mounts| &mounts.disks);
         theirs.any(|theirs| disks.iter().any(|disk| disk.conflicts(theirs)))
+    }
+
+    /// Whether the node would have more volumes than its drivers take.
+    pub(in crate::core) fn exceeds(&self, row: u32, node: &str, new: &[Attachable]) -> bool {
+        let on = self.by_row.get(&row).map_or(&[][..], Vec::as_slice);
+        self.attached.exceeds(node, on, new)
     }
 }

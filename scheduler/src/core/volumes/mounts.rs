@@ -5,6 +5,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use serde::{Deserialize, Serialize};
 
+use super::attach::{Attachable, inline};
+use super::rules::Rules;
+
 /// A claim that a pod names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClaimName {
@@ -17,6 +20,18 @@ pub struct ClaimName {
 /// A disk that pods may not share at will (`isVolumeConflict`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Disk {
+    /// By name.
+    GcePd {
+        /// The name.
+        name: Arc<str>,
+        /// Mounted for reading alone.
+        read_only: bool,
+    },
+    /// By volume ID.
+    AwsEbs {
+        /// The ID.
+        id: Arc<str>,
+    },
     /// By target.
     Iscsi {
         /// The target.
@@ -39,6 +54,13 @@ pub enum Disk {
 
 impl Disk {
     fn of(volume: &Volume) -> Option<Self> {
+        if let Some(disk) = &volume.gce_persistent_disk {
+            let read_only = disk.read_only.unwrap_or_default();
+            return Some(Self::GcePd { name: disk.pd_name.as_str().into(), read_only });
+        }
+        if let Some(disk) = &volume.aws_elastic_block_store {
+            return Some(Self::AwsEbs { id: disk.volume_id.as_str().into() });
+        }
         if let Some(iscsi) = &volume.iscsi {
             let read_only = iscsi.read_only.unwrap_or_default();
             return Some(Self::Iscsi { iqn: iscsi.iqn.as_str().into(), read_only });
@@ -56,6 +78,11 @@ impl Disk {
     #[must_use]
     pub fn conflicts(&self, other: &Self) -> bool {
         match (self, other) {
+            (
+                Self::GcePd { name, read_only },
+                Self::GcePd { name: other, read_only: other_read_only },
+            ) => name == other && !(*read_only && *other_read_only),
+            (Self::AwsEbs { id }, Self::AwsEbs { id: other }) => id == other,
             (
                 Self::Iscsi { iqn, read_only },
                 Self::Iscsi { iqn: other, read_only: other_read_only },
@@ -86,6 +113,13 @@ pub(super) struct Consumer {
     pub(super) uid: Arc<str>,
 }
 
+/// Whether a disk that the pod names itself can't be told from others, or is of a kind that no
+/// driver has taken over.
+#[must_use]
+pub(in crate::core) fn is_untold(volume: &Volume) -> bool {
+    inline(volume).is_err()
+}
+
 /// Claims and disks of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mounts {
@@ -95,6 +129,13 @@ pub struct Mounts {
     pub claims: Vec<ClaimName>,
     /// In the pod's order.
     pub disks: Vec<Disk>,
+    /// Those of the pod's own disks that count towards the limits of drivers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inline: Vec<Attachable>,
+    /// What the claims are to drivers, as the relay sees them that had the place reserved: it may
+    /// know a claim before the shard does.
+    #[serde(skip)]
+    pub(super) expected: Vec<Attachable>,
     /// Where some claim is ephemeral.
     pub(super) consumer: Option<Consumer>,
 }
@@ -119,12 +160,23 @@ impl Mounts {
         };
         let claims: Vec<ClaimName> = volumes.iter().filter_map(claim).collect();
         let disks: Vec<Disk> = volumes.iter().filter_map(Disk::of).collect();
-        if claims.is_empty() && disks.is_empty() {
+        let counted = |volume: &Volume| inline(volume).ok().flatten();
+        let inline: Vec<Attachable> = volumes.iter().filter_map(counted).collect();
+        if claims.is_empty() && disks.is_empty() && inline.is_empty() {
             return None;
         }
         let ephemeral = claims.iter().any(|claim| claim.ephemeral);
         let consumer = ephemeral.then(|| Consumer { name: text(&meta.name), uid: text(&meta.uid) });
-        Some(Arc::new(Self { namespace: text(&meta.namespace), claims, disks, consumer }))
+        let (namespace, expected) = (text(&meta.namespace), Vec::new());
+        Some(Arc::new(Self { namespace, claims, disks, inline, expected, consumer }))
+    }
+
+    /// As they count before the watch shows the pod on its node.
+    pub(in crate::core) fn reserved(self: &Arc<Self>, rules: &Rules) -> Arc<Self> {
+        if rules.attach.is_empty() {
+            return Arc::clone(self);
+        }
+        Arc::new(Self { expected: rules.attach.clone(), ..Self::clone(self) })
     }
 
     /// How often the pod names one of these claims.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{
-    NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec,
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::{
+    CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment,
 };
-use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::attach::{Attachable, Translated, terms_of, translated};
 use super::rules::Zone;
 use crate::core::labels::{Labels, Selector};
 use crate::core::quantity::Amount;
@@ -19,6 +20,7 @@ const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 /// Where a volume for the claim is to be made.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+const MIGRATED: &str = "storage.alpha.kubernetes.io/migrated-plugins";
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 
 fn text(text: Option<&String>) -> Arc<str> {
@@ -117,35 +119,9 @@ pub(super) struct Owner {
     pub(super) uid: Arc<str>,
 }
 
-/// How a volume comes to a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    /// In a way that has no limit and isn't translated.
-    Plain,
-    /// By a CSI driver.
-    Csi(Arc<str>),
-    /// By a plugin of Kubernetes that CSI drivers have taken over.
-    Migrated,
-}
-
-impl Source {
-    fn of(spec: &PersistentVolumeSpec) -> Self {
-        if let Some(csi) = &spec.csi {
-            return Self::Csi(csi.driver.as_str().into());
-        }
-        let migrated = spec.gce_persistent_disk.is_some()
-            || spec.aws_elastic_block_store.is_some()
-            || spec.cinder.is_some()
-            || spec.azure_disk.is_some()
-            || spec.azure_file.is_some()
-            || spec.vsphere_volume.is_some()
-            || spec.portworx_volume.is_some();
-        if migrated { Self::Migrated } else { Self::Plain }
-    }
-}
-
 /// A `PersistentVolume`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "as many things may be true of a volume")]
 pub struct Volume {
     pub(super) version: Arc<str>,
     pub(super) class: Arc<str>,
@@ -160,7 +136,12 @@ pub struct Volume {
     /// Nodes that reach it; empty for all.
     pub(super) nodes: RequiredNodes,
     pub(super) zones: Vec<Zone>,
-    pub(super) source: Source,
+    /// What counts towards the limits of a driver.
+    pub(super) attachable: Option<Attachable>,
+    /// Whether it has always been a driver's.
+    pub(super) native: bool,
+    /// Where a driver has taken it over: its plugin, and who reaches it on nodes that say so.
+    pub(super) migrated: Option<(Arc<str>, Result<RequiredNodes, ()>)>,
 }
 
 impl Volume {
@@ -171,14 +152,24 @@ impl Volume {
         let spec = volume.spec.clone().unwrap_or_default();
         let class = annotation(meta, CLASS).or(spec.storage_class_name.as_ref());
         let labels = Labels::of(meta.labels.as_ref());
-        let required = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
-        let terms: Option<&[NodeSelectorTerm]> = required.map(|r| r.node_selector_terms.as_slice());
         let owner = spec.claim_ref.as_ref().map(|claim| Owner {
             namespace: text(claim.namespace.as_ref()),
             name: text(claim.name.as_ref()),
             uid: text(claim.uid.as_ref()),
         });
         let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+        let nodes = RequiredNodes::of_volume(terms_of(&spec));
+        let native = spec.csi.as_ref();
+        let translated = translated(volume, &spec);
+        let attachable = match (native, &translated) {
+            (Some(csi), _) => Attachable::of(&csi.driver, &csi.volume_handle),
+            (None, Some((_, Ok((attachable, _))))) => attachable.clone(),
+            (None, _) => None,
+        };
+        let migrated = |(plugin, outcome): Translated| {
+            let reaches = outcome.map(|(_, nodes)| nodes);
+            (reaches.as_ref() != Ok(&nodes)).then(|| (plugin.name().into(), reaches))
+        };
         Self {
             version: text(meta.resource_version.as_ref()),
             class: text(class),
@@ -191,8 +182,18 @@ impl Volume {
             available: phase == Some("Available"),
             zones: Zone::of(|key| labels.get(key).map(|value| &**value)),
             labels,
-            nodes: RequiredNodes::of_volume(terms),
-            source: Source::of(&spec),
+            attachable,
+            native: native.is_some(),
+            migrated: translated.and_then(migrated),
+            nodes,
+        }
+    }
+
+    /// Which nodes reach it, of those that leave the volumes of these plugins to drivers.
+    pub(super) fn reach(&self, migrated: &[Arc<str>]) -> Option<&RequiredNodes> {
+        match &self.migrated {
+            Some((plugin, nodes)) if migrated.contains(plugin) => nodes.as_ref().ok(),
+            _ => Some(&self.nodes),
         }
     }
 
@@ -255,21 +256,62 @@ impl Driver {
     }
 }
 
-/// A `CSINode`: the drivers that take so many volumes there and no more.
+/// A `CSINode`: how many volumes its drivers take, and which plugins leave theirs to drivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    pub(super) drivers: Vec<Arc<str>>,
+    pub(super) drivers: Vec<(Arc<str>, i64)>,
+    pub(super) migrated: Vec<Arc<str>>,
 }
 
 impl Limits {
-    /// Reads a node's drivers; `None` where none has a limit.
+    /// Reads a node's drivers; `None` where there is nothing to know.
     #[must_use]
     pub fn of(node: &CSINode) -> Option<Self> {
-        let limited = node.spec.drivers.iter().filter(|driver| {
-            driver.allocatable.as_ref().is_some_and(|allocatable| allocatable.count.is_some())
-        });
-        let drivers: Vec<Arc<str>> = limited.map(|driver| driver.name.as_str().into()).collect();
-        (!drivers.is_empty()).then_some(Self { drivers })
+        // Of two of one name the last one counts.
+        let mut drivers = BTreeMap::new();
+        for driver in &node.spec.drivers {
+            if let Some(count) = driver.allocatable.as_ref().and_then(|some| some.count) {
+                drivers.insert(Arc::from(driver.name.as_str()), i64::from(count));
+            }
+        }
+        let migrated = annotation(&node.metadata, MIGRATED).filter(|plugins| !plugins.is_empty());
+        let migrated: Vec<Arc<str>> =
+            migrated.into_iter().flat_map(|plugins| plugins.split(',')).map(Arc::from).collect();
+        let drivers: Vec<_> = drivers.into_iter().collect();
+        (!drivers.is_empty() || !migrated.is_empty()).then_some(Self { drivers, migrated })
+    }
+
+    pub(super) fn of_driver(&self, name: &str) -> Option<i64> {
+        let driver = self.drivers.iter().find(|(driver, _)| **driver == *name);
+        driver.map(|(_, limit)| *limit)
+    }
+
+    /// Whether some driver takes more than before.
+    pub(super) fn exceed(&self, before: Option<&Self>) -> bool {
+        let before = |driver: &str| before.and_then(|before| before.of_driver(driver));
+        self.drivers.iter().any(|(driver, limit)| *limit > before(driver).unwrap_or_default())
+    }
+}
+
+/// A `VolumeAttachment`: a volume that a node has, or is to have or to give up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    pub(super) node: Arc<str>,
+    pub(super) attacher: Arc<str>,
+    pub(super) volume: Arc<str>,
+}
+
+impl Attachment {
+    /// Reads an attachment; `None` for one that counts for nothing.
+    #[must_use]
+    pub fn of(attachment: &VolumeAttachment) -> Option<Self> {
+        let spec = &attachment.spec;
+        let volume = spec.source.persistent_volume_name.as_deref()?;
+        (!spec.attacher.is_empty()).then(|| Self {
+            node: spec.node_name.as_str().into(),
+            attacher: spec.attacher.as_str().into(),
+            volume: volume.into(),
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::attach::Attachable;
 use super::late::Late;
 use crate::core::diagnosis::{Plugin, Reason};
 use crate::core::selector::{NodeLabels, RequiredNodes};
@@ -32,6 +33,27 @@ pub enum Bound {
     Missing,
     /// Nodes that reach the volume.
     At(RequiredNodes),
+    /// The same, of a volume that a driver has taken over from a plugin.
+    Migrated {
+        /// The plugin.
+        plugin: Arc<str>,
+        /// On nodes that haven't left it to the driver.
+        before: RequiredNodes,
+        /// On the others.
+        after: RequiredNodes,
+    },
+}
+
+impl Bound {
+    fn objects(&self, node: &impl NodeLabels, migrated: &[Arc<str>]) -> Option<Reason> {
+        let nodes = match self {
+            Self::Missing => return Some(Reason::VolumeMissing),
+            Self::At(nodes) => nodes,
+            Self::Migrated { plugin, after, .. } if migrated.contains(plugin) => after,
+            Self::Migrated { before, .. } => before,
+        };
+        (!nodes.matches(node)).then_some(Reason::VolumeNode)
+    }
 }
 
 /// A zone or region that a volume's label names.
@@ -76,6 +98,9 @@ pub struct Rules {
     pub refusal: Option<Refusal>,
     /// Claims that one pod alone may use.
     pub exclusive: Vec<Arc<str>>,
+    /// Volumes that count, of drivers that have a limit on some node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attach: Vec<Attachable>,
     /// Claims with volumes that not every node reaches, in the pod's order.
     pub bound: Vec<Bound>,
     /// Zones of volumes.
@@ -90,20 +115,22 @@ impl Rules {
     pub fn is_empty(&self) -> bool {
         self.refusal.is_none()
             && self.exclusive.is_empty()
+            && self.attach.is_empty()
             && self.bound.is_empty()
             && self.zones.is_empty()
             && self.late.is_none()
     }
 
     /// `FindPodVolumes`: why the node doesn't take the pod; none of these can be mended by
-    /// eviction.
-    pub(crate) fn unbindable(&self, node: &impl NodeLabels, name: &str) -> Vec<Reason> {
+    /// eviction. The node leaves the volumes of the plugins `migrated` to drivers.
+    pub(crate) fn unbindable(
+        &self,
+        node: &impl NodeLabels,
+        name: &str,
+        migrated: &[Arc<str>],
+    ) -> Vec<Reason> {
         let mut reasons = Vec::new();
-        let bound = self.bound.iter().find_map(|bound| match bound {
-            Bound::Missing => Some(Reason::VolumeMissing),
-            Bound::At(nodes) => (!nodes.matches(node)).then_some(Reason::VolumeNode),
-        });
-        reasons.extend(bound);
+        reasons.extend(self.bound.iter().find_map(|bound| bound.objects(node, migrated)));
         if let Some(late) = &self.late {
             reasons.extend(late.find(node, name).err());
         }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use super::attach::{Attachable, driver_of};
 use super::late::{Candidate, Late, Provision, Unbound};
 use super::mounts::{ClaimName, Mounts};
-use super::objects::{Capacity, Claim, Class, Driver, Limits, Owner, Source, Volume};
+use super::objects::{Attachment, Capacity, Claim, Class, Driver, Limits, Owner, Volume};
 use super::rules::{Bound, Refusal, Rules};
 use crate::core::diagnosis::Plugin;
 use crate::core::directory::Key;
@@ -38,6 +39,8 @@ pub enum Object {
     Capacity(Capacity),
     /// `CSINode`
     Limits(Limits),
+    /// `VolumeAttachment`
+    Attachment(Attachment),
 }
 
 /// The kinds.
@@ -55,12 +58,17 @@ pub enum Kind {
     Capacity,
     /// `CSINode`
     Limits,
+    /// `VolumeAttachment`
+    Attachment,
 }
 
 impl Kind {
-    /// All of them.
+    /// Those that a relay reads.
     pub const ALL: [Self; 6] =
         [Self::Claim, Self::Volume, Self::Class, Self::Driver, Self::Capacity, Self::Limits];
+    /// Those that a shard reads, to count what is attached.
+    pub const COUNTED: [Self; 5] =
+        [Self::Claim, Self::Volume, Self::Class, Self::Limits, Self::Attachment];
 }
 
 /// News of objects.
@@ -100,7 +108,7 @@ pub struct Storage {
     classes: HashMap<Arc<str>, Class>,
     drivers: HashMap<Arc<str>, Driver>,
     capacities: BTreeMap<Key, Capacity>,
-    limits: HashMap<Arc<str>, Limits>,
+    pub(super) limits: HashMap<Arc<str>, Limits>,
     /// On how many nodes a driver has a limit.
     limited: HashMap<Arc<str>, usize>,
     /// Volumes being bound: for whom, and by which version of the volume.
@@ -149,6 +157,7 @@ impl Storage {
             Kind::Driver => self.drivers.keys().map(named).collect(),
             Kind::Capacity => self.capacities.keys().cloned().collect(),
             Kind::Limits => self.limits.keys().map(named).collect(),
+            Kind::Attachment => Vec::new(),
         }
     }
 
@@ -200,6 +209,8 @@ impl Storage {
                 (self.set_limits(&key.1, Some(limits)), None)
             }
             (Kind::Limits, _) => (self.set_limits(&key.1, None), None),
+            // Shards count.
+            (Kind::Attachment, _) => (false, None),
         };
         if changed {
             self.generation += 1;
@@ -212,7 +223,7 @@ impl Storage {
     /// Whether a driver has a limit now that had none, or the other way round.
     fn set_limits(&mut self, node: &Arc<str>, limits: Option<Limits>) -> bool {
         let mut changed = false;
-        for driver in limits.iter().flat_map(|limits| &limits.drivers) {
+        for (driver, _) in limits.iter().flat_map(|limits| &limits.drivers) {
             let nodes = self.limited.entry(Arc::clone(driver)).or_default();
             *nodes += 1;
             changed |= *nodes == 1;
@@ -221,7 +232,7 @@ impl Storage {
             Some(limits) => self.limits.insert(Arc::clone(node), limits),
             None => self.limits.remove(node),
         };
-        for driver in before.iter().flat_map(|limits| &limits.drivers) {
+        for (driver, _) in before.iter().flat_map(|limits| &limits.drivers) {
             let Some(nodes) = self.limited.get_mut(driver) else { continue };
             *nodes -= 1;
             if *nodes == 0 {
@@ -248,7 +259,7 @@ impl Storage {
     /// long as nothing changes; one without claims is given back as it is.
     pub fn resolve(&mut self, request: &Arc<PodRequest>) -> Arc<PodRequest> {
         let Some(mounts) = &request.mounts else { return Arc::clone(request) };
-        if mounts.claims.is_empty() {
+        if mounts.claims.is_empty() && mounts.inline.is_empty() {
             return Arc::clone(request);
         }
         let address = Arc::as_ptr(request).addr();
@@ -323,6 +334,12 @@ impl Storage {
                 }
             }
         }
+        if runs(Plugin::NodeVolumeLimits) {
+            match self.attachables(mounts) {
+                Err(message) => return refuse(Plugin::NodeVolumeLimits, message),
+                Ok(attach) => rules.attach = attach,
+            }
+        }
         for name in &mounts.claims {
             if let Some(claim) = self.claim(mounts, name)
                 && !self.is_supported(claim)
@@ -337,6 +354,28 @@ impl Storage {
 
     fn claim(&self, mounts: &Mounts, name: &ClaimName) -> Option<&Claim> {
         self.claims.get(&(Arc::clone(&mounts.namespace), Arc::clone(&name.name)))
+    }
+
+    /// What the pod adds to its node, of drivers that have a limit somewhere
+    /// (`filterAttachableVolumes`).
+    fn attachables(&self, mounts: &Mounts) -> Result<Vec<Attachable>, String> {
+        let mut attach: BTreeSet<Attachable> = mounts.inline.iter().cloned().collect();
+        for name in &mounts.claims {
+            let (namespace, claim_name) = (&mounts.namespace, &name.name);
+            let Some(claim) = self.claim(mounts, name) else {
+                let missing = not_found(name);
+                return Err(format!("looking up PVC {namespace}/{claim_name}: {missing}"));
+            };
+            if let Some(message) = not_owned(mounts, name, claim) {
+                return Err(message);
+            }
+            let volume = self.volumes.get(&claim.volume).map(|volume| &volume.attachable);
+            let driver = self.classes.get(&claim.class).and_then(driver_of);
+            let of = Attachable::of_claim((namespace, claim_name), volume, || driver.as_ref());
+            attach.extend(of.map(std::borrow::Cow::into_owned));
+        }
+        attach.retain(|one| self.limited.contains_key(&one.driver));
+        Ok(attach.into_iter().collect())
     }
 
     /// `podHasPVCs`: why the first claim that can't be used can't be.
@@ -363,23 +402,22 @@ impl Storage {
             if claim.deleting {
                 return Some(format!("persistentvolumeclaim {claim_name:?} is being deleted"));
             }
-            let consumer = mounts.consumer.as_ref().filter(|_| name.ephemeral)?;
-            let namespace = &mounts.namespace;
-            (claim.controller != consumer.uid).then(|| {
-                let pod = &consumer.name;
-                format!(
-                    "PVC {namespace}/{claim_name} was not created for pod {namespace}/{pod} \
-                     (pod is not owner)"
-                )
-            })
+            not_owned(mounts, name, claim)
         })
     }
 
     fn bound(&self, claim: &Claim) -> Option<Bound> {
         match self.volumes.get(&claim.volume) {
             None => Some(Bound::Missing),
-            Some(volume) if volume.nodes.is_empty() => None,
-            Some(volume) => Some(Bound::At(volume.nodes.clone())),
+            Some(volume) => match &volume.migrated {
+                Some((plugin, Ok(after))) => Some(Bound::Migrated {
+                    plugin: Arc::clone(plugin),
+                    before: volume.nodes.clone(),
+                    after: after.clone(),
+                }),
+                _ if volume.nodes.is_empty() => None,
+                _ => Some(Bound::At(volume.nodes.clone())),
+            },
         }
     }
 
@@ -412,22 +450,13 @@ impl Storage {
         }
     }
 
-    /// Whether all that hangs on the claim is done here: the limits of drivers and what CSI drivers
-    /// have taken over aren't.
+    /// Whether what hangs on the claim can be told; where it can't, kube-scheduler fails too.
     fn is_supported(&self, claim: &Claim) -> bool {
         if let Some(volume) = self.volumes.get(&claim.volume) {
-            return match &volume.source {
-                Source::Plain => true,
-                Source::Csi(driver) => !self.limited.contains_key(driver),
-                Source::Migrated => false,
-            };
+            return !matches!(volume.migrated, Some((_, Err(()))));
         }
         let Some(class) = self.classes.get(&claim.class) else { return true };
-        let provisioner = &class.provisioner;
-        class.waits.is_some()
-            && claim.selector.is_ok()
-            && !provisioner.starts_with("kubernetes.io/")
-            && !self.limited.contains_key(provisioner)
+        class.waits.is_some() && claim.selector.is_ok()
     }
 
     fn late(&self, mounts: &Mounts, waiting: Vec<(&ClaimName, &Claim)>) -> Late {
@@ -517,4 +546,16 @@ impl Storage {
 
 fn not_found(claim: &ClaimName) -> String {
     format!("persistentvolumeclaim {:?} not found", claim.name)
+}
+
+/// `VolumeIsForPod`: why an ephemeral claim isn't the pod's.
+fn not_owned(mounts: &Mounts, name: &ClaimName, claim: &Claim) -> Option<String> {
+    let consumer = mounts.consumer.as_ref().filter(|_| name.ephemeral)?;
+    let (namespace, claim_name, pod) = (&mounts.namespace, &name.name, &consumer.name);
+    (claim.controller != consumer.uid).then(|| {
+        format!(
+            "PVC {namespace}/{claim_name} was not created for pod {namespace}/{pod} (pod is not \
+             owner)"
+        )
+    })
 }
