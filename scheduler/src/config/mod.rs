@@ -5,6 +5,7 @@
 //! Field names and defaults: `k8s.io/kube-scheduler/config/v1/types.go` and
 //! `k8s.io/component-base/config/v1alpha1/types.go`.
 
+mod arguments;
 mod profile;
 
 pub use profile::Profile;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::core::policy::{DEFAULT_PROFILE, Policy};
 
@@ -101,6 +102,12 @@ impl SchedulerConfig {
                 "podMaxBackoffSeconds" => config.max_backoff = Some(seconds(value, field)?),
                 // Every node is looked at, which is what 100 asks for.
                 "percentageOfNodesToScore" => all_nodes(value, field)?,
+                "parallelism" => only(value, field, &[json!(16)])?,
+                "enableProfiling" | "enableContentionProfiling" => {
+                    only(value, field, &[json!(true)])?;
+                }
+                "delayCacheUntilActive" => only(value, field, &[json!(false)])?,
+                "extenders" => only(value, field, &[Value::Null, json!([])])?,
                 _ => return Ok(false),
             }
             Ok(true)
@@ -174,10 +181,7 @@ impl SchedulerConfig {
                 "resourceNamespace" => self.lease_namespace = Some(string(value, field)?),
                 "resourceLock" => {
                     if string(value, field)? != "leases" {
-                        return Err(ConfigError::Unsupported {
-                            field: field.to_owned(),
-                            detail: ": only leases".to_owned(),
-                        });
+                        return Err(unsupported(field, ": only leases"));
                     }
                 }
                 _ => return Ok(false),
@@ -189,7 +193,15 @@ impl SchedulerConfig {
     fn client_connection(&mut self, value: &Value, field: &str) -> Result<(), ConfigError> {
         each(value, field, |key, field, value| {
             match key {
+                "kubeconfig" if value.as_str() == Some("") => {}
                 "kubeconfig" => self.kubeconfig = Some(PathBuf::from(string(value, field)?)),
+                "acceptContentTypes" => only(value, field, &[json!("")])?,
+                // What is spoken with the apiserver is no one's concern, but a limit is.
+                "contentType" => {
+                    string(value, field)?;
+                }
+                "qps" => only(value, field, &[json!(50)])?,
+                "burst" => only(value, field, &[json!(100)])?,
                 _ => return Ok(false),
             }
             Ok(true)
@@ -218,6 +230,27 @@ fn each(
     Ok(())
 }
 
+fn unsupported(field: &str, detail: &str) -> ConfigError {
+    ConfigError::Unsupported { field: field.to_owned(), detail: detail.to_owned() }
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> Result<&'a [Value], ConfigError> {
+    match value {
+        Value::Array(items) => Ok(items),
+        Value::Null => Ok(&[]),
+        _ => Err(wrong(field, "a list")),
+    }
+}
+
+/// Takes no other values than these.
+fn only(value: &Value, field: &str, allowed: &[Value]) -> Result<(), ConfigError> {
+    if allowed.contains(value) {
+        return Ok(());
+    }
+    let texts: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+    Err(unsupported(field, &format!(": only {}", texts.join(" or "))))
+}
+
 fn wrong(field: &str, wanted: &str) -> ConfigError {
     ConfigError::Invalid { field: field.to_owned(), problem: format!("must be {wanted}") }
 }
@@ -241,11 +274,11 @@ fn seconds(value: &Value, field: &str) -> Result<Duration, ConfigError> {
 }
 
 fn all_nodes(value: &Value, field: &str) -> Result<(), ConfigError> {
-    if value.as_u64() == Some(100) {
-        return Ok(());
+    match value.as_u64() {
+        // 0 leaves the choice to the scheduler.
+        Some(0 | 100) => Ok(()),
+        _ => Err(unsupported(field, ": every node is scored, so only 100 or 0")),
     }
-    let detail = ": every node is scored, so only 100".to_owned();
-    Err(ConfigError::Unsupported { field: field.to_owned(), detail })
 }
 
 fn duration(value: &Value, field: &str) -> Result<Duration, ConfigError> {
@@ -333,11 +366,66 @@ mod tests {
         assert!(profile.policy.default_spread.soft.is_empty());
     }
 
+    /// What `kube-scheduler --write-config-to` writes for an empty file.
+    #[test]
+    fn reads_what_kube_scheduler_writes() {
+        let config = parse(
+            "clientConnection: {acceptContentTypes: \"\", burst: 100, contentType: \
+             application/vnd.kubernetes.protobuf, kubeconfig: \"\", qps: 50}\n\
+             enableContentionProfiling: true\nenableProfiling: true\nparallelism: 16\n\
+             leaderElection: {leaderElect: true, leaseDuration: 15s, renewDeadline: 10s, \
+             resourceLock: leases, resourceName: kube-scheduler, resourceNamespace: kube-system, \
+             retryPeriod: 2s}\n\
+             percentageOfNodesToScore: 0\npodInitialBackoffSeconds: 1\npodMaxBackoffSeconds: 10\n\
+             profiles: [{schedulerName: default-scheduler, plugins: {bind: {}, filter: {}, \
+             permit: {}, postBind: {}, postFilter: {}, preBind: {}, preEnqueue: {}, preFilter: {}, \
+             preScore: {}, queueSort: {}, reserve: {}, score: {}, multiPoint: {enabled: [\
+             {name: SchedulingGates, weight: 0}, {name: PrioritySort, weight: 0}, \
+             {name: NodeUnschedulable, weight: 0}, {name: NodeName, weight: 0}, \
+             {name: TaintToleration, weight: 3}, {name: NodeAffinity, weight: 2}, \
+             {name: NodePorts, weight: 0}, {name: NodeResourcesFit, weight: 1}, \
+             {name: VolumeRestrictions, weight: 0}, {name: NodeVolumeLimits, weight: 0}, \
+             {name: VolumeBinding, weight: 0}, {name: VolumeZone, weight: 0}, \
+             {name: PodTopologySpread, weight: 2}, {name: InterPodAffinity, weight: 2}, \
+             {name: DynamicResources, weight: 2}, {name: DefaultPreemption, weight: 0}, \
+             {name: NodeResourcesBalancedAllocation, weight: 1}, {name: ImageLocality, weight: 1}, \
+             {name: DefaultBinder, weight: 0}]}}, pluginConfig: [\
+             {name: DefaultPreemption, args: {apiVersion: kubescheduler.config.k8s.io/v1, \
+             kind: DefaultPreemptionArgs, minCandidateNodesAbsolute: 100, \
+             minCandidateNodesPercentage: 10}}, \
+             {name: DynamicResources, args: {filterTimeout: 10s}}, \
+             {name: InterPodAffinity, args: {hardPodAffinityWeight: 1, \
+             ignorePreferredTermsOfExistingPods: false}}, \
+             {name: NodeAffinity, args: {kind: NodeAffinityArgs}}, \
+             {name: NodeResourcesBalancedAllocation, args: {resources: [{name: cpu, weight: 1}, \
+             {name: memory, weight: 1}]}}, \
+             {name: NodeResourcesFit, args: {scoringStrategy: {resources: [{name: cpu, weight: 1}, \
+             {name: memory, weight: 1}], type: LeastAllocated}}}, \
+             {name: PodTopologySpread, args: {defaultingType: System}}, \
+             {name: VolumeBinding, args: {bindTimeoutSeconds: 600}}]}]\n",
+        )
+        .expect("the default");
+        assert_eq!(config.policies(None), SchedulerConfig::default().policies(None));
+        assert_eq!(config.kubeconfig, None);
+        let config = parse(
+            "profiles: [{pluginConfig: [{name: VolumeBinding, args: {bindTimeoutSeconds: 30}}]}]\n",
+        )
+        .expect("supported");
+        assert_eq!(config.policies(None)[0].bind_timeout, Duration::from_secs(30));
+    }
+
     #[test]
     fn names_the_field_it_refuses() {
         for (body, field) in [
-            ("parallelism: 16\n", "parallelism: not supported"),
-            ("profiles: [{plugins: {filter: {}}}]\n", "profiles[0].plugins.filter: not supported"),
+            ("parallelism: 8\n", "parallelism: not supported: only 16"),
+            (
+                "profiles: [{plugins: {bind: {enabled: [{name: Mine}]}}}]\n",
+                "profiles[0].plugins.bind: not supported",
+            ),
+            (
+                "profiles: [{plugins: {filter: {disabled: [{name: '*'}]}}}]\n",
+                "profiles[0].plugins.filter: not supported",
+            ),
             (
                 "profiles: [{plugins: {multiPoint: {enabled: [{name: Mine}]}}}]\n",
                 "profiles[0].plugins.multiPoint.enabled: not supported: Mine",
@@ -365,8 +453,26 @@ mod tests {
                 "profiles[0].plugins.score.enabled: not supported: ImageLocality is off",
             ),
             (
-                "profiles: [{pluginConfig: [{name: NodeAffinity, args: {}}]}]\n",
-                "profiles[0].pluginConfig[0].args: not supported: of NodeAffinity",
+                "profiles: [{pluginConfig: [{name: NodeName, args: {}}]}]\n",
+                "profiles[0].pluginConfig[0].args: not supported: of NodeName",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: NodeAffinity, args: {addedAffinity: {}}}]}]\n",
+                "profiles[0].pluginConfig[0].args.addedAffinity: not supported: only null",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: \
+                 {type: MostAllocated}}}]}]\n",
+                "profiles[0].pluginConfig[0].args.scoringStrategy.type: not supported: only",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: VolumeBinding, args: {bindTimeoutSeconds: -1}}]}]\n",
+                "profiles[0].pluginConfig[0].args.bindTimeoutSeconds: must be",
+            ),
+            (
+                "profiles: [{pluginConfig: [{name: VolumeBinding, args: {shape: [{utilization: 0, \
+                 score: 10}]}}]}]\n",
+                "profiles[0].pluginConfig[0].args.shape: not supported: only null",
             ),
             (
                 "profiles: [{pluginConfig: [{name: InterPodAffinity, args: {more: 1}}]}]\n",
@@ -382,7 +488,7 @@ mod tests {
                 "profiles: [{schedulerName: a}, {schedulerName: a}]\n",
                 "profiles[1].schedulerName: must be another name",
             ),
-            ("extenders: []\n", "extenders: not supported"),
+            ("extenders: [{urlPrefix: x}]\n", "extenders: not supported: only"),
             ("clientConnection: {qps: 5}\n", "clientConnection.qps: not supported"),
             ("percentageOfNodesToScore: 50\n", "percentageOfNodesToScore: not supported"),
             ("leaderElection: {resourceLock: endpoints}\n", "leaderElection.resourceLock: not"),

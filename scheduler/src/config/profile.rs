@@ -2,15 +2,13 @@
 //! `expandMultiPointPlugins` of kube-scheduler merge them.
 //!
 //! Plugins are switched as a whole (`multiPoint`) or for their score. To switch single steps of a
-//! plugin otherwise is refused, and so is any argument that isn't read here.
+//! plugin otherwise is refused.
 
 use serde_json::Value;
 
-use super::{ConfigError, each, wrong};
+use super::{ConfigError, each, list, unsupported, wrong};
 use crate::core::diagnosis::Plugin;
-use crate::core::directory::DefaultSpread;
 use crate::core::policy::{Policy, Weights};
-use crate::core::spread::Constraint;
 
 /// Plugins with a filter here.
 const FILTERS: [Plugin; 12] = [
@@ -34,6 +32,20 @@ const FIXED: [&str; 3] = ["SchedulingGates", "PrioritySort", "DefaultBinder"];
 /// Plugins of the default profile for pods that stay Pending here, so that it makes no difference
 /// whether they run; switched off by name they would be expected to let such pods pass.
 const ABSENT: [&str; 3] = ["DynamicResources", "NodeDeclaredFeatures", "GangScheduling"];
+/// The other steps that plugins may be switched at.
+const STEPS: [&str; 11] = [
+    "preEnqueue",
+    "queueSort",
+    "preFilter",
+    "filter",
+    "postFilter",
+    "preScore",
+    "reserve",
+    "permit",
+    "preBind",
+    "bind",
+    "postBind",
+];
 const PREEMPTION: &str = "DefaultPreemption";
 
 /// What a profile says about decisions.
@@ -53,13 +65,13 @@ struct Set {
 }
 
 impl Set {
+    fn is_empty(&self) -> bool {
+        self.disabled.is_empty() && self.enabled.is_empty()
+    }
+
     fn all_off(&self) -> bool {
         self.disabled.iter().any(|name| name == "*")
     }
-}
-
-fn unsupported(field: &str, detail: &str) -> ConfigError {
-    ConfigError::Unsupported { field: field.to_owned(), detail: detail.to_owned() }
 }
 
 impl Profile {
@@ -70,6 +82,8 @@ impl Profile {
             match key {
                 "multiPoint" => points.0 = Some((set(value, field)?, field.to_owned())),
                 "score" => points.1 = Some((set(value, field)?, field.to_owned())),
+                // As kube-scheduler writes a file: nothing is switched.
+                step if STEPS.contains(&step) => return Ok(set(value, field)?.is_empty()),
                 _ => return Ok(false),
             }
             Ok(true)
@@ -173,84 +187,6 @@ impl Profile {
         }
         Ok(())
     }
-
-    /// `profiles[].pluginConfig`
-    pub(super) fn arguments(&mut self, value: &Value, field: &str) -> Result<(), ConfigError> {
-        let Value::Array(entries) = value else { return Err(wrong(field, "a list")) };
-        for (index, entry) in entries.iter().enumerate() {
-            let field = format!("{field}[{index}]");
-            let (mut name, mut arguments) = (None, Value::Null);
-            each(entry, &field, |key, field, value| {
-                match key {
-                    "name" => name = Some(super::string(value, field)?),
-                    "args" => arguments = value.clone(),
-                    _ => return Ok(false),
-                }
-                Ok(true)
-            })?;
-            let field = format!("{field}.args");
-            match name.as_deref() {
-                Some("InterPodAffinity") => self.affinity_arguments(&arguments, &field)?,
-                Some("PodTopologySpread") => self.spread_arguments(&arguments, &field)?,
-                Some(name) => return Err(unsupported(&field, &format!(": of {name}"))),
-                None => return Err(wrong(&field, "with a name")),
-            }
-        }
-        Ok(())
-    }
-
-    fn affinity_arguments(&mut self, value: &Value, field: &str) -> Result<(), ConfigError> {
-        let policy = &mut self.policy;
-        each(value, field, |key, field, value| {
-            match key {
-                "apiVersion" | "kind" => {}
-                "hardPodAffinityWeight" => {
-                    let weight = value.as_i64().filter(|weight| (0..=100).contains(weight));
-                    let weight = weight.and_then(|weight| i32::try_from(weight).ok());
-                    policy.hard_pod_affinity_weight =
-                        weight.ok_or_else(|| wrong(field, "a number from 0 to 100"))?;
-                }
-                "ignorePreferredTermsOfExistingPods" => {
-                    policy.ignore_preferred_terms =
-                        value.as_bool().ok_or_else(|| wrong(field, "true or false"))?;
-                }
-                _ => return Ok(false),
-            }
-            Ok(true)
-        })
-    }
-
-    fn spread_arguments(&mut self, value: &Value, field: &str) -> Result<(), ConfigError> {
-        let mut list: Option<DefaultSpread> = None;
-        let mut listed = false;
-        each(value, field, |key, field, value| {
-            match key {
-                "apiVersion" | "kind" => {}
-                "defaultingType" => match value.as_str() {
-                    Some("List") => listed = true,
-                    Some("System") => listed = false,
-                    _ => return Err(wrong(field, "List or System")),
-                },
-                "defaultConstraints" => list = Some(constraints(value, field)?),
-                _ => return Ok(false),
-            }
-            Ok(true)
-        })?;
-        let some = |list: &DefaultSpread| !list.hard.is_empty() || !list.soft.is_empty();
-        match list {
-            Some(list) if listed => self.policy.default_spread = list,
-            Some(list) if some(&list) => {
-                let field = format!("{field}.defaultConstraints");
-                return Err(wrong(&field, "empty unless defaultingType is List"));
-            }
-            _ if listed => {
-                self.policy.default_spread =
-                    DefaultSpread { hard: Vec::new(), soft: Vec::new(), system: false };
-            }
-            _ => self.policy.default_spread = DefaultSpread::default(),
-        }
-        Ok(())
-    }
 }
 
 /// Whether the filters that run do so in the order of the default profile: an enabled plugin keeps
@@ -266,37 +202,6 @@ fn in_default_order(set: &Set) -> bool {
     order.is_sorted()
 }
 
-/// `defaultConstraints`, which may not have selectors.
-fn constraints(value: &Value, field: &str) -> Result<DefaultSpread, ConfigError> {
-    let Value::Array(constraints) = value else { return Err(wrong(field, "a list")) };
-    let mut spread = DefaultSpread { hard: Vec::new(), soft: Vec::new(), system: false };
-    for (index, constraint) in constraints.iter().enumerate() {
-        let field = format!("{field}[{index}]");
-        let (mut skew, mut key, mut hard) = (None, None, None);
-        each(constraint, &field, |name, field, value| {
-            match name {
-                "maxSkew" => skew = value.as_i64().and_then(|skew| i32::try_from(skew).ok()),
-                "topologyKey" => key = Some(super::string(value, field)?),
-                "whenUnsatisfiable" => {
-                    hard = match value.as_str() {
-                        Some("DoNotSchedule") => Some(true),
-                        Some("ScheduleAnyway") => Some(false),
-                        _ => None,
-                    }
-                }
-                _ => return Ok(false),
-            }
-            Ok(true)
-        })?;
-        let (Some(skew @ 1..), Some(key), Some(hard)) = (skew, key, hard) else {
-            return Err(wrong(&field, "maxSkew above 0, topologyKey and whenUnsatisfiable"));
-        };
-        let constraint = Constraint::default_for(&key, skew);
-        if hard { spread.hard.push(constraint) } else { spread.soft.push(constraint) }
-    }
-    Ok(spread)
-}
-
 fn set(value: &Value, field: &str) -> Result<Set, ConfigError> {
     let mut set = Set { disabled: Vec::new(), enabled: Vec::new() };
     each(value, field, |key, field, value| {
@@ -305,7 +210,7 @@ fn set(value: &Value, field: &str) -> Result<Set, ConfigError> {
             "disabled" => false,
             _ => return Ok(false),
         };
-        let Value::Array(plugins) = value else { return Err(wrong(field, "a list")) };
+        let plugins = list(value, field)?;
         for (index, plugin) in plugins.iter().enumerate() {
             let field = format!("{field}[{index}]");
             let (mut name, mut weight) = (None, 0);

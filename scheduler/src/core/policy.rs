@@ -2,6 +2,7 @@
 //! their weights and arguments. Travels with each pod, so that shards need no configuration.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,10 @@ pub struct Policy {
     /// `PodTopologySpreadArgs`, which the relay gives to pods before shards see them.
     #[serde(skip)]
     pub default_spread: DefaultSpread,
+    /// `VolumeBindingArgs.bindTimeoutSeconds`: how long claims may take to be bound; the relay's
+    /// alone.
+    #[serde(skip, default = "bind_timeout")]
+    pub bind_timeout: Duration,
     /// The plugins whose filters run.
     pub filters: PluginSet,
     /// Weights of the scores.
@@ -74,6 +79,10 @@ pub struct Policy {
     pub preemption: bool,
 }
 
+fn bind_timeout() -> Duration {
+    Duration::from_mins(10)
+}
+
 fn default_profile() -> Arc<str> {
     DEFAULT_PROFILE.into()
 }
@@ -83,6 +92,7 @@ impl Default for Policy {
         Self {
             profile: default_profile(),
             default_spread: DefaultSpread::default(),
+            bind_timeout: bind_timeout(),
             filters: Plugin::ALL.into_iter().collect(),
             weights: Weights::default(),
             hard_pod_affinity_weight: 1,
@@ -96,7 +106,8 @@ impl Policy {
     /// Whether shards need not be told of it: what they read of it is the default profile's.
     #[must_use]
     pub fn is_default(&self) -> bool {
-        let told = Self { profile: default_profile(), ..self.clone() };
-        Self { default_spread: DefaultSpread::default(), ..told } == Self::default()
+        let default = Self::default();
+        let Self { profile, default_spread, bind_timeout, .. } = default.clone();
+        Self { profile, default_spread, bind_timeout, ..self.clone() } == default
     }
 }

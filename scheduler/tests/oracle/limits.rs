@@ -27,6 +27,9 @@ const PLUGINS: [&str; 7] = [
 /// Makes drivers' volumes of some, and limits.
 pub(crate) fn attach(dice: &mut Dice, theme: Theme, case: &mut Value) {
     let often = theme == Theme::Limits;
+    if !often && dice.percent(40) {
+        return;
+    }
     let volumes = if often { 80 } else { 15 };
     for (number, volume) in case["volumes"].as_array_mut().unwrap().iter_mut().enumerate() {
         if dice.percent(volumes) {

@@ -23,8 +23,6 @@ use crate::protocol::Operation;
 use crate::relay::bind::BindOutcome;
 use crate::relay::mount::{MountOrder, MountOutcome};
 
-/// How long claims may take to be bound (`bindTimeoutSeconds`).
-const BIND_TIMEOUT: Duration = Duration::from_mins(10);
 /// A reservation is renewed after this long: well before it expires.
 const RENEWAL: Duration = Duration::from_secs(20);
 /// Pods that wait for their volumes at most; more are tried again later.
@@ -127,7 +125,7 @@ impl Coordinator {
         let token = binding.reservation.token;
         let steps = self.storage.steps(&pod.namespace, &plan);
         let uid = binding.attempt.pod.uid;
-        let (until, renewed) = (now + BIND_TIMEOUT, now);
+        let (until, renewed) = (now + binding.reservation.class.policy.bind_timeout, now);
         self.mounting.insert(uid, Mounting { binding, plan, written: None, until, renewed });
         let Some(steps) = steps else {
             self.mount_failed(now, uid, "claims or volumes are gone".to_owned());
