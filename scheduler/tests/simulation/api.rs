@@ -9,6 +9,7 @@ use megacluster_scheduler::relay::bind::BindOutcome;
 use megacluster_scheduler::relay::lookup::News;
 use serde_json::json;
 
+use crate::claims::{Claims, has_claim};
 use crate::{SLOTS, Time};
 
 /// What happened at the apiserver, in order: watches deliver it with a lag.
@@ -45,6 +46,7 @@ pub(crate) struct Api {
     pub(crate) pods: BTreeMap<u32, ApiPod>,
     pub(crate) history: Vec<(Time, Change)>,
     pub(crate) evictions: u32,
+    pub(crate) claims: Claims,
 }
 
 impl Api {
@@ -66,6 +68,10 @@ impl Api {
         let marked = json!([
             {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"},
         ]);
+        let claim = json!([
+            {"name": "v", "persistentVolumeClaim": {"claimName": format!("c{number}")}},
+        ]);
+        let volumes = if has_claim(number) { claim } else { json!([]) };
         serde_json::from_value(json!({
             "metadata": {
                 "name": format!("p{number}"), "namespace": "d", "uid": pod.uid, "labels": labels,
@@ -77,7 +83,7 @@ impl Api {
             },
             "spec": {
                 "nodeName": pod.node, "priority": priority(number),
-                "affinity": affinity,
+                "affinity": affinity, "volumes": volumes,
                 "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}],
             },
         }))
@@ -103,6 +109,7 @@ impl Api {
         let taken = self.live().filter(|(_, pod)| pod.node.as_deref() == Some(node)).count();
         assert!(taken <= SLOTS as usize, "{now:?}: {node} takes {taken} pods of {SLOTS}");
         self.check_company(now, number, node);
+        self.claims.check_bind(now, number, node);
         BindOutcome::Bound
     }
 
@@ -150,6 +157,7 @@ impl Api {
     pub(crate) fn delete(&mut self, now: Time, number: u32) {
         self.pods.get_mut(&number).expect("known pod").deleted = true;
         self.history.push((now, Change::Deleted(number)));
+        self.claims.delete(now, number);
     }
 }
 

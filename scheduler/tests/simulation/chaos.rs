@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use crate::api::{ApiPod, Change};
+use crate::claims::has_claim;
 use crate::world::{Event, Process, Relay, Simulation};
 use crate::{FAULTS_END, SHARDS, ms};
 
@@ -20,6 +21,9 @@ impl Simulation {
             self.next_pod += 1;
             self.api.pods.insert(number, ApiPod::new(number));
             self.api.history.push((self.now, Change::Created(number)));
+            if has_claim(number) {
+                self.api.claims.create(self.now, number);
+            }
         }
         if live > most || self.faulty(200) {
             let numbers: Vec<u32> = self.api.live().map(|(number, _)| *number).collect();

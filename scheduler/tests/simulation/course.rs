@@ -1,17 +1,25 @@
 //! The course of events, from the first to the last.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use megacluster_scheduler::relay::coordinator::Action;
 use megacluster_scheduler::relay::report::Report;
 
 use crate::api::role;
+use crate::claims::has_claim;
 use crate::world::{Event, Simulation};
 use crate::{END, ms, number};
 
+/// What a run came to.
+pub(crate) struct Outcome {
+    pub(crate) evictions: u32,
+    /// Claims that were bound to volumes, and volumes that were made.
+    pub(crate) bound: (u32, u32),
+}
+
 impl Simulation {
-    /// Returns how many pods were evicted.
-    pub(crate) fn run(mut self) -> u32 {
+    pub(crate) fn run(mut self) -> Outcome {
         while let Some(std::cmp::Reverse((at, sequence))) = self.events.pop() {
             if at > END {
                 break;
@@ -23,7 +31,14 @@ impl Simulation {
             self.poll();
         }
         // Rules may leave no room for some.
-        let anywhere = |number: u32| role(number) == "plain";
+        let mut taken: BTreeMap<String, u32> = BTreeMap::new();
+        for node in self.api.live().filter_map(|(_, pod)| pod.node.clone()) {
+            *taken.entry(node).or_default() += 1;
+        }
+        let anywhere = |number: u32| {
+            role(number) == "plain"
+                && (!has_claim(number) || self.api.claims.has_room(number, &taken))
+        };
         let left = self.api.live().filter(|(n, pod)| pod.node.is_none() && anywhere(**n));
         let waiting: Vec<_> = left.map(|(n, _)| *n).collect();
         for relay in self.relays.iter().flatten().filter(|relay| relay.state.term.is_some()) {
@@ -43,7 +58,7 @@ impl Simulation {
         for shard in self.shards.iter().flatten() {
             assert_eq!(shard.state.reservations(), 0, "reservations left behind");
         }
-        self.api.evictions
+        Outcome { evictions: self.api.evictions, bound: self.api.claims.bound }
     }
 
     pub(crate) fn poll(&mut self) {
@@ -74,7 +89,7 @@ impl Simulation {
                     let known = &self.api.pods[&number(&pod)];
                     assert_eq!(known.node.as_deref(), Some(&*node), "believed in a bind of {pod}");
                 }
-                Action::Mount(_) => unreachable!("no pod has claims"),
+                Action::Mount(order) => self.mount(relay, run, *order),
                 Action::Evict(order) => self.order(relay, run, *order),
                 Action::Report(Report::Failed { pod, withdraw: true, .. }) => {
                     if !self.faulty(50) {
@@ -117,6 +132,12 @@ impl Simulation {
             }
             Event::EvictStep(evicting) => self.evict_step(evicting),
             Event::EvictEnds { evicting, ended } => self.evict_ends(evicting, ended),
+            Event::MountStep(writing) => self.mount_step(writing),
+            Event::MountEnds { writing, outcome } => self.mount_ends(&writing, outcome),
+            Event::Settle(number) => {
+                let fails = self.faulty(200);
+                self.api.claims.settle(self.now, number, fails);
+            }
             Event::Ended(number) => {
                 if !self.api.pods[&number].deleted {
                     self.api.delete(self.now, number);

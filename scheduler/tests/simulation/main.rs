@@ -3,7 +3,8 @@
 //! for a while; binds go unanswered and are carried out later. What must hold all the same: no node
 //! takes more than it has, nobody believes in a bind that did not happen, no pod is forgotten, pods
 //! that keep others away are left alone, and nobody is evicted but by every shard's word, for a more
-//! important pod that is promised the node, and not while others already leave it for that pod.
+//! important pod that is promised the node, and not while others already leave it for that pod; no
+//! volume is meant for two claims, and no pod is bound before its claim is.
 //!
 //! `SIMULATION_SEEDS` sets how many seeds are run, `SIMULATION_SEED` runs a single one.
 
@@ -15,6 +16,7 @@
 
 mod api;
 mod chaos;
+mod claims;
 mod course;
 mod evictions;
 mod messages;
@@ -52,11 +54,14 @@ fn nothing_is_overcommitted_believed_or_forgotten() {
     }
     let seeds = variable("SIMULATION_SEEDS").unwrap_or(20);
     let mut evictions: u64 = 0;
+    let mut bound = (0, 0);
     for seed in 0..seeds {
         let outcome = std::panic::catch_unwind(|| Simulation::new(seed).run());
-        evictions +=
-            u64::from(outcome.unwrap_or_else(|_| panic!("failed: SIMULATION_SEED={seed}")));
+        let outcome = outcome.unwrap_or_else(|_| panic!("failed: SIMULATION_SEED={seed}"));
+        evictions += u64::from(outcome.evictions);
+        bound = (bound.0 + outcome.bound.0, bound.1 + outcome.bound.1);
     }
-    println!("{evictions} evictions");
+    println!("{evictions} evictions, {} claims bound, {} volumes made", bound.0, bound.1);
     assert!(evictions > seeds, "{evictions} evictions in {seeds} runs");
+    assert!(u64::from(bound.0.min(bound.1)) > seeds, "{bound:?} claims in {seeds} runs");
 }

@@ -63,6 +63,7 @@ impl Simulation {
                 coordinator.intake(self.now, intake);
             }
         }
+        self.watch_claims();
         self.at(ms(50), Event::Watch);
     }
 
@@ -76,6 +77,7 @@ impl Simulation {
                 self.at(after, Event::Checked { shard: index, run, expiring, lost });
             }
         }
+        self.api.claims.release(self.now);
         self.at(Duration::from_secs(1), Event::Tick);
     }
 }

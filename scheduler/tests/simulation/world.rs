@@ -12,12 +12,14 @@ use megacluster_scheduler::relay::bind::BindOutcome;
 use megacluster_scheduler::relay::coordinator::{Coordinator, CoordinatorConfig};
 use megacluster_scheduler::relay::evict::{Ended, EvictOutcome, Order};
 use megacluster_scheduler::relay::intake::Compiler;
+use megacluster_scheduler::relay::mount::MountOutcome;
 use megacluster_scheduler::relay::pods::Intake;
 use megacluster_scheduler::shard::machine::{Expiring, ShardConfig, ShardMachine};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::api::{Api, budgets, node};
+use crate::claims::Writing;
 use crate::{FAULTS_END, NODES, SHARDS, Time, ms};
 
 /// A process that follows the apiserver.
@@ -37,6 +39,8 @@ pub(crate) struct Relay {
     pub(crate) fenced: bool,
     /// The pods of its orders in this term, by the pod that they were evicted for.
     pub(crate) orders: HashMap<u32, Order>,
+    /// How much of the history of claims and volumes it has seen.
+    pub(crate) stored: usize,
 }
 
 pub(crate) enum Event {
@@ -75,6 +79,14 @@ pub(crate) enum Event {
         evicting: Evicting,
         ended: Ended,
     },
+    /// The next request of an order for claims.
+    MountStep(Writing),
+    MountEnds {
+        writing: Writing,
+        outcome: MountOutcome,
+    },
+    /// The controllers look at a pod's claim.
+    Settle(u32),
     /// An evicted pod has ended.
     Ended(u32),
     Checked {
@@ -147,6 +159,7 @@ impl Simulation {
             next_pod: 0,
             wake_at: None,
         };
+        simulation.api.claims.begin();
         (0..SHARDS).for_each(|shard| simulation.start_shard(shard));
         (0..2).for_each(|relay| simulation.start_relay(relay));
         simulation.at(ms(10), Event::Elect);
@@ -212,7 +225,11 @@ impl Simulation {
             term: None,
             fenced: false,
             orders: HashMap::new(),
+            stored: self.api.claims.history.len(),
         };
+        for change in self.api.claims.all() {
+            relay_state.coordinator.intake(self.now, Intake::Storage(Box::new(change)));
+        }
         relay_state.coordinator.intake(self.now, Intake::Budgets(budgets()));
         self.relays[relay] = Some(Process { state: relay_state, run: self.runs, cursor: 0 });
         self.list(relay);
