@@ -397,6 +397,40 @@ async fn a_copy_takes_over_from_a_shard_that_dies() {
     assert_eq!(asked(&copies(), 0, Vec::new()).await.1, 2);
 }
 
+#[tokio::test]
+async fn a_copy_that_is_silent_does_not_take_all_the_time() {
+    let fleet = fleet(1, 1).await;
+    let tls = client_tls(&fleet.authority, &fleet.authority);
+    // Takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listener");
+    let silent = format!("https://localhost:{}", silent.local_addr().expect("address").port());
+    let copies = |first: &str, second: &str| {
+        Copies::new([first, second].map(|url| Peer::new(url, &tls).expect("peer")).into())
+    };
+    let mut request = fleet.request(Vec::new());
+    request.deadline = Duration::from_secs(4);
+    let real = &fleet.url("s0");
+    for (first, second) in [(&silent, real), (real, &silent)] {
+        // One that has been asked before.
+        request.targets[0].incarnation = if first == real { INCARNATION } else { INCARNATION + 1 };
+        let begun = std::time::Instant::now();
+        let copies = copies(first, second);
+        let answer = copies.exchange(&request).await;
+        let refusal = answer.shards[0].refusal.clone();
+        let took = begun.elapsed();
+        let expected = (first != real).then_some(Refusal::NewIncarnation);
+        assert_eq!(refusal, expected);
+        assert!(took < Duration::from_millis(2500), "{took:?}");
+        if first != real {
+            // From now on the other one is asked.
+            request.targets[0].incarnation = answer.shards[0].incarnation;
+            let begun = std::time::Instant::now();
+            assert_eq!(copies.exchange(&request).await.shards[0].refusal, None);
+            assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+        }
+    }
+}
+
 /// A relay with everything but a watch: pods in, bindings out.
 #[tokio::test]
 async fn pods_are_bound_through_relay_and_shards() {

@@ -1,5 +1,6 @@
 //! The copies of one shard as a relay reaches them: processes of one name that each keep all of the
-//! shard's tables full. One of them is asked; another one takes its place at once when it is gone.
+//! shard's tables full. One of them is asked; another one takes its place at once when it is gone,
+//! and when it is silent for a good part of the time that a message has.
 //!
 //! A copy that has not been asked yet refuses in the way of a shard that has restarted, and hears
 //! the reservations first: those under way, and the binds of the last minute, by which its watch
@@ -29,6 +30,9 @@ use crate::protocol::{Refusal, Request, Response, ShardReport};
 const WORTHWHILE: Duration = Duration::from_millis(20);
 /// A new leader waits this long for the other copies once one has answered.
 const OTHERS: Duration = Duration::from_millis(500);
+/// The part of a message's time after which the others are asked as well, if the copy in use is still
+/// silent. It may merely be slow, and another one has to hear all reservations first.
+const HEDGE: u32 = 4;
 /// Copies that aren't in use are greeted this often, if the one in use is asked as often.
 const GREET: Duration = Duration::from_millis(900);
 
@@ -84,30 +88,15 @@ impl Copies {
         if let [only] = self.peers.as_slice() {
             return only.exchange(request).await;
         }
-        let end = Instant::now() + request.deadline;
         let unknown = request.targets.iter().any(|target| target.incarnation == 0);
         let answers = if unknown {
             self.ask_all(request).await
         } else {
             self.greet_others(active, request);
-            let answer = self.ask(active, request).await;
-            if rank_of(&answer).0 >= 3 {
-                return answer;
+            match self.ask_in_turn(active, request).await {
+                Ok(answer) => return answer,
+                Err(answers) => answers,
             }
-            let mut answers = vec![(active, answer)];
-            let left = end.saturating_duration_since(Instant::now());
-            if left >= WORTHWHILE {
-                let request = Request { deadline: left, ..request.clone() };
-                let others = (0..self.peers.len()).filter(|copy| *copy != active);
-                answers.extend(
-                    join_all(others.map(async |copy| (copy, self.ask(copy, &request).await))).await,
-                );
-            } else {
-                // No time is left for this message; the next one goes to another copy.
-                self.turn(active, (active + 1) % self.peers.len(), request);
-                return answers.remove(0).1;
-            }
-            answers
         };
         let Some((copy, answer)) = best(answers, active) else {
             let refusal = Refusal::Unreachable("no copy answered".to_owned());
@@ -117,6 +106,57 @@ impl Copies {
             self.turn(active, copy, request);
         }
         answer
+    }
+
+    /// The answer of the copy in use; all answers where it can't, or is silent for so long that
+    /// another one was ready before it.
+    async fn ask_in_turn(
+        &self,
+        active: usize,
+        request: &Request,
+    ) -> Result<Response, Vec<(usize, Response)>> {
+        let end = Instant::now() + request.deadline;
+        let mut first = std::pin::pin!(self.ask(active, request));
+        let answer = tokio::time::timeout(request.deadline / HEDGE, &mut first).await.ok();
+        if answer.as_ref().is_some_and(|answer| rank_of(answer).0 >= 3) {
+            return answer.ok_or_else(Vec::new);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if let Some(answer) = answer.as_ref().filter(|_| left < WORTHWHILE) {
+            // No time is left for this message; the next one goes to another copy.
+            self.turn(active, (active + 1) % self.peers.len(), request);
+            return Ok(answer.clone());
+        }
+        let hedged = answer.is_none();
+        let mut answers: Vec<(usize, Response)> =
+            answer.map(|answer| (active, answer)).into_iter().collect();
+        let request = Request { deadline: left, ..request.clone() };
+        let others = (0..self.peers.len()).filter(|copy| *copy != active);
+        let mut others = std::pin::pin!(join_all(
+            others.map(async |copy| (copy, self.ask(copy, &request).await))
+        ));
+        if !hedged {
+            answers.extend(others.await);
+            return Err(answers);
+        }
+        tokio::select! {
+            biased;
+            answer = &mut first => {
+                if rank_of(&answer).0 >= 3 {
+                    return Ok(answer);
+                }
+                answers.push((active, answer));
+                answers.extend(others.await);
+            }
+            others = &mut others => {
+                let ready = others.iter().any(|(_, answer)| rank_of(answer).0 >= 2);
+                answers.extend(others);
+                if !ready {
+                    answers.push((active, first.await));
+                }
+            }
+        }
+        Err(answers)
     }
 
     /// Sends a message without operations to the copies that aren't in use. Whatever they answer
