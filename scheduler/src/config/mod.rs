@@ -55,6 +55,8 @@ pub enum ConfigError {
 pub struct SchedulerConfig {
     /// `profiles`; none for a single one with all defaults.
     pub profiles: Vec<Profile>,
+    /// `percentageOfNodesToScore`, for profiles that don't say it themselves.
+    pub sample: Option<u8>,
     /// `clientConnection.kubeconfig`
     pub kubeconfig: Option<PathBuf>,
     /// `leaderElection.leaderElect`
@@ -100,8 +102,7 @@ impl SchedulerConfig {
                     config.initial_backoff = Some(seconds(value, field)?);
                 }
                 "podMaxBackoffSeconds" => config.max_backoff = Some(seconds(value, field)?),
-                // Every node is looked at, which is what 100 asks for.
-                "percentageOfNodesToScore" => all_nodes(value, field)?,
+                "percentageOfNodesToScore" => config.sample = percentage(value, field)?,
                 "parallelism" => only(value, field, &[json!(16)])?,
                 "enableProfiling" | "enableContentionProfiling" => {
                     only(value, field, &[json!(true)])?;
@@ -135,7 +136,10 @@ impl SchedulerConfig {
                     "schedulerName" => read.scheduler_name = Some(string(value, field)?),
                     "plugins" => read.plugins(value, field)?,
                     "pluginConfig" => read.arguments(value, field)?,
-                    "percentageOfNodesToScore" => all_nodes(value, field)?,
+                    "percentageOfNodesToScore" => {
+                        read.policy.sample = percentage(value, field)?;
+                        read.own_sample = true;
+                    }
                     _ => return Ok(false),
                 }
                 Ok(true)
@@ -162,7 +166,8 @@ impl SchedulerConfig {
         let policy = |(index, profile): (usize, &Profile)| {
             let given = scheduler_name.filter(|_| index == 0);
             let name = given.or(profile.scheduler_name.as_deref()).unwrap_or(DEFAULT_PROFILE);
-            Arc::new(Policy { profile: name.into(), ..profile.policy.clone() })
+            let sample = if profile.own_sample { profile.policy.sample } else { self.sample };
+            Arc::new(Policy { profile: name.into(), sample, ..profile.policy.clone() })
         };
         profiles.iter().enumerate().map(policy).collect()
     }
@@ -273,11 +278,14 @@ fn seconds(value: &Value, field: &str) -> Result<Duration, ConfigError> {
     }
 }
 
-fn all_nodes(value: &Value, field: &str) -> Result<(), ConfigError> {
-    match value.as_u64() {
-        // 0 leaves the choice to the scheduler.
-        Some(0 | 100) => Ok(()),
-        _ => Err(unsupported(field, ": every node is scored, so only 100 or 0")),
+/// A sample of the nodes is a mode of its own: without a percentage, and with 0 or 100, all are
+/// looked at.
+fn percentage(value: &Value, field: &str) -> Result<Option<u8>, ConfigError> {
+    let percent = value.as_u64().and_then(|percent| u8::try_from(percent).ok());
+    match percent {
+        Some(0 | 100) => Ok(None),
+        Some(percent @ 1..100) => Ok(Some(percent)),
+        _ => Err(wrong(field, "a number from 0 to 100")),
     }
 }
 
@@ -415,6 +423,21 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_samples_nodes_as_it_says_or_as_all_do() {
+        let samples = |body: &str| -> Vec<Option<u8>> {
+            let policies = parse(body).expect("supported").policies(None);
+            policies.iter().map(|policy| policy.sample).collect()
+        };
+        assert_eq!(samples("percentageOfNodesToScore: 30\n"), [Some(30)]);
+        assert_eq!(samples("percentageOfNodesToScore: 100\n"), [None]);
+        assert_eq!(samples("percentageOfNodesToScore: 0\n"), [None]);
+        let two = "percentageOfNodesToScore: 30\nprofiles: [{schedulerName: a}, \
+                   {schedulerName: b, percentageOfNodesToScore: 5}, \
+                   {schedulerName: c, percentageOfNodesToScore: 100}]\n";
+        assert_eq!(samples(two), [Some(30), Some(5), None]);
+    }
+
+    #[test]
     fn names_the_field_it_refuses() {
         for (body, field) in [
             ("parallelism: 8\n", "parallelism: not supported: only 16"),
@@ -490,7 +513,8 @@ mod tests {
             ),
             ("extenders: [{urlPrefix: x}]\n", "extenders: not supported: only"),
             ("clientConnection: {qps: 5}\n", "clientConnection.qps: not supported"),
-            ("percentageOfNodesToScore: 50\n", "percentageOfNodesToScore: not supported"),
+            ("percentageOfNodesToScore: 101\n", "percentageOfNodesToScore: must be"),
+            ("percentageOfNodesToScore: few\n", "percentageOfNodesToScore: must be"),
             ("leaderElection: {resourceLock: endpoints}\n", "leaderElection.resourceLock: not"),
             ("leaderElection: {leaseDuration: 15}\n", "leaderElection.leaseDuration: must be"),
             ("leaderElection: {leaseDuration: -1s}\n", "leaderElection.leaseDuration: must be"),

@@ -53,6 +53,8 @@ const PREEMPTION: &str = "DefaultPreemption";
 pub struct Profile {
     /// `schedulerName`
     pub scheduler_name: Option<String>,
+    /// Whether it says `percentageOfNodesToScore` itself.
+    pub(super) own_sample: bool,
     /// Plugins, weights and arguments.
     pub policy: Policy,
 }

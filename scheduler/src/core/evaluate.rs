@@ -102,7 +102,8 @@ pub fn survey(table: &NodeTable, request: &PodRequest, full: bool) -> Survey {
     survey::survey(table.columns(), table.population(), request, full, &relations)
 }
 
-/// Runs the filters and scores of the default profile on every node of the table. The seed draws
+/// Runs the filters and scores of the default profile on every node of the table, or on as many as
+/// its profile wants ([`super::policy::Policy::enough`]). The seed draws
 /// among equals; shards that work on one pod must be given the same. The survey is the sum over all
 /// shards.
 #[must_use]
@@ -152,15 +153,18 @@ pub(super) fn evaluate_but(
     let mut absent = 0;
     let mut visit = |filter: &Filter, index: usize| {
         if !held.is_empty() && held.binary_search_by_key(&index, |held| held.row).is_ok() {
-            return;
+            return feasible;
         }
-        let Verdict::Pass { taints, affinity } = filter.check(index, &mut tally) else { return };
+        let Verdict::Pass { taints, affinity } = filter.check(index, &mut tally) else {
+            return feasible;
+        };
         feasible += 1;
         let image = images.as_ref().map_or(0, |images| columns.images.score(images, index));
         let local = scorer.local(columns, index) + request.policy.weights.images * image;
         let wishes = others.map(|others| counts.wishes(others, index)).unwrap_or_default();
         let raw = Raw { taints, affinity, wishes };
         best.offer(raw, local, index, || columns.lot(seed, index));
+        feasible
     };
     let in_use = survey.is_some_and(|survey| !survey.claims_in_use.is_empty());
     if let Some(pinned) = &request.pinned {
@@ -172,10 +176,8 @@ pub(super) fn evaluate_but(
         }
     } else {
         let filter = Filter::memoised(columns, request, others).claims_in_use(in_use);
-        let present = columns.present.iter().enumerate().filter(|(_, present)| **present);
-        for (index, _) in present {
-            visit(&filter, index);
-        }
+        let enough = request.policy.enough(nodes);
+        table.sample(|index| visit(&filter, index) < enough);
     }
     let keys = request.tuple_keys(survey.is_some());
     let tuples = best.tuples(&counts, columns, &keys);

@@ -77,6 +77,10 @@ pub struct Policy {
     pub ignore_preferred_terms: bool,
     /// Whether preemption is looked at.
     pub preemption: bool,
+    /// `percentageOfNodesToScore`, from 1 to 99: where nodes are looked at one by one a shard may
+    /// stop when so many of its own take the pod. Absent: it looks at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<u8>,
 }
 
 fn bind_timeout() -> Duration {
@@ -98,11 +102,25 @@ impl Default for Policy {
             hard_pod_affinity_weight: 1,
             ignore_preferred_terms: false,
             preemption: true,
+            sample: None,
         }
     }
 }
 
+/// As few nodes as are never worth a sample (`minFeasibleNodesToFind`).
+const SAMPLE_AT_LEAST: u64 = 100;
+
 impl Policy {
+    /// How many of so many nodes have to take a pod before the others needn't be looked at
+    /// (`numFeasibleNodesToFind`).
+    #[must_use]
+    pub fn enough(&self, nodes: u64) -> u64 {
+        match self.sample {
+            Some(percent) => (nodes.saturating_mul(u64::from(percent)) / 100).max(SAMPLE_AT_LEAST),
+            None => u64::MAX,
+        }
+    }
+
     /// Whether shards need not be told of it: what they read of it is the default profile's.
     #[must_use]
     pub fn is_default(&self) -> bool {

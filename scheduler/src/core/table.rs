@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -124,6 +125,8 @@ pub struct NodeTable {
     pod_list: u64,
     /// Counts lists of nodes.
     node_list: u64,
+    /// The row at which the next sample of nodes begins.
+    sample_from: AtomicUsize,
 }
 
 impl Default for NodeTable {
@@ -147,6 +150,7 @@ impl NodeTable {
             priorities: BTreeMap::new(),
             pod_list: 0,
             node_list: 0,
+            sample_from: AtomicUsize::new(0),
         }
     }
 
@@ -253,6 +257,18 @@ impl NodeTable {
     #[must_use]
     pub fn keeps_domains_free(&self) -> bool {
         self.population.keeps_domains_free()
+    }
+
+    /// Nodes to look at one by one, as long as they are wanted: each time from where the last time
+    /// ended.
+    pub(super) fn sample(&self, mut wanted: impl FnMut(usize) -> bool) {
+        let rows = self.columns.present.len();
+        let from = self.sample_from.load(Ordering::Relaxed).min(rows);
+        let present = |row: &usize| self.columns.present[*row];
+        let last = (from..rows).chain(0..from).filter(present).find(|row| !wanted(*row));
+        if let Some(last) = last {
+            self.sample_from.store(last + 1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn has_pods_below(&self, priority: i32) -> bool {

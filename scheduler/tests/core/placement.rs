@@ -1,8 +1,14 @@
 //! Filters, scores and messages on small clusters.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use megacluster_scheduler::core::evaluate::{Evaluation, evaluate};
 use megacluster_scheduler::core::gather::{Decision, decide, merge, refuse};
 use megacluster_scheduler::core::pod::PodRequest;
+use megacluster_scheduler::core::policy::Policy;
+use megacluster_scheduler::core::search::search;
+use megacluster_scheduler::core::table::NodeTable;
 use serde_json::{Value, json};
 
 use crate::build::{asking, chosen, node, on, place, pod, refused, table};
@@ -282,6 +288,42 @@ fn the_unsupported_is_refused_by_name() {
          data that can't be translated."
     );
     assert_eq!(refuse(3, &PodRequest::default()), None);
+}
+
+#[test]
+fn a_sample_stops_early_and_goes_on_where_it_stopped() {
+    let mut table = NodeTable::new();
+    for number in 0..1000 {
+        table.upsert_node(&node(&format!("n{number:03}"), json!({})));
+    }
+    let port = json!([{"name": "c", "ports": [{"containerPort": 1, "hostPort": 1}]}]);
+    let compile = |sample: Option<u8>| {
+        let policy = Arc::new(Policy { sample, ..Policy::default() });
+        let pod = pod("p", json!({"spec": {"containers": port}}));
+        Arc::new(PodRequest::compile(&pod).under(&policy))
+    };
+    let class = compile(Some(20));
+    assert_eq!(search(&mut table, &compile(None), 1, None).feasible, 1000);
+    assert_eq!(search(&mut table, &compile(Some(1)), 1, None).feasible, 100, "never fewer");
+    let mut seen = BTreeSet::new();
+    for _ in 0..5 {
+        let evaluation = search(&mut table, &class, 1, None);
+        assert_eq!((evaluation.feasible, evaluation.nodes), (200, 1000));
+        seen.extend(evaluation.tuples.into_iter().map(|tuple| tuple.node));
+    }
+    assert_eq!(seen.len(), 5, "each sample is of other nodes");
+    // Where few take the pod all are looked at, and it is never said that none does.
+    for number in (0..1000).filter(|number| *number != 77) {
+        table.upsert_pod(&on(
+            pod(&format!("t{number}"), json!({"spec": {"containers": port}})),
+            &format!("n{number:03}"),
+        ));
+    }
+    for _ in 0..3 {
+        let evaluation = search(&mut table, &class, 1, None);
+        assert_eq!(&*evaluation.tuples[0].node, "n077");
+        assert_eq!(evaluation.feasible, 1);
+    }
 }
 
 #[test]
