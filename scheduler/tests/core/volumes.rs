@@ -8,10 +8,13 @@ use megacluster_scheduler::core::diagnosis::{Plugin, PluginSet};
 use megacluster_scheduler::core::evaluate::survey;
 use megacluster_scheduler::core::event::EventSet;
 use megacluster_scheduler::core::gather::refuse;
+use megacluster_scheduler::core::labels::Labels;
 use megacluster_scheduler::core::pod::{PodRequest, PodUid};
 use megacluster_scheduler::core::queue::{PendingPod, Queue};
 use megacluster_scheduler::core::search::search;
 use megacluster_scheduler::core::table::NodeTable;
+use megacluster_scheduler::core::volumes::binding::Progress;
+use megacluster_scheduler::core::volumes::late::Plan;
 use megacluster_scheduler::core::volumes::objects::{Attachment, Claim, Limits, Volume};
 use megacluster_scheduler::core::volumes::storage::{Change, Kind, Object, Storage};
 use serde_json::{Value, json};
@@ -214,6 +217,69 @@ fn what_one_pod_alone_may_use_is_refused_to_a_second() {
     table.upsert_pod(&on(pod("p", asking()), "n1"));
     table.remove_pod(PodUid::of(&pod("p", asking())));
     assert!(survey(&table, &request, false).claims_in_use.is_empty());
+}
+
+/// A claim in this version that waits for its consumer, or is bound.
+fn waiting_claim(version: &str, volume: Option<&str>) -> Change {
+    let mut claim = json!({
+        "metadata": {"uid": "u", "resourceVersion": version, "annotations": {}},
+        "spec": {"storageClassName": "late", "accessModes": ["ReadWriteOnce"], "volumeName": volume},
+    });
+    if volume.is_some() {
+        claim["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"] = json!("yes");
+    }
+    let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
+    let object = Some(Object::Claim(Claim::of(&claim)));
+    Change::One(Kind::Claim, ("default".into(), "data".into()), object)
+}
+
+/// A volume in this version, meant for a claim of this UID.
+fn free_volume(name: &str, version: &str, owner: Option<&str>) -> Change {
+    let owner = owner.map(|uid| json!({"namespace": "default", "name": "data", "uid": uid}));
+    let volume: PersistentVolume = serde_json::from_value(json!({
+        "metadata": {"resourceVersion": version},
+        "spec": {"storageClassName": "late", "accessModes": ["ReadWriteOnce"], "claimRef": owner},
+        "status": {"phase": "Available"},
+    }))
+    .unwrap();
+    let object = Some(Object::Volume(Volume::of(&volume)));
+    Change::One(Kind::Volume, ("".into(), name.into()), object)
+}
+
+#[test]
+fn a_volume_that_was_given_away_since_is_not_taken_back() {
+    let mut storage = Storage::default();
+    storage.apply(waiting_claim("1", None));
+    storage.apply(free_volume("a", "1", None));
+    let (namespace, node): (Arc<str>, Arc<str>) = ("default".into(), "n1".into());
+    let bind: Plan = vec![("data".into(), Some("a".into()))];
+    let make: Plan = vec![("data".into(), None)];
+    storage.assume(&namespace, &bind, &node);
+    assert_eq!(storage.steps(&namespace, &bind).map(|steps| steps.len()), Some(1));
+    // Before the node was reserved the watch showed what another leader had written.
+    storage.apply(free_volume("a", "2", Some("another")));
+    assert_eq!(storage.steps(&namespace, &bind), None);
+    storage.assume(&namespace, &make, &node);
+    assert_eq!(storage.steps(&namespace, &make).map(|steps| steps.len()), Some(1));
+    storage.apply(waiting_claim("2", None));
+    assert_eq!(storage.steps(&namespace, &make), None);
+}
+
+#[test]
+fn a_claim_that_got_another_volume_is_not_where_it_was_meant_to_be() {
+    let mut storage = Storage::default();
+    storage.apply(free_volume("a", "2", Some("u")));
+    storage.apply(free_volume("b", "2", Some("u")));
+    let plan: Plan = vec![("data".into(), Some("a".into()))];
+    let labels = Labels::default();
+    let written = ["2".into()];
+    let mut progress = |bound: Option<&str>| {
+        storage.apply(waiting_claim("3", bound));
+        storage.progress(&"default".into(), &plan, ("n1", &labels), &written)
+    };
+    assert_eq!(progress(None), Progress::Waiting);
+    assert!(matches!(progress(Some("b")), Progress::Failed(_)));
+    assert_eq!(progress(Some("a")), Progress::Done);
 }
 
 #[test]

@@ -60,15 +60,25 @@ fn is_older(version: &str, than: &str) -> bool {
 }
 
 impl Storage {
-    /// What to write for a plan, one step for each claim; `None` where something of it is gone.
+    /// What to write for a plan, one step for each claim; `None` where something of it is gone or has
+    /// changed since the plan was assumed: a volume may be meant for another claim by now.
     #[must_use]
     pub fn steps(&self, namespace: &Arc<str>, plan: &Plan) -> Option<Vec<Step>> {
         let step = |(name, volume): &(Arc<str>, Option<Arc<str>>)| {
-            let claim = self.claims.get(&key(namespace, name))?;
+            let key = key(namespace, name);
+            let claim = self.claims.get(&key)?;
             let Some(volume) = volume else {
+                let (version, _) = self.assumed_claims.get(&key)?;
+                if *version != claim.version {
+                    return None;
+                }
                 return Some(Step::Select { claim: name.clone(), version: claim.version.clone() });
             };
             let there = self.volumes.get(volume)?;
+            let (version, owner) = self.assumed_volumes.get(volume)?;
+            if *version != there.version || owner.uid != claim.uid {
+                return None;
+            }
             Some(Step::Bind {
                 volume: volume.clone(),
                 version: there.version.clone(),
@@ -102,6 +112,11 @@ impl Storage {
                 return Progress::Failed(format!("persistentvolumeclaim {name:?} is gone"));
             };
             if let Some(name) = volume {
+                // Somebody else meant another one for it before.
+                if claim.is_bound() && claim.volume != *name {
+                    let other = &claim.volume;
+                    return Progress::Failed(format!("the claim got pv {other:?}, not {name:?}"));
+                }
                 let Some(volume) = self.volumes.get(name) else {
                     return Progress::Failed(format!("persistentvolume {name:?} is gone"));
                 };
