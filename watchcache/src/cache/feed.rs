@@ -3,18 +3,22 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::filter::Filter;
+use super::form::Form;
 use super::table::Object;
 
 /// Events kept for all.
 const KEPT: usize = 16 * 1024;
 /// Events kept of a part: a node, a namespace, one object.
 const KEPT_OF_PART: usize = 256;
+/// With so many watchers an event's bytes are kept for the others.
+const CROWD: usize = 8;
 /// Parts whose feeds are remembered before those that nobody reads are thrown out.
 const SWEEP: usize = 1024;
 
@@ -27,6 +31,31 @@ pub struct Event {
     pub before: Option<Arc<Object>>,
     /// The object after; none where it is gone.
     pub after: Option<Arc<Object>>,
+    /// Its bytes as most of its watchers are told of it.
+    frame: OnceLock<(Form, Change, Bytes)>,
+}
+
+/// What happened to an object, as a watcher sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// `ADDED`
+    Added,
+    /// `MODIFIED`
+    Modified,
+    /// `DELETED`
+    Deleted,
+}
+
+impl Change {
+    /// As it is sent.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
 }
 
 /// What an event is to one who asks for some objects, as
@@ -41,7 +70,45 @@ pub enum Told<'a> {
     Deleted(&'a Object),
 }
 
+impl Told<'_> {
+    /// What happened, and to what.
+    #[must_use]
+    pub fn parts(&self) -> (Change, &Object) {
+        match self {
+            Self::Added(object) => (Change::Added, object),
+            Self::Modified(object) => (Change::Modified, object),
+            Self::Deleted(object) => (Change::Deleted, object),
+        }
+    }
+}
+
 impl Event {
+    /// An event.
+    #[must_use]
+    pub fn new(revision: u64, before: Option<Arc<Object>>, after: Option<Arc<Object>>) -> Self {
+        Self { revision, before, after, frame: OnceLock::new() }
+    }
+
+    /// Its bytes in a form, made once for all watchers that are told the same; who is told
+    /// something else makes its own.
+    pub fn frame<E>(
+        &self,
+        form: Form,
+        change: Change,
+        make: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
+        if let Some((known, what, bytes)) = self.frame.get() {
+            if (*known, *what) == (form, change) {
+                return Ok(bytes.clone());
+            }
+            return make();
+        }
+        let bytes = make()?;
+        // Another may have been first.
+        let _ = self.frame.set((form, change, bytes.clone()));
+        Ok(bytes)
+    }
+
     /// What it is to one who asks for these objects; none where it is nothing.
     #[must_use]
     pub fn told(&self, filter: &Filter) -> Option<Told<'_>> {
@@ -108,6 +175,12 @@ impl Feed {
     fn tell(&self) {
         self.ring.lock().touched = false;
         self.changed.send_replace(());
+    }
+
+    /// Whether so many watch that what they are told is better made once.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.changed.receiver_count() >= CROWD
     }
 
     /// Told when there is something to read. Subscribe before reading.

@@ -8,7 +8,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 
-use super::feed::{Event, Feed, Found, Told};
+use super::feed::{Event, Feed, Found};
 use super::filter::Filter;
 use super::form::Form;
 use super::kinds::Kind;
@@ -166,6 +166,13 @@ impl Watch {
             let Found::Events(events, reached) = self.feed.read(self.cursor, BATCH) else {
                 return None;
             };
+            if let ([event], true) = (&events[..], self.feed.is_crowded()) {
+                self.cursor = reached.max(self.cursor);
+                match self.shared(event) {
+                    Ok(None) => continue,
+                    told => return Some(told),
+                }
+            }
             for event in &events {
                 if let Err(error) = self.put(&mut piece, event) {
                     return Some(Err(error));
@@ -211,12 +218,82 @@ impl Watch {
     }
 
     fn put(&self, piece: &mut Vec<u8>, event: &Event) -> Result<(), Unsupported> {
-        let (what, object) = match event.told(&self.filter) {
-            None => return Ok(()),
-            Some(Told::Added(object)) => ("ADDED", object),
-            Some(Told::Modified(object)) => ("MODIFIED", object),
-            Some(Told::Deleted(object)) => ("DELETED", object),
+        let Some(told) = event.told(&self.filter) else { return Ok(()) };
+        let (change, object) = told.parts();
+        let what = (&object.message, event.revision);
+        self.form.put_event(piece, self.kind, change.name(), what)
+    }
+
+    /// An event that many are told.
+    fn shared(&self, event: &Event) -> Result<Option<Bytes>, Unsupported> {
+        let Some(told) = event.told(&self.filter) else { return Ok(None) };
+        let (change, _) = told.parts();
+        let make = || {
+            let mut piece = Vec::new();
+            self.put(&mut piece, event).map(|()| piece.into())
         };
-        self.form.put_event(piece, self.kind, what, (&object.message, event.revision))
+        event.frame(self.form, change, make).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::selector::LabelSelector;
+    use super::super::table::{Stored, Table};
+    use super::super::{kinds, wire};
+    use super::*;
+
+    fn pod(label: &str, revision: u64) -> Stored {
+        let kind = kinds::find("", "pods").unwrap();
+        let value = wire::tests::stored("p", "n", &[("l", label)]);
+        let (message, labels) = wire::read(kind, &value).unwrap();
+        Stored { message, labels, indexed: None, revision }
+    }
+
+    /// What each of some watches is told of a pod that changes, changes its label and goes.
+    async fn told(asked: &[(&str, Form)]) -> Vec<Vec<Bytes>> {
+        let kind = kinds::find("", "pods").unwrap();
+        let mut table = Table::new([("a/p".into(), pod("y", 1))], 1);
+        let mut watches = Vec::new();
+        for (labels, form) in asked {
+            let filter =
+                Filter { labels: LabelSelector::parse(labels).unwrap(), ..Filter::default() };
+            let start = table.watch(&filter, Some(1)).unwrap();
+            let wants = Wants {
+                form: *form,
+                bookmarks: false,
+                marked: false,
+                timeout: Some(Duration::from_secs(5)),
+                turn: None,
+            };
+            watches.push((watch(kind, filter, start, wants), Vec::new()));
+        }
+        for (revision, after) in [(2, Some("y")), (3, Some("x")), (4, None)] {
+            table.apply("a/p", after.map(|label| pod(label, revision)), revision);
+            table.reach(revision);
+            for (pieces, seen) in &mut watches {
+                let next = tokio::time::timeout(Duration::from_millis(20), pieces.next());
+                seen.extend(next.await.ok().flatten().map(Result::unwrap));
+            }
+        }
+        watches.into_iter().map(|(_, seen)| seen).collect()
+    }
+
+    /// In a crowd, whose events are made once, everybody is told what they would be told alone.
+    #[tokio::test(start_paused = true)]
+    async fn in_a_crowd_as_alone() {
+        let forms = [false, true].map(|json| Form { json, metadata: false });
+        let partial = Form { json: false, metadata: true };
+        let mut asked = vec![("", forms[0]); 9];
+        for labels in ["l=x", "l!=x", "l=y", "l=z", ""] {
+            asked.extend([(labels, forms[0]), (labels, forms[1]), (labels, partial)]);
+        }
+        for first in 0..asked.len() {
+            asked.swap(0, first);
+            let crowd = told(&asked).await;
+            for (one, seen) in asked.iter().zip(crowd) {
+                assert_eq!(told(&[*one]).await, [seen], "{one:?}");
+            }
+        }
     }
 }

@@ -175,7 +175,7 @@ impl Table {
             None => (self.remove(key), None),
         };
         if before.is_some() || after.is_some() {
-            self.feeds.push(Event { revision, before, after });
+            self.feeds.push(Event::new(revision, before, after));
         }
     }
 
