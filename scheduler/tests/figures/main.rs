@@ -27,6 +27,11 @@ fn number(variable: &str, default: usize) -> usize {
     text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}: {text}")))
 }
 
+/// Whether something of this name is to be measured: all, where the variable names none.
+fn wanted(variable: &str, name: &str) -> bool {
+    std::env::var(variable).map_or(true, |names| names.split(',').any(|other| other == name))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a benchmark"]
 async fn figures() {
@@ -35,9 +40,10 @@ async fn figures() {
     let cluster = Cluster::start().await;
     cluster.make_nodes(nodes).await;
     println!("{nodes} nodes, {} templates", workload::TEMPLATES);
-    for case in Case::ALL {
+    for case in Case::ALL.into_iter().filter(|case| wanted("FIGURES_CASES", case.name())) {
         let pods = case.pods(pods);
-        for which in [Which::Stock, Which::Ours] {
+        let both = [Which::Stock, Which::Ours].into_iter();
+        for which in both.filter(|which| wanted("FIGURES_OF", which.name())) {
             measure(&cluster, which, case, nodes, pods).await;
         }
     }
