@@ -54,6 +54,9 @@ impl Simulation {
             let (table, held) = (shard.state.table(), shard.state.reservations());
             println!("{}: {} pods, {held} held", shard.state.name(), table.pod_count());
         }
+        for number in waiting.iter().filter(|number| has_claim(**number)) {
+            println!("p{number}: {}", self.api.claims.tell(*number));
+        }
         assert!(waiting.is_empty(), "pods left waiting though there is room: {waiting:?}");
         for shard in self.shards.iter().flatten() {
             assert_eq!(shard.state.reservations(), 0, "reservations left behind");
