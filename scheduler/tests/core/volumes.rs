@@ -254,15 +254,43 @@ fn a_volume_that_was_given_away_since_is_not_taken_back() {
     let (namespace, node): (Arc<str>, Arc<str>) = ("default".into(), "n1".into());
     let bind: Plan = vec![("data".into(), Some("a".into()))];
     let make: Plan = vec![("data".into(), None)];
-    storage.assume(&namespace, &bind, &node);
+    assert!(storage.assume(&namespace, &bind, &node));
     assert_eq!(storage.steps(&namespace, &bind).map(|steps| steps.len()), Some(1));
     // Before the node was reserved the watch showed what another leader had written.
     storage.apply(free_volume("a", "2", Some("another")));
     assert_eq!(storage.steps(&namespace, &bind), None);
-    storage.assume(&namespace, &make, &node);
+    assert!(storage.assume(&namespace, &make, &node));
     assert_eq!(storage.steps(&namespace, &make).map(|steps| steps.len()), Some(1));
     storage.apply(waiting_claim("2", None));
     assert_eq!(storage.steps(&namespace, &make), None);
+}
+
+#[test]
+fn a_plan_that_was_overtaken_while_shards_were_asked_is_not_assumed() {
+    let mut storage = Storage::default();
+    storage.apply(waiting_claim("1", None));
+    storage.apply(free_volume("a", "1", None));
+    let (namespace, node): (Arc<str>, Arc<str>) = ("default".into(), "n1".into());
+    let bind: Plan = vec![("data".into(), Some("a".into()))];
+    // The plan was made of the volume's first version; its second one is known when the answer comes.
+    storage.apply(free_volume("a", "2", Some("another")));
+    assert!(!storage.assume(&namespace, &bind, &node));
+    assert_eq!(storage.steps(&namespace, &bind), None);
+    // One that is meant for the claim itself is what a try before this one has written.
+    storage.apply(free_volume("a", "3", Some("u")));
+    assert!(storage.assume(&namespace, &bind, &node));
+    // Another claim of the same round is second.
+    let other: Plan = vec![("more".into(), Some("a".into()))];
+    let claim = |version: &str| {
+        let Change::One(kind, _, object) = waiting_claim(version, None) else { panic!("a claim") };
+        Change::One(kind, ("default".into(), "more".into()), object)
+    };
+    storage.apply(claim("1"));
+    assert!(!storage.assume(&namespace, &other, &node));
+    // A claim that got its volume meanwhile is not given a node.
+    storage.apply(waiting_claim("4", Some("a")));
+    assert!(!storage.assume(&namespace, &vec![("data".into(), None)], &node));
+    assert!(!storage.assume(&namespace, &vec![("gone".into(), None)], &node));
 }
 
 #[test]

@@ -154,10 +154,16 @@ impl Storage {
     }
 
     /// A pod is being placed: its claims get these volumes, or volumes made on this node. The next
-    /// pods see it so.
-    pub fn assume(&mut self, namespace: &Arc<str>, plan: &Plan, node: &Arc<str>) {
+    /// pods see it so. False, and nothing is assumed, where that can't be any more: the plan was made
+    /// of what was known when the question was asked, and since then somebody else may have meant a
+    /// volume for another claim, or have chosen a node for a claim.
+    #[must_use]
+    pub fn assume(&mut self, namespace: &Arc<str>, plan: &Plan, node: &Arc<str>) -> bool {
+        if !plan.iter().all(|(name, volume)| self.may_get(namespace, name, volume.as_ref(), node)) {
+            return false;
+        }
         for (name, volume) in plan {
-            let key = (Arc::clone(namespace), Arc::clone(name));
+            let key = key(namespace, name);
             let Some(claim) = self.claims.get(&key) else { continue };
             match volume {
                 None => {
@@ -173,6 +179,29 @@ impl Storage {
             }
         }
         self.generation += 1;
+        true
+    }
+
+    /// Whether a claim may still get this volume, or one made on this node.
+    fn may_get(
+        &self,
+        namespace: &Arc<str>,
+        name: &Arc<str>,
+        volume: Option<&Arc<str>>,
+        node: &str,
+    ) -> bool {
+        let Some(claim) = self.claims.get(&key(namespace, name)) else { return false };
+        let Some(volume) = volume else {
+            return claim.volume.is_empty()
+                && claim.selected.as_deref().is_none_or(|at| at == node);
+        };
+        let Some(there) = self.volumes.get(volume) else { return false };
+        let free = there.owner.is_none() || there.is_meant_for(namespace, name, &claim.uid);
+        let assumed = self.assumed_volumes.get(volume);
+        free && assumed.is_none_or(|(version, owner)| {
+            // What was assumed of an older version has come true or has failed since.
+            *version != there.version || owner.uid == claim.uid
+        })
     }
 
     /// The pod isn't placed after all.

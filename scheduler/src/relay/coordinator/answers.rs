@@ -284,8 +284,11 @@ impl Coordinator {
                     let Evaluated { attempt, class, begun, refusals } = pod;
                     let node = placement.node;
                     let chosen = Chosen { attempt, id, node, class, begun, refusals, plan };
-                    self.plans(&chosen);
-                    self.chosen.push(chosen);
+                    if self.plans(&chosen) {
+                        self.chosen.push(chosen);
+                    } else {
+                        self.queue.retry(uid, now);
+                    }
                 } else {
                     self.queue.done(uid, now);
                 }

@@ -88,11 +88,11 @@ impl Coordinator {
         late.find(&labels, node).map(|plan| Some(Arc::new(plan))).map_err(|_| ())
     }
 
-    /// From now on the next pods see the claims of this one so.
-    pub(super) fn plans(&mut self, chosen: &Chosen) {
-        if let Some(plan) = &chosen.plan {
-            self.storage.assume(&chosen.id.namespace, plan, &chosen.node);
-        }
+    /// From now on the next pods see the claims of this one so. False where the plan can't be carried
+    /// out any more.
+    pub(super) fn plans(&mut self, chosen: &Chosen) -> bool {
+        let Some(plan) = &chosen.plan else { return true };
+        self.storage.assume(&chosen.id.namespace, plan, &chosen.node)
     }
 
     /// The pod doesn't get the node.
