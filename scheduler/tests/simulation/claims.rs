@@ -154,6 +154,10 @@ impl Claims {
         };
         let meant = self.volumes.iter().find(|(_, volume)| volume.owner == Some(number));
         let meant = meant.map(|(name, _)| name.clone());
+        if meant.is_none() && claim.selected.is_none() {
+            // Nothing is written, and so no watch hears of it.
+            return;
+        }
         self.version += 1;
         claim.version = self.version;
         match (meant, &claim.selected) {
@@ -162,6 +166,7 @@ impl Claims {
                 self.bound.0 += 1;
             }
             (None, Some(_)) if fails => claim.selected = None,
+            (None, None) => {}
             (None, Some(node)) => {
                 let name = format!("made-{number}");
                 let zone = zone_of(node);
@@ -171,7 +176,6 @@ impl Claims {
                 self.history.push((now, Stored::Volume(name)));
                 self.bound.1 += 1;
             }
-            (None, None) => return,
         }
         self.history.push((now, Stored::Claim(number)));
     }
