@@ -14,6 +14,7 @@ use common::{pod, uid};
 use megacluster_scheduler::core::pod::PodUid;
 use megacluster_scheduler::relay::bind::BindOutcome;
 use megacluster_scheduler::relay::pods::Intake;
+use megacluster_scheduler::relay::report::Report;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -98,4 +99,27 @@ fn what_was_tried_in_vain_yields_to_what_was_not() {
         world.leader.intake(world.now, Intake::Gone(PodUid::new(&uid(number))));
     }
     assert_eq!(world.leader.depths().unschedulable, 0);
+}
+
+#[test]
+fn each_has_its_turn_though_none_fits() {
+    let mut world = World::holding(2);
+    list(&mut world, &[(1, 0), (2, 0)]);
+    world.pass(SECOND);
+    assert_eq!(bind(&mut world).len(), 2);
+    let waiting: Vec<(usize, i32)> = (3..=11).map(|number| (number, 0)).collect();
+    let mut tried = std::collections::BTreeSet::new();
+    list(&mut world, &waiting);
+    for _ in 0..5 {
+        world.pass(SECOND);
+        for report in std::mem::take(&mut world.reports) {
+            if let Report::Failed { pod, .. } = report {
+                tried.insert(pod.name);
+            }
+        }
+        world.pass(30 * SECOND);
+        assert_eq!(world.lists, 1, "a short list is read again soon");
+        list(&mut world, &waiting);
+    }
+    assert_eq!(tried.len(), waiting.len(), "{tried:?}");
 }

@@ -16,8 +16,16 @@ use crate::core::queue::{Moment, PendingPod, Queue};
 use crate::core::volumes::{ClaimName, Mounts, storage};
 use crate::protocol::PodId;
 
-/// The same thing is said again about a pod after this long, and pods that were left out are listed.
+/// The same thing is said again about a pod after this long.
 const REPEAT: Duration = Duration::from_mins(5);
+
+/// Pods that were left out are listed again no sooner and no later than this; in between it is after
+/// `LIST_PER_POD` for each pod that the list shows, so that lists are a small part of the work.
+const LIST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_mins(5));
+const LIST_PER_POD: Duration = Duration::from_micros(300);
+
+/// For each pod that is held so many that have yielded are remembered, at some 16 bytes.
+const YIELDED: usize = 8;
 
 /// The list is read anew for pods that were left out when one in so many places is free.
 const ROOM: usize = 8;
@@ -89,6 +97,11 @@ pub struct Pods {
     /// Pods that the watch showed since its last list and that are not held, for there were too
     /// many.
     left_out: usize,
+    /// Pods that were tried in vain and yielded: they come again when all others had their turn, or
+    /// when they are [`YIELDED`] times as many as may be held.
+    yielded: HashSet<PodUid>,
+    /// Whether some pod has had its turn by such a one since the last list began.
+    turned: bool,
     /// Whether the list was asked for anew, and when the last one began.
     asked: bool,
     listed: Moment,
@@ -107,9 +120,16 @@ impl Pods {
             Intake::Begin => {
                 self.list += 1;
                 (self.left_out, self.asked, self.listed) = (0, false, now);
+                let most = queue.max_pending().saturating_mul(YIELDED);
+                if !std::mem::take(&mut self.turned) || self.yielded.len() >= most {
+                    self.yielded.clear();
+                }
             }
             Intake::Applied(pod) => self.applied(queue, nominations, now, *pod),
-            Intake::Gone(uid) => self.gone(queue, nominations, now, uid),
+            Intake::Gone(uid) => {
+                self.yielded.remove(&uid);
+                self.gone(queue, nominations, now, uid);
+            }
             // The coordinator's.
             Intake::Directory(_) | Intake::Budgets(_) | Intake::Storage(_) => {}
             Intake::End => {
@@ -183,7 +203,8 @@ impl Pods {
     }
 
     /// At the bound: a pod goes that is missed less than this one, or this one is left out. Either
-    /// comes back with the next list. A pod that is promised a node is always held, since its room
+    /// comes back with a later list: one that has yielded is left out until all others had their
+    /// turn, or the first pods of each list would keep the last ones out. A pod that is promised a node is always held, since its room
     /// is kept from others; the promises have a bound of their own.
     fn makes_room(
         &mut self,
@@ -196,11 +217,16 @@ impl Pods {
             return true;
         }
         self.left_out = self.left_out.saturating_add(1);
-        let least = queue.least(pod.pending.request.priority);
+        let had_its_turn = self.yielded.contains(&pod.pending.uid);
+        let least = queue.least(pod.pending.request.priority).filter(|_| !had_its_turn);
         let Some(least) = least.filter(|uid| nominations.node(*uid).is_none()) else {
             return false;
         };
         self.gone(queue, nominations, now, least);
+        if self.yielded.len() < queue.max_pending().saturating_mul(YIELDED) {
+            self.yielded.insert(least);
+        }
+        self.turned = true;
         true
     }
 
@@ -214,7 +240,9 @@ impl Pods {
     /// they have waited for long and one that was tried in vain has to yield. Told once.
     pub fn wants_list(&mut self, bound: usize, now: Moment) -> bool {
         let room = self.known.len() <= bound - (bound / ROOM).max(1).min(bound);
-        let due = room || now >= self.listed + REPEAT;
+        let pods = u32::try_from(self.known.len().saturating_add(self.left_out));
+        let pause = LIST_PER_POD.saturating_mul(pods.unwrap_or(u32::MAX)).clamp(LIST.0, LIST.1);
+        let due = room || now >= self.listed + pause;
         let wants = self.left_out > 0 && due && !self.asked;
         self.asked |= wants;
         wants
