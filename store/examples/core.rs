@@ -190,7 +190,9 @@ fn cost(keys: usize) -> Outcome {
             let began = Instant::now();
             // Answers live until the batch is durable.
             let mut answers = Vec::with_capacity(BATCH);
-            for command in commands.by_ref().take(BATCH) {
+            let batch: Vec<Command> = commands.by_ref().take(BATCH).collect();
+            engine.prefetch(batch.iter());
+            for command in batch {
                 answers.push(engine.apply(command, 0)?);
             }
             applying += began.elapsed();

@@ -16,6 +16,7 @@ use super::read;
 use super::txn::{State, has_put, is_read_only};
 use super::watch::{Filter, WatchIndex, WatchKey};
 use crate::log::{self, Class, DurabilityRules, OpenError, Record, Recovered, SnapshotItem};
+use crate::pb::etcdserverpb::request_op::Request;
 use crate::pb::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
     TxnRequest, TxnResponse,
@@ -81,6 +82,26 @@ pub enum Command {
     Status,
     /// Take the alarm for space back.
     Disarm,
+}
+
+impl Command {
+    /// The key that it looks at first, if it names one.
+    fn first_key(&self) -> Option<&[u8]> {
+        match self {
+            Self::Range(range) if range.range_end.is_empty() => Some(&range.key),
+            Self::Put(put) => Some(&put.key),
+            Self::Delete(delete) if delete.range_end.is_empty() => Some(&delete.key),
+            // An update by an apiserver is of one key.
+            Self::Txn(txn) => match txn.compare.first() {
+                Some(compare) => Some(&compare.key),
+                None => txn.success.first().and_then(|op| match &op.request {
+                    Some(Request::RequestPut(put)) => Some(put.key.as_ref()),
+                    _ => None,
+                }),
+            },
+            _ => None,
+        }
+    }
 }
 
 /// Answer to a [`Command`]. Headers carry the revision only.
@@ -260,6 +281,11 @@ impl Engine {
         due.len()
     }
 
+    /// Begins to bring what these commands will read and write.
+    pub fn prefetch<'a>(&self, commands: impl Iterator<Item = &'a Command>) {
+        self.state.mvcc.prefetch(commands.filter_map(Command::first_key));
+    }
+
     /// Applies one command at time `now`.
     pub fn apply(&mut self, command: Command, now: Millis) -> Result<Reply, Error> {
         let current = self.current();
@@ -396,7 +422,7 @@ impl State {
                 SnapshotItem::Lease { id, ttl } => {
                     let _ = state.leases.grant(id, ttl, 0);
                 }
-                SnapshotItem::Key(kv) => state.restore(kv),
+                SnapshotItem::Key(kv) => state.restore(&kv),
             }
         }
         if let Some(revision) = snapshot_revision {
@@ -438,12 +464,12 @@ impl State {
         if kv.is_tombstone() && self.mvcc.get(kv.key(), i64::MAX).is_none() {
             return;
         }
-        let had = self.mvcc.push(kv.clone()).map_or(0, |prev| prev.lease());
+        let had = self.mvcc.push(kv).map_or(0, |prev| prev.lease());
         self.leases.attach(kv.key(), had, kv.lease());
     }
 
     /// Takes a live key out of a snapshot. Snapshots come before all records.
-    pub fn restore(&mut self, kv: KeyValue) {
+    pub fn restore(&mut self, kv: &KeyValue) {
         self.leases.attach(kv.key(), 0, kv.lease());
         let revision = kv.mod_revision();
         self.mvcc.push(kv);

@@ -90,11 +90,18 @@ fn last(batch: &Batch) -> i64 {
     batch.last().map_or(0, |event| event.kv.mod_revision())
 }
 
+/// A whole batch, with the cells of its events' keys until it is packed.
+#[derive(Debug)]
+struct Whole {
+    batch: Batch,
+    cells: Vec<CellRef>,
+}
+
 #[derive(Debug, Default)]
 struct Ring {
     /// Older than all of `tip`. A part may begin with the revision that the one before ends with.
     old: VecDeque<Part>,
-    tip: VecDeque<Batch>,
+    tip: VecDeque<Whole>,
 }
 
 /// The ring, and the two revisions that readers on other threads need.
@@ -142,9 +149,10 @@ impl History {
         self.floor.fetch_max(revision, Ordering::AcqRel);
     }
 
-    /// Adds a batch without making its revision visible yet. See [`History::show`].
-    pub(super) fn push(&self, batch: Batch) {
-        self.ring.write().tip.push_back(batch);
+    /// Adds a batch, with the cells of its events' keys, without making its revision visible yet.
+    /// See [`History::show`].
+    pub(super) fn push(&self, batch: Batch, cells: Vec<CellRef>) {
+        self.ring.write().tip.push_back(Whole { batch, cells });
     }
 
     /// Makes all that was pushed, up to `revision`, visible.
@@ -154,9 +162,11 @@ impl History {
 
     // ---- packing -------------------------------------------------------------------------------
 
-    /// The oldest batch that nobody tried to pack.
-    pub(super) fn unpacked(&self) -> Option<Batch> {
-        self.ring.read().tip.front().cloned()
+    /// The oldest batch that nobody tried to pack, and its cells, which are taken out.
+    pub(super) fn unpacked(&self) -> Option<(Batch, Vec<CellRef>)> {
+        let mut ring = self.ring.write();
+        let Whole { batch, cells } = ring.tip.front_mut()?;
+        Some((batch.clone(), std::mem::take(cells)))
     }
 
     /// Puts parts in the place of the batch that [`History::unpacked`] gives.
@@ -197,16 +207,16 @@ impl History {
         }
     }
 
-    /// Takes the oldest part out if it is forgotten. True if it was of the tip.
-    pub(super) fn forgotten(&self) -> Option<(Part, bool)> {
+    /// Takes the oldest part out if it is forgotten; with its cells if it was of the tip.
+    pub(super) fn forgotten(&self) -> Option<(Part, Option<Vec<CellRef>>)> {
         let mut ring = self.ring.write();
         let floor = self.floor();
         if let Some(part) = ring.old.front() {
-            return if part.last() < floor { Some((ring.old.pop_front()?, false)) } else { None };
+            return if part.last() < floor { Some((ring.old.pop_front()?, None)) } else { None };
         }
-        let batch = ring.tip.front().filter(|batch| last(batch) < floor)?.clone();
-        ring.tip.pop_front();
-        Some((Part::Whole(batch), true))
+        ring.tip.front().filter(|whole| last(&whole.batch) < floor)?;
+        let Whole { batch, cells } = ring.tip.pop_front()?;
+        Some((Part::Whole(batch), Some(cells)))
     }
 
     /// The parts with events at the floor, when all below are taken out.
@@ -215,8 +225,8 @@ impl History {
         let floor = self.floor();
         let mut parts: Vec<Part> =
             ring.old.iter().take_while(|part| part.first() <= floor).cloned().collect();
-        let tip = ring.tip.iter().take_while(|batch| first(batch) <= floor);
-        parts.extend(tip.map(|batch| Part::Whole(batch.clone())));
+        let tip = ring.tip.iter().take_while(|whole| first(&whole.batch) <= floor);
+        parts.extend(tip.map(|whole| Part::Whole(whole.batch.clone())));
         parts
     }
 
@@ -245,9 +255,10 @@ impl History {
         let mut found: Vec<Part> = Vec::new();
         let mut events = 0;
         let old = ring.old.partition_point(|part| part.last() < cursor);
-        let tip = ring.tip.partition_point(|batch| last(batch) < cursor);
+        let tip = ring.tip.partition_point(|whole| last(&whole.batch) < cursor);
         let old = ring.old.range(old..).cloned();
-        let parts = old.chain(ring.tip.range(tip..).map(|batch| Part::Whole(batch.clone())));
+        let tip = ring.tip.range(tip..).map(|whole| Part::Whole(whole.batch.clone()));
+        let parts = old.chain(tip);
         for part in parts {
             let taken = found.last().map_or(i64::MIN, Part::last);
             if events >= limit && part.first() > taken {
@@ -268,8 +279,9 @@ impl History {
         if revision < self.floor() {
             return None;
         }
-        let at = ring.tip.partition_point(|batch| last(batch) < revision);
-        ring.tip.get(at).filter(|batch| first(batch) <= revision).cloned()
+        let at = ring.tip.partition_point(|whole| last(&whole.batch) < revision);
+        let batch = &ring.tip.get(at)?.batch;
+        (first(batch) <= revision).then(|| batch.clone())
     }
 
     /// Parts with events above `revision`, newest first, or `None` if there are more than `limit`
@@ -278,7 +290,7 @@ impl History {
         let ring = self.ring.read();
         let mut found = Vec::new();
         let mut events = 0;
-        let tip = ring.tip.iter().rev().map(|batch| Part::Whole(batch.clone()));
+        let tip = ring.tip.iter().rev().map(|whole| Part::Whole(whole.batch.clone()));
         for part in tip.chain(ring.old.iter().rev().cloned()) {
             if part.last() <= revision {
                 break;

@@ -9,6 +9,8 @@ use prost::encoding::{self, DecodeContext, WireType};
 use prost::{DecodeError, Message};
 use triomphe::ThinArc;
 
+use super::prefetch::prefetch_at;
+
 const KEY: u8 = 0x0A;
 const CREATE: u8 = 0x10;
 const MOD: u8 = 0x18;
@@ -115,6 +117,13 @@ impl KeyValue {
     #[must_use]
     pub fn encoded(&self) -> &[u8] {
         &self.0.slice
+    }
+
+    /// Begins to bring what a reader of the key and the numbers needs.
+    pub(super) fn prefetch(&self) {
+        let head = self.0.as_ptr().cast();
+        prefetch_at(head, 0);
+        prefetch_at(head, 64);
     }
 
     /// The wire form as bytes that share this version's memory.

@@ -8,6 +8,7 @@ mod history;
 mod kv;
 pub mod lease;
 mod mvcc;
+mod prefetch;
 mod range;
 mod read;
 mod txn;

@@ -36,6 +36,11 @@ impl Parcel {
         Self { asked, to }
     }
 
+    /// The requests.
+    pub(super) fn commands(&self) -> impl Iterator<Item = &Command> {
+        self.asked.iter().map(|asked| &asked.command)
+    }
+
     /// Answers all of it with an error.
     pub(super) fn refuse(mut self, error: Error) {
         self.answer(error);

@@ -1,9 +1,10 @@
 //! The sequencer's thread.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ const BATCH: usize = 2048;
 /// A batch is closed early when it has read so many keys or written so many times 128 bytes: the
 /// first reply waits for the last request.
 const BATCH_WORK: usize = 64 * 1024;
+/// Messages that are looked at before the first of them is applied, so that what their requests read
+/// is on its way.
+const LOOK_AHEAD: usize = 16;
 /// Leases that expire in one go, before requests get their turn.
 const EXPIRE: usize = 256;
 /// Events whose garbage is freed between two batches.
@@ -72,6 +76,8 @@ struct Sequencer {
     engine: Engine,
     committer: Committer,
     queue: Receiver<Message>,
+    /// Taken off the queue and looked at, not yet applied.
+    ahead: VecDeque<Message>,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     inboxes: HashMap<u64, Arc<Inbox>>,
@@ -107,6 +113,7 @@ pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Running, OpenError
         engine: Engine::new(state, config.engine),
         committer: Committer::new(log),
         queue,
+        ahead: VecDeque::with_capacity(LOOK_AHEAD),
         shared,
         metrics,
         inboxes: HashMap::new(),
@@ -137,11 +144,14 @@ impl Sequencer {
         while !self.stopping {
             let busy = self.housekeeping();
             let wait = if busy { BREATH } else { self.sleep() };
-            match self.queue.recv_timeout(wait) {
-                Ok(message) => self.gather(message),
-                Err(RecvTimeoutError::Timeout) => self.asked = 0,
-                Err(RecvTimeoutError::Disconnected) => self.stopping = true,
+            if self.ahead.is_empty() {
+                match self.queue.recv_timeout(wait) {
+                    Ok(message) => self.ahead.push_back(message),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => self.stopping = true,
+                }
             }
+            self.gather();
             if self.committer.health() == Health::Good {
                 let now = self.now();
                 let expired = self.engine.expire(now, EXPIRE);
@@ -174,17 +184,22 @@ impl Sequencer {
         sleep
     }
 
-    /// Takes a message and those behind it, up to a batch.
-    fn gather(&mut self, first: Message) {
+    /// Applies the messages that are there, up to a batch.
+    fn gather(&mut self) {
         let now = self.now();
         (self.asked, self.work) = (0, 0);
-        self.take(first, now);
+        let mut looked_at = 0;
         while !self.stopping && self.asked < BATCH && self.work <= BATCH_WORK {
-            match self.queue.try_recv() {
-                Ok(message) => self.take(message, now),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => self.stopping = true,
+            if looked_at == 0 {
+                // That nobody can ask any more shows when there is nothing left to wait for.
+                let room = LOOK_AHEAD - self.ahead.len();
+                self.ahead.extend(self.queue.try_iter().take(room));
+                looked_at = self.ahead.len();
+                self.engine.prefetch(self.ahead.iter().flat_map(commands));
             }
+            let Some(message) = self.ahead.pop_front() else { return };
+            looked_at -= 1;
+            self.take(message, now);
         }
     }
 
@@ -381,6 +396,16 @@ impl Sequencer {
         self.shared.set_health(self.committer.health());
         self.metrics.report(&status, self.inboxes.len());
     }
+}
+
+/// The requests that a message brings.
+fn commands(message: &Message) -> impl Iterator<Item = &Command> {
+    let (one, more) = match message {
+        Message::Ask(ask) => (Some(&ask.command), None),
+        Message::Parcel(parcel) => (None, Some(parcel.commands())),
+        Message::Open(_) | Message::Close(_) | Message::Stop => (None, None),
+    };
+    one.into_iter().chain(more.into_iter().flatten())
 }
 
 fn writes(command: &Command) -> bool {

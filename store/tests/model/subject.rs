@@ -54,7 +54,7 @@ fn rebuild(recovered: Recovered) -> (State, Started) {
             SnapshotItem::Lease { id, ttl } => {
                 state.leases.grant(id, ttl, 0).unwrap();
             }
-            SnapshotItem::Key(kv) => state.restore(kv),
+            SnapshotItem::Key(kv) => state.restore(&kv),
         }
     }
     if let Some(revision) = snapshot_revision {

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use triomphe::Arc;
 
 use super::chain::{Chain, signed, size};
+use crate::core::prefetch::prefetch;
 use crate::core::{Event, KeyValue};
 
 /// What a live key costs beside its version: this cell, and its places in the index and the tree.
@@ -79,18 +80,23 @@ impl Cell {
         Some(Event { kv, prev: prev.filter(|kv| !kv.is_tombstone()) })
     }
 
-    /// Adds a version; gives the one before it and by how much the bytes grew.
-    pub(super) fn push(&self, kv: KeyValue) -> (KeyValue, usize) {
+    /// Adds the version that `make` gives for the newest one so far; gives both, the newer first,
+    /// and by how much the bytes grew.
+    pub(super) fn push(
+        &self,
+        make: impl FnOnce(&KeyValue) -> KeyValue,
+    ) -> (KeyValue, KeyValue, usize) {
         let mut versions = self.0.lock();
+        let kv = make(&versions.latest);
         let mut grown = size(&kv);
-        let before = std::mem::replace(&mut versions.latest, kv);
+        let before = std::mem::replace(&mut versions.latest, kv.clone());
         let chain = versions.older.get_or_insert_with(|| {
             let chain = Box::<Chain>::default();
             grown += chain.bytes();
             chain
         });
         chain.push(before.clone());
-        (before, grown)
+        (kv, before, grown)
     }
 
     /// Packs versions that were replaced at or before `revision`.
@@ -98,6 +104,27 @@ impl Cell {
         let mut versions = self.0.lock();
         let versions = &mut *versions;
         versions.older.as_mut().map_or(0, |chain| chain.pack(&versions.latest, revision))
+    }
+
+    /// Begins to bring the cell.
+    pub(super) fn prefetch(&self) {
+        prefetch(self);
+    }
+
+    /// Begins to bring what the cell points to: the newest version and the chain.
+    pub(super) fn prefetch_versions(&self) {
+        let versions = self.0.lock();
+        versions.latest.prefetch();
+        if let Some(chain) = &versions.older {
+            chain.prefetch();
+        }
+    }
+
+    /// Begins to bring what the chain points to, where a version is added or packed.
+    pub(super) fn prefetch_ends(&self) {
+        if let Some(chain) = &self.0.lock().older {
+            chain.prefetch_ends();
+        }
     }
 
     /// Drops versions that nobody can reach after a compaction, some at a time: to be called for

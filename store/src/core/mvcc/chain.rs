@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use super::delta;
 use crate::core::KeyValue;
+use crate::core::prefetch::{prefetch, prefetch_at};
 
 /// Packed versions between two whole ones.
 const GROUP: u8 = 32;
@@ -80,6 +81,23 @@ pub(super) struct Chain {
 impl Chain {
     pub(super) fn push(&mut self, kv: KeyValue) {
         self.whole.push_back(kv);
+    }
+
+    /// Begins to bring the chain itself.
+    pub(super) fn prefetch(&self) {
+        for line in 0..size_of::<Self>().div_ceil(64) {
+            prefetch_at(std::ptr::from_ref(self).cast(), line * 64);
+        }
+    }
+
+    /// Begins to bring what a push or a pack writes to.
+    pub(super) fn prefetch_ends(&self) {
+        if let Some(kv) = self.whole.front() {
+            prefetch(kv);
+        }
+        if let Some(group) = self.sealed.back() {
+            prefetch(group);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -74,6 +74,32 @@ fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 
 /// How many bytes of each to pass over until the two agree again.
 fn in_step(new: &[u8], old: &[u8]) -> (usize, usize) {
+    let found = if may_agree(new, old) { search(new, old) } else { None };
+    found.unwrap_or_else(|| {
+        let tail = new.iter().rev().zip(old.iter().rev()).take_while(|(a, b)| a == b).count();
+        (new.len() - tail, old.len() - tail)
+    })
+}
+
+/// False if no anchor within reach is in both: values that have nothing in common are not searched
+/// pair by pair.
+fn may_agree(new: &[u8], old: &[u8]) -> bool {
+    let (Some(new), Some(old)) = (anchors(new), anchors(old)) else { return true };
+    new.iter().any(|a| old.iter().fold(0, |found, b| found | u32::from(a == b)) != 0)
+}
+
+/// All anchors within reach, if none of them is near the end. The last is repeated, so that their
+/// number is one that a processor likes.
+fn anchors(bytes: &[u8]) -> Option<[u32; (REACH + 1).next_multiple_of(8)]> {
+    let bytes: &[u8; REACH + ANCHOR] = bytes.first_chunk()?;
+    Some(std::array::from_fn(|n| {
+        let at = n.min(REACH);
+        u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    }))
+}
+
+/// The nearest place within reach where the two agree again.
+fn search(new: &[u8], old: &[u8]) -> Option<(usize, usize)> {
     let agree = |skip: usize, insert: usize| {
         let (Some(a), Some(b)) = (new.get(skip..), old.get(insert..)) else { return false };
         match (a.first_chunk::<ANCHOR>(), b.first_chunk::<ANCHOR>()) {
@@ -84,19 +110,18 @@ fn in_step(new: &[u8], old: &[u8]) -> (usize, usize) {
     };
     for far in 1..=REACH {
         if agree(far, far) {
-            return (far, far);
+            return Some((far, far));
         }
         for near in (0..far).rev() {
             if agree(far, near) {
-                return (far, near);
+                return Some((far, near));
             }
             if agree(near, far) {
-                return (near, far);
+                return Some((near, far));
             }
         }
     }
-    let tail = new.iter().rev().zip(old.iter().rev()).take_while(|(a, b)| a == b).count();
-    (new.len() - tail, old.len() - tail)
+    None
 }
 
 #[cfg(test)]
@@ -131,6 +156,28 @@ mod tests {
             }
             round_trip(&base, &other);
             round_trip(&other, &base);
+        }
+
+        #[test]
+        fn nothing_that_a_search_finds_is_missed(
+            // Of few letters they agree often, of many never.
+            new in prop_oneof![prop::collection::vec(0..3u8, 0..60), prop::collection::vec(any::<u8>(), 0..60)],
+            old in prop_oneof![prop::collection::vec(0..3u8, 0..60), prop::collection::vec(any::<u8>(), 0..60)],
+            shared in prop::collection::vec(any::<u8>(), 0..8),
+            at in prop::array::uniform2(any::<prop::sample::Index>()),
+        ) {
+            let with = |bytes: &[u8], at: prop::sample::Index| {
+                let mut bytes = bytes.to_vec();
+                let at = at.index(bytes.len() + 1);
+                bytes.splice(at..at, shared.iter().copied());
+                bytes
+            };
+            let (new, old) = (with(&new, at[0]), with(&old, at[1]));
+            let same = common_prefix(&new, &old);
+            let (new, old) = (&new[same..], &old[same..]);
+            let tail = new.iter().rev().zip(old.iter().rev()).take_while(|(a, b)| a == b).count();
+            let whole = (new.len() - tail, old.len() - tail);
+            prop_assert_eq!(in_step(new, old), search(new, old).unwrap_or(whole));
         }
 
         #[test]

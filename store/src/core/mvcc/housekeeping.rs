@@ -14,6 +14,9 @@ const TIP_EVENTS: usize = 16 * 1024;
 const TIP_BYTES: usize = 64 << 20;
 /// Events of one packed part.
 const PART: usize = 512;
+/// How many events ahead of the one that is packed its memory is asked for: its versions and cell,
+/// what the cell points to, what the chain points to.
+const AHEAD: [usize; 3] = [12, 8, 4];
 
 /// What waits for its turn.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub(super) struct Chores {
     /// The batch that is being packed, how far, and what became of it.
     batch: Option<Batch>,
     at: usize,
+    /// The cells of the events from there on.
+    cells: std::vec::IntoIter<CellRef>,
     places: Vec<Place>,
     /// The part whose garbage is being freed, and how far.
     part: Option<Part>,
@@ -36,6 +41,8 @@ pub(super) struct Chores {
     floor_pending: bool,
     /// Batches that are dropped piece by piece, and what is left of them.
     dying: VecDeque<(Batch, usize)>,
+    /// The same of cells that were not needed.
+    left_cells: Vec<std::vec::IntoIter<CellRef>>,
 }
 
 impl Default for Chores {
@@ -47,12 +54,14 @@ impl Default for Chores {
             published: 0,
             batch: None,
             at: 0,
+            cells: Vec::new().into_iter(),
             places: Vec::new(),
             part: None,
             part_at: 0,
             floor: VecDeque::new(),
             floor_pending: false,
             dying: VecDeque::new(),
+            left_cells: Vec::new(),
         }
     }
 }
@@ -137,11 +146,13 @@ impl Mvcc {
         let chores = &mut self.chores;
         chores.part_at = 0;
         if let Some((part, of_tip)) = self.history.forgotten() {
-            if let (Part::Whole(batch), true) = (&part, of_tip) {
+            if let (Part::Whole(batch), Some(cells)) = (&part, of_tip) {
+                chores.left_cells.push(cells.into_iter());
                 chores.tip_events = chores.tip_events.saturating_sub(batch.len());
                 chores.tip_bytes = chores.tip_bytes.saturating_sub(bytes(batch));
                 if chores.batch.as_ref().is_some_and(|packing| Arc::ptr_eq(packing, batch)) {
                     chores.batch = None;
+                    chores.left_cells.push(std::mem::take(&mut chores.cells));
                     chores.places.clear();
                 }
             }
@@ -180,9 +191,10 @@ impl Mvcc {
                 if !self.tip_is_long() {
                     return false;
                 }
-                let Some(batch) = self.history.unpacked() else { return false };
+                let Some((batch, cells)) = self.history.unpacked() else { return false };
                 self.chores.at = 0;
                 self.chores.batch = Some(batch);
+                self.chores.cells = cells.into_iter();
             }
             let chores = &mut self.chores;
             let Some(batch) = &chores.batch else { return false };
@@ -190,12 +202,13 @@ impl Mvcc {
                 self.packed();
                 continue;
             };
+            prefetch(&batch[chores.at..], chores.cells.as_slice());
             chores.at += 1;
-            let revision = event.kv.mod_revision();
-            if let Some(cell) = self.index.get(event.kv.key()) {
+            if let Some(cell) = chores.cells.next() {
+                let revision = event.kv.mod_revision();
                 let change = cell.pack(revision);
                 self.bytes = cell::add(self.bytes, change);
-                chores.places.push(Place { cell: cell.clone(), revision });
+                chores.places.push(Place { cell, revision });
             }
         }
         self.tip_is_long()
@@ -230,6 +243,17 @@ impl Mvcc {
     /// Drops batches piece by piece: one of a large transaction takes long.
     fn bury(&mut self, limit: usize) -> bool {
         let mut left = limit;
+        while let Some(cells) = self.chores.left_cells.last_mut() {
+            if left == 0 {
+                return true;
+            }
+            let here = left.min(cells.len());
+            cells.by_ref().take(here).for_each(drop);
+            left -= here;
+            if cells.len() == 0 {
+                self.chores.left_cells.pop();
+            }
+        }
         while left > 0 {
             let Some((batch, end)) = self.chores.dying.front_mut() else { return false };
             // A reader that still has it will drop it.
@@ -245,6 +269,23 @@ impl Mvcc {
             left = 0;
         }
         !self.chores.dying.is_empty()
+    }
+}
+
+/// Begins to bring what packing the coming events will read.
+fn prefetch(events: &[Event], cells: &[CellRef]) {
+    if let (Some(event), Some(cell)) = (events.get(AHEAD[0]), cells.get(AHEAD[0])) {
+        event.kv.prefetch();
+        if let Some(prev) = &event.prev {
+            prev.prefetch();
+        }
+        cell.prefetch();
+    }
+    if let Some(cell) = cells.get(AHEAD[1]) {
+        cell.prefetch_versions();
+    }
+    if let Some(cell) = cells.get(AHEAD[2]) {
+        cell.prefetch_ends();
     }
 }
 

@@ -41,6 +41,11 @@ impl Index {
         self.tables[table(hash)].find(hash, |cell| cell.key(|k| k == key))
     }
 
+    /// The cell that is most likely that of a key, without a look at any cell.
+    pub(super) fn guess(&self, hash: u64) -> Option<&CellRef> {
+        self.tables[table(hash)].find(hash, |_| true)
+    }
+
     /// Adds a cell whose key is not there.
     pub(super) fn insert(&mut self, hash: u64, cell: CellRef) {
         let hasher = &self.hasher;

@@ -72,6 +72,8 @@ pub struct Mvcc {
     pins: Pins,
     /// Applied and not yet published, in order.
     fresh: Vec<Event>,
+    /// The cells of their keys.
+    cells: Vec<CellRef>,
     history: Arc<History>,
     chores: Chores,
     bytes: usize,
@@ -93,6 +95,7 @@ impl Mvcc {
             release: 0,
             pins: Pins::default(),
             fresh: Vec::new(),
+            cells: Vec::new(),
             history: Arc::new(History::new(revision)),
             chores: Chores::default(),
             bytes: 0,
@@ -256,15 +259,18 @@ impl Mvcc {
     /// Puts a key at `revision`, which is that of the running transaction, and gives the version
     /// before it.
     pub fn put(&mut self, revision: i64, key: &[u8], value: &[u8], lease: i64) -> Option<KeyValue> {
-        let hash = self.index.hash(key);
-        let cell = self.index.get_hashed(hash, key);
-        let (create_revision, version) = cell
-            .map(|cell| cell.latest())
-            .filter(|kv| !kv.is_tombstone())
-            .map_or((revision, 1), |kv| (kv.create_revision(), kv.version() + 1));
-        let fields = Fields { key, create_revision, mod_revision: revision, version, value, lease };
-        let kv = KeyValue::with(fields, &mut self.scratch);
-        self.push_hashed(hash, kv)
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let prev = self.push_with(key, |latest| {
+            let (create_revision, version) = latest
+                .map(KeyValue::fields)
+                .filter(|was| was.version != 0)
+                .map_or((revision, 1), |was| (was.create_revision, was.version + 1));
+            let fields =
+                Fields { key, create_revision, mod_revision: revision, version, value, lease };
+            KeyValue::with(fields, &mut scratch)
+        });
+        self.scratch = scratch;
+        prev
     }
 
     /// Deletes a key at `revision` and gives what it held; `None` if it was not there.
@@ -272,36 +278,44 @@ impl Mvcc {
         if self.find(key)?.latest().is_tombstone() {
             return None;
         }
-        self.push(KeyValue::tombstone(key, revision))
+        self.push(&KeyValue::tombstone(key, revision))
     }
 
     /// Adds a version as it is (recovery), and gives the live one before it.
-    pub fn push(&mut self, kv: KeyValue) -> Option<KeyValue> {
-        let hash = self.index.hash(kv.key());
-        self.push_hashed(hash, kv)
+    pub fn push(&mut self, kv: &KeyValue) -> Option<KeyValue> {
+        self.push_with(kv.key(), |_| kv.clone())
     }
 
-    fn push_hashed(&mut self, hash: u64, kv: KeyValue) -> Option<KeyValue> {
-        self.head = self.head.max(kv.mod_revision());
-        let dead = kv.is_tombstone();
-        let prev = if let Some(cell) = self.index.get_hashed(hash, kv.key()) {
-            let (before, grown) = cell.push(kv.clone());
+    /// Adds the version of `key` that `make` gives for the newest one so far.
+    fn push_with(
+        &mut self,
+        key: &[u8],
+        make: impl FnOnce(Option<&KeyValue>) -> KeyValue,
+    ) -> Option<KeyValue> {
+        let hash = self.index.hash(key);
+        let (kv, prev) = if let Some(cell) = self.index.get_hashed(hash, key) {
+            let (kv, before, grown) = cell.push(|latest| make(Some(latest)));
             self.bytes += grown;
+            self.cells.push(cell.clone());
+            let dead = kv.is_tombstone();
             let prev = Some(before).filter(|kv| !kv.is_tombstone());
             if prev.is_none() != dead {
-                self.tree.set_live(kv.key(), !dead);
+                self.tree.set_live(key, !dead);
             }
-            prev
+            (kv, prev)
         } else {
+            let kv = make(None);
             self.bytes += Cell::bytes_of_one(&kv);
             let cell = Cell::new(kv.clone());
-            self.tree.insert(kv.key(), cell.clone());
+            self.tree.insert(key, cell.clone());
+            self.cells.push(cell.clone());
             self.index.insert(hash, cell);
-            if dead {
-                self.tree.set_live(kv.key(), false);
+            if kv.is_tombstone() {
+                self.tree.set_live(key, false);
             }
-            None
+            (kv, None)
         };
+        self.head = self.head.max(kv.mod_revision());
         self.fresh.push(Event { kv, prev: prev.clone() });
         prev
     }
@@ -310,6 +324,23 @@ impl Mvcc {
     pub fn finish(&mut self, revision: i64) {
         self.revision = self.revision.max(revision);
         self.head = self.revision;
+    }
+
+    /// Begins to bring what reads and writes of these keys will need. In steps, each for all of
+    /// them, so that they wait for memory together.
+    pub fn prefetch<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        let hashes: Vec<u64> = keys.map(|key| self.index.hash(key)).collect();
+        let cells: Vec<&CellRef> =
+            hashes.into_iter().filter_map(|hash| self.index.guess(hash)).collect();
+        for cell in &cells {
+            cell.prefetch();
+        }
+        for cell in &cells {
+            cell.prefetch_versions();
+        }
+        for cell in &cells {
+            cell.prefetch_ends();
+        }
     }
 
     fn find(&self, key: &[u8]) -> Option<&CellRef> {
@@ -336,7 +367,7 @@ impl Mvcc {
             return None;
         }
         let batch: Batch = std::mem::take(&mut self.fresh).into();
-        self.history.push(batch.clone());
+        self.history.push(batch.clone(), std::mem::take(&mut self.cells));
         self.note_published(&batch);
         Some(batch)
     }
@@ -354,6 +385,7 @@ impl Mvcc {
     /// Drops what was applied from the history to be (a snapshot's keys, whose past is gone).
     pub fn forget_fresh(&mut self) {
         self.fresh.clear();
+        self.cells.clear();
     }
 
     /// Makes revisions below `revision` unreachable for reads and new watches. Errors as etcd's
