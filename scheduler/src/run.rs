@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use megacluster_service::admin::{Admin, Readiness};
@@ -21,6 +20,7 @@ use crate::cli::{
     AllFlags, CommonFlags, ExplainFlags, LeadFlags, RelayFlags, ReservationFlags, ShardFlags,
 };
 use crate::config::{ConfigError, SchedulerConfig};
+use crate::core::maps::HashMap;
 use crate::core::membership::Membership;
 use crate::core::queue::QueueConfig;
 use crate::metrics::Metrics;
@@ -143,8 +143,13 @@ pub async fn all_in_one(flags: AllFlags, token: CancellationToken) -> Result<(),
     shard_watch::spawn(client, &shards, readiness, metrics, &stop);
     let children = names.into_iter().zip(shards.into_iter().map(Shard::Local)).collect();
     let width = usize::from(flags.shards);
-    let fanout =
-        Fanout::new(membership.clone(), children, HashMap::new(), width, process.metrics.clone());
+    let fanout = Fanout::new(
+        membership.clone(),
+        children,
+        HashMap::default(),
+        width,
+        process.metrics.clone(),
+    );
     lead(process, &flags.lead, membership, Arc::new(fanout), token).await;
     stop.cancel();
     Ok(())
@@ -231,7 +236,7 @@ pub async fn relay(flags: RelayFlags, token: CancellationToken) -> Result<(), Ru
     };
     let tls = ClientTls::new(files, ALPN)?;
     tls.watch(stop.clone());
-    let mut copies: HashMap<Arc<str>, Copies> = HashMap::new();
+    let mut copies: HashMap<Arc<str>, Copies> = HashMap::default();
     for (place, (name, url)) in flags.shards.iter().enumerate() {
         if flags.shards[..place].iter().any(|(_, other)| other == url) {
             return Err(RunError::Flags(format!("--shard {name}={url}: given twice")));
@@ -241,7 +246,7 @@ pub async fn relay(flags: RelayFlags, token: CancellationToken) -> Result<(), Ru
     }
     let shards: HashMap<Arc<str>, Shard> =
         copies.into_iter().map(|(name, copies)| (name, Shard::Remote(Arc::new(copies)))).collect();
-    let mut relays: HashMap<Arc<str>, Peer> = HashMap::new();
+    let mut relays: HashMap<Arc<str>, Peer> = HashMap::default();
     for (name, url) in flags.relays.iter().filter(|(name, _)| *name != flags.name) {
         if relays.insert(name.as_str().into(), Peer::new(url, &tls)?).is_some() {
             return Err(RunError::Flags(format!("--relay {name}: given twice")));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::pod;
 use common::world::World;
-use hashbrown::HashMap;
+use megacluster_scheduler::core::maps::HashMap;
 use megacluster_scheduler::metrics::Metrics;
 use megacluster_scheduler::relay::explain::{Explanation, explain};
 use megacluster_scheduler::relay::fanout::{Fanout, Shard};
@@ -27,7 +27,7 @@ async fn ask(mut world: World, name: &str) -> Option<Explanation> {
     };
     let shards = world.shards.into_iter().filter_map(local).collect();
     let metrics = Metrics::unregistered();
-    let fanout = Fanout::new(world.membership, shards, HashMap::new(), 10, metrics);
+    let fanout = Fanout::new(world.membership, shards, HashMap::default(), 10, metrics);
     Some(explain(&fanout, dossier).await)
 }
 

@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Authority, apiserver, node, pod, status};
-use hashbrown::HashMap;
 use http::Method;
 use megacluster_scheduler::core::ahead::Course;
 use megacluster_scheduler::core::evaluate::Evaluation;
 use megacluster_scheduler::core::gather::Decision;
+use megacluster_scheduler::core::maps::HashMap;
 use megacluster_scheduler::core::membership::Membership;
 use megacluster_scheduler::core::pod::PodRequest;
 use megacluster_scheduler::core::queue::QueueConfig;
@@ -265,15 +265,20 @@ async fn a_shard_answers_only_once_it_is_synced_and_in_time() {
 async fn a_tree_answers_as_a_flat_relay_does() {
     let fleet = fleet(7, 60).await;
     let metrics = Metrics::unregistered();
-    let flat =
-        Fanout::new(fleet.membership.clone(), fleet.peers(), HashMap::new(), 10, metrics.clone());
+    let flat = Fanout::new(
+        fleet.membership.clone(),
+        fleet.peers(),
+        HashMap::default(),
+        10,
+        metrics.clone(),
+    );
     let tls = client_tls(&fleet.authority, &fleet.authority);
-    let mut relays = HashMap::new();
+    let mut relays = HashMap::default();
     for name in ["r0", "r1"] {
         let below = Fanout::new(
             fleet.membership.clone(),
             fleet.peers(),
-            HashMap::new(),
+            HashMap::default(),
             2,
             metrics.clone(),
         );
@@ -456,7 +461,7 @@ async fn pods_are_bound_through_relay_and_shards() {
     let metrics = Metrics::unregistered();
     let membership = fleet.membership.clone();
     let fanout =
-        Fanout::new(membership.clone(), fleet.peers(), HashMap::new(), 10, metrics.clone());
+        Fanout::new(membership.clone(), fleet.peers(), HashMap::default(), 10, metrics.clone());
     let reports = report::ReportConfig { host: "test".to_owned(), events_per_second: 1000 };
     let token = CancellationToken::new();
     let (reporter, _tasks) = report::spawn(client.clone(), reports, metrics.clone(), &token);

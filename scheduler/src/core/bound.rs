@@ -3,9 +3,8 @@
 //!
 //! Scores that need no normalisation are those of [`super::score`]; both give the same numbers.
 
-use hashbrown::HashSet;
-
 use super::hash;
+use super::maps::HashSet;
 use super::score::Scorer;
 
 /// What is taken on a node, as far as a score or a filter that all nodes of a cell share reads it.

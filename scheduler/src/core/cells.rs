@@ -5,10 +5,9 @@
 //! nodes are in a [`Tree`]: a search goes down where the best may be and leaves out the rest, and
 //! what is taken on a node moves it within the tree.
 
-use hashbrown::HashMap;
-
 use super::bound::{Exceptions, Load, Offer, Resident, Top, Wanted};
 use super::columns::{Columns, Slot};
+use super::maps::HashMap;
 use super::tree::Tree;
 
 /// What nodes of a cell have in common.

@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashSet;
-
+use super::maps::HashSet;
 use super::pod::PodRequest;
 
 /// Below this many classes a sweep isn't worth it.

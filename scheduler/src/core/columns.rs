@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::Node;
 
 use super::bound::{Load, Offer};
@@ -10,6 +9,7 @@ use super::event::{ClusterEvent, EventSet};
 use super::hash;
 use super::images::Images;
 use super::intern::Interner;
+use super::maps::HashMap;
 use super::ports::HostPort;
 use super::resources::{self, CpuMemory, Resources};
 use super::selector::{HOSTNAME_LABEL, NodeLabels};

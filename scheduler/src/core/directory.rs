@@ -5,10 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
-
 use super::affinity::Reach;
 use super::labels::{Labels, Selector};
+use super::maps::{HashMap, HashSet};
 use super::pod::{OwnerKind, PodRequest};
 use super::selector::{HOSTNAME_LABEL, Requirement};
 use super::spread::{Constraint, Spread, ZONE_LABEL};

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::columns::{Columns, Slot};
 use super::diagnosis::{Reason, Rejections};
 use super::filter::{Filter, Tally, Verdict};
+use super::maps::HashMap;
 use super::others::{Counts, Others, SpreadId, Wishes};
 use super::pod::PodRequest;
 use super::score::Scorer;

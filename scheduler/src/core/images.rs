@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, PodSpec};
 
 use super::gather::MAX_SCORE;
 use super::intern::Interner;
+use super::maps::HashMap;
 
 const MIB: i64 = 1024 * 1024;
 /// Images of less than this in all are worth nothing.
@@ -50,7 +50,7 @@ impl Images {
     /// A node's images, the last size of a name counting.
     pub(super) fn of_node(node: &Node) -> Vec<Image> {
         let images = node.status.iter().flat_map(|status| status.images.iter().flatten());
-        let mut sizes: HashMap<&str, i64> = HashMap::new();
+        let mut sizes: HashMap<&str, i64> = HashMap::default();
         for image in images {
             for name in image.names.iter().flatten() {
                 sizes.insert(name, image.size_bytes.unwrap_or_default());

@@ -4,7 +4,7 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use super::maps::HashMap;
 
 #[derive(Debug)]
 struct Entry<T> {
@@ -22,7 +22,7 @@ pub(super) struct Interner<T> {
 
 impl<T> Default for Interner<T> {
     fn default() -> Self {
-        Self { entries: Vec::new(), ids: HashMap::new(), free: Vec::new() }
+        Self { entries: Vec::new(), ids: HashMap::default(), free: Vec::new() }
     }
 }
 

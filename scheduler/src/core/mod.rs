@@ -24,6 +24,7 @@ mod hash;
 mod images;
 mod intern;
 pub mod labels;
+pub mod maps;
 pub mod membership;
 pub mod nominate;
 mod others;

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::affinity::Identity;
@@ -13,6 +12,7 @@ use super::columns::{Columns, Slot};
 use super::diagnosis::{Plugin, Reason, Rejections};
 use super::evaluate::{self, Evaluation, HeldBack};
 use super::filter::{Filter, Tally, Verdict};
+use super::maps::HashMap;
 use super::pod::{PodRequest, PodUid};
 use super::survey::{Inclusion, Survey};
 use super::table::{NodeTable, Share};
@@ -228,7 +228,7 @@ impl<'a> Rules<'a> {
                 return Err((Reason::PodAffinity, true));
             }
         }
-        let mut against: HashMap<&str, i64> = HashMap::new();
+        let mut against: HashMap<&str, i64> = HashMap::default();
         for (number, term) in identity.anti_affinity.iter().enumerate() {
             let change = delta.against.get(&number).copied().unwrap_or_default();
             *against.entry(&term.key).or_default() += change;
@@ -337,7 +337,7 @@ pub(super) fn by_node<'n>(
     uid: Option<PodUid>,
     nominees: &'n [Nominee],
 ) -> HashMap<Slot, Vec<&'n Nominee>> {
-    let mut found: HashMap<Slot, Vec<&Nominee>> = HashMap::new();
+    let mut found: HashMap<Slot, Vec<&Nominee>> = HashMap::default();
     let before = |n: &&Nominee| n.class.priority >= request.priority && Some(n.uid) != uid;
     for nominee in nominees.iter().filter(before) {
         if let Some(slot) = table.columns().find(&nominee.node) {

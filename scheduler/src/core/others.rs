@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
-
 use super::columns::{Columns, Profile, Slot};
 use super::diagnosis::{Plugin, Reason};
+use super::maps::{HashMap, HashSet};
 use super::pod::PodRequest;
 use super::population::Population;
 use super::selector::HOSTNAME_LABEL;
@@ -281,8 +280,8 @@ fn on_nodes(
 ) -> ByNode {
     let spread = &request.spread;
     let mut nodes = ByNode {
-        hard: vec![HashMap::new(); spread.hard.len()],
-        soft: vec![HashMap::new(); spread.soft.len()],
+        hard: vec![HashMap::default(); spread.hard.len()],
+        soft: vec![HashMap::default(); spread.soft.len()],
         ..ByNode::default()
     };
     for (identity, relation) in relations {

@@ -5,11 +5,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use super::affinity::Identity;
 use super::intern::Interner;
 use super::labels::Selector;
+use super::maps::HashMap;
 
 /// Where the pods of one identity are.
 #[derive(Debug, Default)]

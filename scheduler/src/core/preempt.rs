@@ -5,7 +5,6 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use hashbrown::HashSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde::{Deserialize, Serialize};
@@ -15,6 +14,7 @@ use super::columns::Slot;
 use super::diagnosis::{Preemption, Rejections};
 use super::hash;
 use super::labels::Selector;
+use super::maps::HashSet;
 use super::nominate::{self, Delta, Effect, Nominee, Promised, Rules};
 use super::pod::{PodRequest, PodUid};
 use super::survey::Survey;

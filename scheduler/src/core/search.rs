@@ -7,8 +7,6 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use super::ahead::{After, can_look_ahead, has_way};
 use super::bound::{Exceptions, Found, Top, Wanted};
 use super::cells::Cells;
@@ -17,6 +15,7 @@ use super::courses::Courses;
 use super::diagnosis::Plugin;
 use super::evaluate::{self, Best, Evaluation, Raw};
 use super::filter::{Filter, Tally, Verdict};
+use super::maps::HashMap;
 use super::nominate::{self, Nominee};
 use super::others::{Counts, Others, Wishes};
 use super::pod::PodRequest;
@@ -211,7 +210,7 @@ impl Search<'_> {
     fn among(&mut self, view: &View, class: &PodRequest, others: &Others<'_>) {
         let mut exceptions = others.exceptions();
         let soft = !class.spread.soft.is_empty();
-        let mut counted: HashMap<u32, u64> = HashMap::new();
+        let mut counted: HashMap<u32, u64> = HashMap::default();
         if soft {
             // Those with room are counted with their cell; they count by themselves.
             for row in &exceptions {

@@ -10,13 +10,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::affinity::{Identity, PodTerm};
 use super::columns::{Anonymous, Columns, Hostname, Slot};
 use super::diagnosis::Plugin;
 use super::evaluate::Label;
+use super::maps::HashMap;
 use super::pod::PodRequest;
 use super::population::Population;
 use super::selector::HOSTNAME_LABEL;
@@ -305,7 +305,7 @@ impl<'a> Inclusion<'a> {
         let constraints = || request.spread.hard.iter().chain(&request.spread.soft);
         let by_row = by_row
             || (request.required.reads_identity() && constraints().any(|c| c.honor_affinity));
-        Self { columns, request, by_row, hard: HashMap::new(), soft: HashMap::new() }
+        Self { columns, request, by_row, hard: HashMap::default(), soft: HashMap::default() }
     }
 
     fn place(&self, row: usize) -> Option<Place> {
@@ -409,7 +409,7 @@ pub(super) fn by_node(
     relations: &[(u32, Relation)],
     constraint: usize,
 ) -> HashMap<u32, i64> {
-    let mut counts = HashMap::new();
+    let mut counts = HashMap::default();
     for (identity, relation) in relations {
         if !relation.hard.contains(&constraint) {
             continue;

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use thiserror::Error;
 
@@ -18,6 +17,7 @@ use super::columns::{Columns, NodeChange, NodeFacts, NodeUsage, Slot};
 use super::diagnosis::Rejections;
 use super::evaluate;
 use super::event::{ClusterEvent, EventSet};
+use super::maps::HashMap;
 use super::pod::{PodRequest, PodUid};
 use super::population::Population;
 use super::ports::{HostPort, host_ports};
@@ -141,7 +141,7 @@ impl NodeTable {
     pub fn new() -> Self {
         Self {
             columns: Columns::default(),
-            pods: HashMap::new(),
+            pods: HashMap::default(),
             rows: Vec::new(),
             population: Population::default(),
             cells: Cells::default(),

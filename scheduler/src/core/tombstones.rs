@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use hashbrown::HashSet;
-
+use super::maps::HashSet;
 use super::pod::PodUid;
 
 /// A set that forgets its oldest member when it is full. A UID is never given out twice, so a
@@ -17,7 +16,7 @@ pub(super) struct Tombstones {
 
 impl Tombstones {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, order: VecDeque::new(), members: HashSet::new() }
+        Self { capacity, order: VecDeque::new(), members: HashSet::default() }
     }
 
     pub(super) fn contains(&self, uid: PodUid) -> bool {

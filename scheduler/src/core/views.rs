@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use super::cells::Cells;
 use super::columns::Columns;
 use super::filter::Filter;
+use super::maps::HashMap;
 use super::pod::PodRequest;
 use super::population::Population;
 use super::survey::{self, Relation};

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use self::preemption::{
@@ -20,6 +19,7 @@ use super::{Settlement, ShardReport, Target};
 use crate::core::diagnosis::{Reason, Rejections};
 use crate::core::evaluate::{Evaluation, Label, Next, Tuple};
 use crate::core::event::EventSet;
+use crate::core::maps::HashMap;
 use crate::core::pod::PodRequest;
 use crate::core::survey::Survey;
 

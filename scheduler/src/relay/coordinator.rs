@@ -21,8 +21,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
-
 use self::preemption::{Contender, Eviction};
 use self::volumes::Mounting;
 use super::evict::Order;
@@ -32,6 +30,7 @@ use super::pods::{Intake, Pods};
 use super::report::Report;
 use super::shards::Shards;
 use crate::core::directory::{Directory, Key};
+use crate::core::maps::HashMap;
 use crate::core::membership::Membership;
 use crate::core::nominate::Nominee;
 use crate::core::pod::{PodRequest, PodUid};
@@ -238,18 +237,18 @@ impl Coordinator {
             surveyed: None,
             directory: Directory::default(),
             storage: Storage::default(),
-            minded: HashMap::new(),
+            minded: HashMap::default(),
             odd_hostnames: false,
             again: VecDeque::new(),
             contenders: VecDeque::new(),
             nominations: Nominations::default(),
-            budgets: HashMap::new(),
+            budgets: HashMap::default(),
             budgets_known: false,
             budget_list: None,
-            evictions: HashMap::new(),
+            evictions: HashMap::default(),
             chosen: Vec::new(),
-            binds: HashMap::new(),
-            mounting: HashMap::new(),
+            binds: HashMap::default(),
+            mounting: HashMap::default(),
             mounts_checked: Moment::ZERO,
             recent: VecDeque::new(),
             last_round: Moment::ZERO,

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
-use hashbrown::HashSet;
 use http::{Method, Request};
 use jiff::Timestamp;
 use k8s_openapi::List;
@@ -22,6 +21,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::pods::pod_id;
+use crate::core::maps::HashSet;
 use crate::core::pod::PodUid;
 use crate::protocol::PodId;
 

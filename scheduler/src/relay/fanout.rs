@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::copies::Copies;
 use super::tree::{self, Branch, Part};
+use crate::core::maps::HashMap;
 use crate::core::membership::Membership;
 use crate::metrics::{Metrics, labels};
 use crate::protocol::transport::{Peer, Serve};

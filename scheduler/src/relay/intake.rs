@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use hashbrown::{HashMap, HashSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -14,6 +13,7 @@ use tracing::{info, warn};
 
 use super::pods::{Intake, Waiting, pod_id};
 use crate::core::class::Classes;
+use crate::core::maps::{HashMap, HashSet};
 use crate::core::pod::{PodRequest, PodUid};
 use crate::core::policy::{DEFAULT_PROFILE, Policy};
 use crate::core::queue::PendingPod;

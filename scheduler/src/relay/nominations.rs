@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
+use crate::core::maps::HashMap;
 use crate::core::nominate::Nominee;
 use crate::core::pod::{PodRequest, PodUid};
 

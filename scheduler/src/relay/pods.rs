@@ -4,12 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::{HashMap, HashSet};
-
 use super::lookup::News;
 use super::nominations::Nominations;
 use super::report::Report;
 use crate::core::directory::{Change, Key};
+use crate::core::maps::{HashMap, HashSet};
 use crate::core::pod::PodUid;
 use crate::core::preempt::Budget;
 use crate::core::queue::{Moment, PendingPod, Queue};

@@ -9,9 +9,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
-
 use crate::core::event::EventSet;
+use crate::core::maps::HashMap;
 use crate::core::queue::Moment;
 use crate::protocol::{Incarnation, Operation, Refusal, ShardReport, Target};
 

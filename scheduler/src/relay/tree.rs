@@ -5,9 +5,8 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use crate::core::gather;
+use crate::core::maps::HashMap;
 use crate::core::membership::Membership;
 use crate::core::preempt::Trial;
 use crate::core::survey::Survey;
@@ -107,7 +106,7 @@ fn part(
 #[must_use]
 pub fn join(operations: &[Operation], answered: Vec<(Vec<usize>, Response)>) -> Response {
     let mut shards = Vec::new();
-    let mut gathered: HashMap<usize, Vec<Answer>> = HashMap::new();
+    let mut gathered: HashMap<usize, Vec<Answer>> = HashMap::default();
     for (places, response) in answered {
         shards.extend(response.shards);
         for (place, answer) in places.into_iter().zip(response.answers) {

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::core::event::{EventSet, KINDS};
+use crate::core::maps::HashMap;
 use crate::core::membership::Membership;
 use crate::core::pod::PodUid;
 use crate::core::preempt::preempt;
@@ -97,7 +97,7 @@ impl ShardMachine {
             term: 0,
             term_at: Time::ZERO,
             last_token: 0,
-            held: HashMap::new(),
+            held: HashMap::default(),
             changes: 0,
             last_change: [0; KINDS],
         }

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
@@ -20,6 +19,7 @@ use serde_json::Value;
 use super::error::SimulateError;
 use crate::core::directory::{self, Kind, Value as Selecting};
 use crate::core::labels::{Labels, Selector};
+use crate::core::maps::HashMap;
 use crate::core::pod::OwnerKind;
 use crate::core::volumes::objects::{Attachment, Capacity, Claim, Class, Driver, Limits, Volume};
 use crate::core::volumes::storage::{self, Object};

@@ -5,11 +5,10 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashSet;
-
 use super::measure::Times;
 use super::workload::Workload;
 use super::world::{Outcome, Spent};
+use crate::core::maps::HashSet;
 
 /// Accounts that are listed one by one; of more the rest is summed up.
 const ACCOUNTS: usize = 20;

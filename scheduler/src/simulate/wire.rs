@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use megacluster_service::tls::{ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::error::SimulateError;
+use crate::core::maps::HashMap;
 use crate::core::membership::Membership;
 use crate::metrics::Metrics;
 use crate::protocol::transport::{self, ALPN, Peer, Serve};
@@ -45,7 +45,7 @@ impl Wire {
         let (accept, connect) = (files.server()?, files.client()?);
         let metrics = Metrics::unregistered();
         let all = async {
-            let mut children = HashMap::new();
+            let mut children = HashMap::default();
             for shard in shards {
                 let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
                 let served =
@@ -60,7 +60,7 @@ impl Wire {
         };
         let children = runtime.block_on(all)?;
         let width = shards.len();
-        let fanout = Fanout::new(membership.clone(), children, HashMap::new(), width, metrics);
+        let fanout = Fanout::new(membership.clone(), children, HashMap::default(), width, metrics);
         Ok(Self { runtime, fanout, token })
     }
 

@@ -6,13 +6,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::error::SimulateError;
 use super::wire::Wire;
 use super::workload::Workload;
 use crate::core::directory::{self, Change, Kind};
+use crate::core::maps::HashMap;
 use crate::core::membership::Membership;
 use crate::core::pod::PodUid;
 use crate::core::policy::Policy;
@@ -131,9 +131,9 @@ impl World {
             wire: None,
             places,
             now: Moment::ZERO,
-            numbers: HashMap::new(),
+            numbers: HashMap::default(),
             unseen: Vec::new(),
-            reasons: HashMap::new(),
+            reasons: HashMap::default(),
             outcomes: Vec::new(),
             attempts: 0,
             messages: 0,

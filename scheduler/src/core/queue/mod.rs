@@ -17,13 +17,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
-
 use self::parked::{Group, Parked, ParkedKey};
 use self::ready::{Class, Ready, ReadyKey};
 use super::diagnosis::PluginSet;
 use super::event::{EventLog, EventSet};
 use super::pod::{PodRequest, PodUid};
+use crate::core::maps::HashMap;
 
 /// A moment: the time since some fixed one, handed in by the caller and never decreasing.
 pub type Moment = Duration;
@@ -175,7 +174,7 @@ impl Queue {
     pub fn new(config: QueueConfig) -> Self {
         Self {
             config,
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             active: Ready::default(),
             backoff: BTreeSet::new(),
             error_backoff: BTreeSet::new(),
@@ -409,9 +408,12 @@ impl Queue {
     /// the same priority at most, or else a ready one of a lower priority.
     #[must_use]
     pub fn least(&self, priority: i32) -> Option<PodUid> {
-        let with_priority = |uid| Some((self.entries.get(&uid)?.pod.request.priority, uid));
-        let parked = self.unschedulable.latest_of_each().filter_map(with_priority);
-        let parked = parked.min_by_key(|(theirs, _)| *theirs).filter(|least| least.0 <= priority);
+        let with_priority =
+            |key: ParkedKey| Some((self.entries.get(&key.2)?.pod.request.priority, Reverse(key)));
+        // Of equal ones the last to come.
+        let parked = self.unschedulable.latest_of_each().filter_map(with_priority).min();
+        let parked = parked.map(|(theirs, key)| (theirs, key.0.2));
+        let parked = parked.filter(|least| least.0 <= priority);
         let ready = || self.active.last().filter(|least| least.0 < priority);
         parked.or_else(ready).map(|(_, uid)| uid)
     }

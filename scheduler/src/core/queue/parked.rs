@@ -6,11 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use super::Moment;
 use crate::core::diagnosis::PluginSet;
 use crate::core::event::EventSet;
+use crate::core::maps::HashMap;
 use crate::core::pod::{PodRequest, PodUid};
 
 /// Who waits longest.
@@ -58,18 +57,21 @@ impl Parked {
         }
     }
 
-    /// The pods to try after these events, each with the group that it is tried for.
+    /// The pods to try after these events, each with the group that it is tried for; who waits
+    /// longest first.
     pub(super) fn woken_by(&self, events: EventSet) -> Vec<(PodUid, Group)> {
         let helped = self.groups.iter().filter(|(plugins, _)| events.may_help(**plugins));
-        helped
+        let mut woken: Vec<(ParkedKey, Group)> = helped
             .flat_map(|(plugins, classes)| {
                 classes.iter().flat_map(|(class, parked)| {
                     let group = Group { plugins: *plugins, class: *class };
                     let enough = if class.is_some() { 1 } else { parked.len() };
-                    parked.iter().take(enough).map(move |key| (key.2, group))
+                    parked.iter().take(enough).map(move |key| (*key, group))
                 })
             })
-            .collect()
+            .collect();
+        woken.sort_unstable_by_key(|(key, _)| *key);
+        woken.into_iter().map(|(key, group)| (key.2, group)).collect()
     }
 
     /// The pods of a group that wait longest, at most so many.
@@ -89,10 +91,10 @@ impl Parked {
         self.all.first().map(|key| key.0)
     }
 
-    /// One pod of each group, the last to come.
-    pub(super) fn latest_of_each(&self) -> impl Iterator<Item = PodUid> {
+    /// One pod of each group, the last to come; the groups in no order.
+    pub(super) fn latest_of_each(&self) -> impl Iterator<Item = ParkedKey> {
         let groups = self.groups.values().flat_map(HashMap::values);
-        groups.filter_map(|parked| parked.last()).map(|key| key.2)
+        groups.filter_map(|parked| parked.last()).copied()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -13,9 +13,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use super::Moment;
+use crate::core::maps::HashMap;
 use crate::core::pod::PodUid;
 
 /// Pods of one namespace that follow each other while others wait. Equal pods one behind the other

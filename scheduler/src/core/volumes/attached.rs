@@ -6,14 +6,13 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
-
 use super::Mounts;
 use super::attach::{Attachable, driver_of};
 use super::objects::{Attachment, Limits};
 use super::storage::{Change, Kind, Object};
 use crate::core::directory::Key;
 use crate::core::event::{ClusterEvent, EventSet};
+use crate::core::maps::{HashMap, HashSet};
 
 /// A claim's volume and class; empty for none.
 #[derive(Debug)]
@@ -186,7 +185,7 @@ impl Attached {
         if new.iter().all(|new| limit(&new.driver).is_none_or(|limit| limit >= most)) {
             return false;
         }
-        let mut there: HashSet<Cow<'_, Attachable>> = HashSet::new();
+        let mut there: HashSet<Cow<'_, Attachable>> = HashSet::default();
         for mounts in mounts {
             there.extend(mounts.inline.iter().map(Cow::Borrowed));
             let claims = self.claims.get(&mounts.namespace);

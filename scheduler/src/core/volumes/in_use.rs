@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use super::attached::Attached;
 use super::{Attachable, Disk, Mounts};
+use crate::core::maps::HashMap;
 use crate::core::pod::PodRequest;
 
 /// Mounts by row, and how many pods use which claim. Empty where no pod has claims or disks.

@@ -8,8 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
-
 use super::attach::{Attachable, driver_of};
 use super::late::{Candidate, Late, Provision, Unbound};
 use super::mounts::{ClaimName, Mounts};
@@ -18,6 +16,7 @@ use super::rules::{Bound, Refusal, Rules};
 use crate::core::diagnosis::Plugin;
 use crate::core::directory::Key;
 use crate::core::event::{ClusterEvent, EventSet};
+use crate::core::maps::{HashMap, HashSet};
 use crate::core::pod::{PodRequest, Unsupported};
 use crate::core::quantity::Amount;
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
 
 use super::{ClassCache, WireError, decode_rejections, decode_survey, encode_class};
 use super::{encode_rejections, encode_survey};
+use crate::core::maps::HashMap;
 use crate::core::nominate::Nominee;
 use crate::core::pod::PodUid;
 use crate::core::preempt::{Candidate, Trial};
@@ -27,7 +27,7 @@ fn decode_uids<T: FromIterator<PodUid>>(uids: &[Bytes]) -> Result<T, WireError> 
 
 pub(super) fn encode_nominees(nominees: &[Nominee]) -> Result<Option<pb::Nominees>, WireError> {
     let mut wire = pb::Nominees::default();
-    let mut places: HashMap<usize, u32> = HashMap::new();
+    let mut places: HashMap<usize, u32> = HashMap::default();
     for nominee in nominees {
         let next = u32::try_from(wire.classes.len()).unwrap_or(u32::MAX);
         let place = *places.entry(Arc::as_ptr(&nominee.class).addr()).or_insert(next);

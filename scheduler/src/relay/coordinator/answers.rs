@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use tracing::{info, warn};
 
 use super::{AGAIN, Action, Binding, Chosen, Contender, Coordinator, Evaluated};
@@ -12,6 +11,7 @@ use crate::core::diagnosis::{Diagnosis, Plugin, PluginSet, Preemption};
 use crate::core::evaluate::Evaluation;
 use crate::core::event::EventSet;
 use crate::core::gather::{Decision, refuse};
+use crate::core::maps::HashMap;
 use crate::core::pod::{PodRequest, Unsupported};
 use crate::core::queue::Moment;
 use crate::core::survey::Survey;
@@ -64,7 +64,7 @@ impl Coordinator {
 
     fn round_ended(&mut self, now: Moment, round: Round, response: Response) -> Vec<Action> {
         let mut actions = Vec::new();
-        let mut silent: HashMap<Arc<str>, Refusal> = HashMap::new();
+        let mut silent: HashMap<Arc<str>, Refusal> = HashMap::default();
         for report in complete(&round.targets, &response) {
             let (events, change) = self.shards.heard(now, &report);
             self.noticed(now, &report.shard, change);
