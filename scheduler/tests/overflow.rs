@@ -123,3 +123,35 @@ fn each_has_its_turn_though_none_fits() {
     }
     assert_eq!(tried.len(), waiting.len(), "{tried:?}");
 }
+
+#[test]
+fn who_yields_untried_has_not_had_its_turn() {
+    let mut world = World::holding(2);
+    list(&mut world, &[(1, 9), (2, 9)]);
+    world.pass(SECOND);
+    assert_eq!(bind(&mut world).len(), 2);
+    // The nodes are full. The fourth is still ready when it yields to one of a higher priority, the
+    // third was tried in vain when it yields to one of its own.
+    list(&mut world, &[(3, 0), (4, 0)]);
+    show(&mut world, 5, 7);
+    world.pass(SECOND);
+    assert!(!tried(&mut world).contains(&4));
+    show(&mut world, 6, 0);
+    world.pass(SECOND);
+    assert!(tried(&mut world).contains(&6));
+    // The next list comes before the third has a claim again; the fourth has not lost its own.
+    world.pass(40 * SECOND);
+    list(&mut world, &[(3, 0), (4, 0), (5, 7), (6, 0)]);
+    world.pass(SECOND);
+    let tried = tried(&mut world);
+    assert!(tried.contains(&4) && !tried.contains(&3), "{tried:?}");
+}
+
+/// The pods that were found to fit nowhere since.
+fn tried(world: &mut World) -> Vec<usize> {
+    let failed = std::mem::take(&mut world.reports).into_iter().filter_map(|report| match report {
+        Report::Failed { pod, .. } => (0..100).find(|number| id(*number) == pod),
+        _ => None,
+    });
+    failed.collect()
+}

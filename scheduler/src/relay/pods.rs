@@ -202,9 +202,10 @@ impl Pods {
     }
 
     /// At the bound: a pod goes that is missed less than this one, or this one is left out. Either
-    /// comes back with a later list: one that has yielded is left out until all others had their
-    /// turn, or the first pods of each list would keep the last ones out. A pod that is promised a node is always held, since its room
-    /// is kept from others; the promises have a bound of their own.
+    /// comes back with a later list: one that was tried in vain and has yielded is left out until
+    /// all others had their turn, or the first pods of each list would keep the last ones out. One
+    /// that was still ready has its turn to come. A pod that is promised a node is always held,
+    /// since its room is kept from others; the promises have a bound of their own.
     fn makes_room(
         &mut self,
         queue: &mut Queue,
@@ -218,14 +219,16 @@ impl Pods {
         self.left_out = self.left_out.saturating_add(1);
         let had_its_turn = self.yielded.contains(&pod.pending.uid);
         let least = queue.least(pod.pending.request.priority).filter(|_| !had_its_turn);
-        let Some(least) = least.filter(|uid| nominations.node(*uid).is_none()) else {
+        let Some(least) = least.filter(|least| nominations.node(least.uid).is_none()) else {
             return false;
         };
-        self.gone(queue, nominations, now, least);
-        if self.yielded.len() < queue.max_pending().saturating_mul(YIELDED) {
-            self.yielded.insert(least);
+        self.gone(queue, nominations, now, least.uid);
+        if least.tried {
+            if self.yielded.len() < queue.max_pending().saturating_mul(YIELDED) {
+                self.yielded.insert(least.uid);
+            }
+            self.turned = true;
         }
-        self.turned = true;
         true
     }
 

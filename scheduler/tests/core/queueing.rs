@@ -7,7 +7,7 @@ use std::time::Duration;
 use megacluster_scheduler::core::diagnosis::{Plugin, PluginSet};
 use megacluster_scheduler::core::event::{ClusterEvent, EventSet};
 use megacluster_scheduler::core::pod::{PodRequest, PodUid};
-use megacluster_scheduler::core::queue::{Attempt, Depths, PendingPod, Queue, QueueConfig};
+use megacluster_scheduler::core::queue::{Attempt, Depths, Least, PendingPod, Queue, QueueConfig};
 use proptest::prelude::*;
 
 fn uid(number: u32) -> PodUid {
@@ -333,14 +333,21 @@ fn a_verdict_of_its_own_wakes_each_pod() {
 #[test]
 fn the_least_was_tried_in_vain_or_has_a_lower_priority() {
     let mut queue = Queue::default();
+    let least = |number, tried| Some(Least { uid: uid(number), tried });
     assert_eq!(queue.least(9), None);
     queue.upsert(waiting(1, 3), seconds(0));
     queue.upsert(waiting(2, 1), seconds(0));
-    assert_eq!((queue.least(1), queue.least(2)), (None, Some(uid(2))));
+    assert_eq!((queue.least(1), queue.least(2)), (None, least(2, false)));
     queue.upsert(waiting(3, 9), seconds(0));
     queue.pop(seconds(0));
     queue.unschedulable(uid(3), by(&[Plugin::NodeName]), false, seconds(0));
-    assert_eq!((queue.least(8), queue.least(9)), (Some(uid(2)), Some(uid(3))));
+    assert_eq!((queue.least(8), queue.least(9)), (least(2, false), least(3, true)));
+    // Ready again after a try in vain.
+    queue.remove(uid(2), seconds(0));
+    queue.pop(seconds(0));
+    queue.unschedulable(uid(1), by(&[Plugin::NodeResourcesFit]), false, seconds(0));
+    queue.notify(ClusterEvent::PodFreed.into(), seconds(50));
+    assert_eq!(queue.least(4), least(1, true));
 }
 
 #[derive(Clone, Debug)]

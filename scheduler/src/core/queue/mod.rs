@@ -147,6 +147,15 @@ struct Entry {
     tried_for: Option<Group>,
 }
 
+/// A pod that is missed less than another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Least {
+    /// Which.
+    pub uid: PodUid,
+    /// Whether it had its turn, in vain.
+    pub tried: bool,
+}
+
 /// The pods that wait.
 #[derive(Debug)]
 pub struct Queue {
@@ -407,15 +416,16 @@ impl Queue {
     /// The pod that is missed less than a new one of this priority: one that was tried in vain, of
     /// the same priority at most, or else a ready one of a lower priority.
     #[must_use]
-    pub fn least(&self, priority: i32) -> Option<PodUid> {
+    pub fn least(&self, priority: i32) -> Option<Least> {
         let with_priority =
             |key: ParkedKey| Some((self.entries.get(&key.2)?.pod.request.priority, Reverse(key)));
         // Of equal ones the last to come.
         let parked = self.unschedulable.latest_of_each().filter_map(with_priority).min();
-        let parked = parked.map(|(theirs, key)| (theirs, key.0.2));
-        let parked = parked.filter(|least| least.0 <= priority);
+        let parked = parked.filter(|(theirs, _)| *theirs <= priority);
+        let parked = parked.map(|(_, Reverse(key))| Least { uid: key.2, tried: true });
+        let tried = |uid| self.entries.get(&uid).is_some_and(|entry| entry.attempts > 0);
         let ready = || self.active.last().filter(|least| least.0 < priority);
-        parked.or_else(ready).map(|(_, uid)| uid)
+        parked.or_else(|| ready().map(|(_, uid)| Least { uid, tried: tried(uid) }))
     }
 
     /// How many pods are where.
