@@ -2,8 +2,9 @@
 
 use std::cell::OnceCell;
 
-use super::columns::{Anonymous, Columns, Slot as ColumnSlot};
+use super::columns::{Columns, Slot as ColumnSlot};
 use super::diagnosis::{Plugin, Reason, Rejections};
+use super::facts::Anonymous;
 use super::others::Others;
 use super::pod::PodRequest;
 use super::taint::{Effect, Taint, tolerated};

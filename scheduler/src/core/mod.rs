@@ -18,6 +18,7 @@ pub mod diagnosis;
 pub mod directory;
 pub mod evaluate;
 pub mod event;
+mod facts;
 mod filter;
 pub mod gather;
 mod hash;

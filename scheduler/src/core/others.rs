@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::columns::{Columns, Profile, Slot};
+use super::columns::{Columns, Slot};
 use super::diagnosis::{Plugin, Reason};
+use super::facts::Profile;
 use super::maps::{HashMap, HashSet};
 use super::pod::PodRequest;
 use super::population::Population;

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::affinity::{Identity, PodTerm};
-use super::columns::{Anonymous, Columns, Hostname, Slot};
+use super::columns::{Columns, Slot};
 use super::diagnosis::Plugin;
 use super::evaluate::Label;
+use super::facts::{Anonymous, Hostname};
 use super::maps::HashMap;
 use super::pod::PodRequest;
 use super::population::Population;

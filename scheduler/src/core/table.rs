@@ -13,10 +13,11 @@ use thiserror::Error;
 
 use super::affinity::Identity;
 use super::cells::Cells;
-use super::columns::{Columns, NodeChange, NodeFacts, NodeUsage, Slot};
+use super::columns::{Columns, NodeChange, NodeUsage, Slot};
 use super::diagnosis::Rejections;
 use super::evaluate;
 use super::event::{ClusterEvent, EventSet};
+use super::facts::NodeFacts;
 use super::maps::HashMap;
 use super::pod::{PodRequest, PodUid};
 use super::population::Population;

@@ -1,0 +1,188 @@
+//! Requests on the wire.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::preemption::{decode_nominees, decode_preempt, encode_nominees, encode_preempt};
+use super::{ClassCache, MAX_OPERATIONS, WireError};
+use super::{decode_survey, encode_class, encode_survey};
+use crate::core::maps::HashMap;
+use crate::core::pod::PodRequest;
+use crate::protocol::generated as pb;
+use crate::protocol::{Operation, PodId, Request, Reservation, Settlement, Target};
+
+/// Classes of one message that are written already, by address: many of its operations share one.
+#[derive(Default)]
+struct Written(HashMap<usize, Bytes>);
+
+impl Written {
+    fn class(&mut self, class: &Arc<PodRequest>) -> Result<pb::PodClass, WireError> {
+        let address = Arc::as_ptr(class).addr();
+        if let Some(request) = self.0.get(&address) {
+            return Ok(pb::PodClass { request: request.clone() });
+        }
+        let wire = encode_class(class)?;
+        self.0.insert(address, wire.request.clone());
+        Ok(wire)
+    }
+}
+
+/// For sending.
+pub fn encode_request(request: &Request) -> Result<pb::ExchangeRequest, WireError> {
+    let mut written = Written::default();
+    let target = |target: &Target| pb::Target {
+        shard: target.shard.to_string(),
+        incarnation: target.incarnation,
+        changes: target.changes,
+    };
+    Ok(pb::ExchangeRequest {
+        term: request.term,
+        membership: request.membership,
+        targets: request.targets.iter().map(target).collect(),
+        relays: request.relays.iter().map(ToString::to_string).collect(),
+        deadline_millis: u32::try_from(request.deadline.as_millis()).unwrap_or(u32::MAX),
+        operations: request
+            .operations
+            .iter()
+            .map(|operation| encode_operation(operation, &mut written))
+            .collect::<Result<_, WireError>>()?,
+    })
+}
+
+/// From the wire.
+pub fn decode_request(
+    request: pb::ExchangeRequest,
+    classes: &ClassCache,
+) -> Result<Request, WireError> {
+    if request.operations.len() > MAX_OPERATIONS {
+        return Err(WireError::TooMany(request.operations.len()));
+    }
+    let target = |target: pb::Target| Target {
+        shard: target.shard.into(),
+        incarnation: target.incarnation,
+        changes: target.changes,
+    };
+    Ok(Request {
+        term: request.term,
+        membership: request.membership,
+        targets: request.targets.into_iter().map(target).collect(),
+        relays: request.relays.into_iter().map(Into::into).collect(),
+        deadline: Duration::from_millis(request.deadline_millis.into()),
+        operations: request
+            .operations
+            .into_iter()
+            .map(|operation| decode_operation(operation, classes))
+            .collect::<Result<_, WireError>>()?,
+    })
+}
+
+fn encode_operation(
+    operation: &Operation,
+    written: &mut Written,
+) -> Result<pb::Operation, WireError> {
+    use pb::operation::Kind;
+    let kind = match operation {
+        Operation::Survey { class, full } => {
+            Kind::Survey(pb::Survey { class: Some(written.class(class)?), full: *full })
+        }
+        Operation::Evaluate { class, seed, count, survey, nominees } => {
+            Kind::Evaluate(pb::Evaluate {
+                class: Some(written.class(class)?),
+                seed: *seed,
+                count: *count,
+                survey: match survey {
+                    Some(survey) => encode_survey(survey)?,
+                    None => Bytes::new(),
+                },
+                nominees: encode_nominees(nominees)?,
+            })
+        }
+        Operation::Preempt(preempt) => Kind::Preempt(encode_preempt(preempt)?),
+        Operation::Reserve(reservation) => Kind::Reserve(encode_reservation(reservation, written)?),
+        Operation::Restore(reservation) => Kind::Restore(encode_reservation(reservation, written)?),
+        Operation::Confirm(settlement) => Kind::Confirm(encode_settlement(settlement)),
+        Operation::Release(settlement) => Kind::Release(encode_settlement(settlement)),
+    };
+    Ok(pb::Operation { kind: Some(kind) })
+}
+
+fn decode_operation(
+    operation: pb::Operation,
+    classes: &ClassCache,
+) -> Result<Operation, WireError> {
+    use pb::operation::Kind;
+    let reservation = |reservation: pb::Reservation| -> Result<Reservation, WireError> {
+        Ok(Reservation {
+            pod: decode_pod(reservation.pod)?,
+            node: reservation.node.into(),
+            class: classes.get(reservation.class)?,
+            token: reservation.token,
+        })
+    };
+    let settlement = |settlement: pb::Settlement| -> Result<Settlement, WireError> {
+        Ok(Settlement {
+            pod: decode_pod(settlement.pod)?,
+            node: settlement.node.into(),
+            token: settlement.token,
+        })
+    };
+    Ok(match operation.kind.ok_or(WireError::Missing("operation"))? {
+        Kind::Survey(wire) => {
+            Operation::Survey { class: classes.get(wire.class)?, full: wire.full }
+        }
+        Kind::Evaluate(wire) => Operation::Evaluate {
+            class: classes.get(wire.class)?,
+            seed: wire.seed,
+            count: wire.count,
+            survey: if wire.survey.is_empty() {
+                None
+            } else {
+                Some(Arc::new(decode_survey(&wire.survey)?))
+            },
+            nominees: decode_nominees(wire.nominees, classes)?,
+        },
+        Kind::Preempt(wire) => Operation::Preempt(decode_preempt(wire, classes)?),
+        Kind::Reserve(wire) => Operation::Reserve(reservation(wire)?),
+        Kind::Restore(wire) => Operation::Restore(reservation(wire)?),
+        Kind::Confirm(wire) => Operation::Confirm(settlement(wire)?),
+        Kind::Release(wire) => Operation::Release(settlement(wire)?),
+    })
+}
+
+fn encode_pod(pod: &PodId) -> pb::PodId {
+    pb::PodId {
+        uid: pod.uid.to_string(),
+        namespace: pod.namespace.to_string(),
+        name: pod.name.to_string(),
+    }
+}
+
+fn decode_pod(pod: Option<pb::PodId>) -> Result<PodId, WireError> {
+    let pod = pod.ok_or(WireError::Missing("pod"))?;
+    if pod.uid.is_empty() {
+        return Err(WireError::Missing("uid"));
+    }
+    Ok(PodId { uid: pod.uid.into(), namespace: pod.namespace.into(), name: pod.name.into() })
+}
+
+fn encode_reservation(
+    reservation: &Reservation,
+    written: &mut Written,
+) -> Result<pb::Reservation, WireError> {
+    Ok(pb::Reservation {
+        pod: Some(encode_pod(&reservation.pod)),
+        node: reservation.node.to_string(),
+        class: Some(written.class(&reservation.class)?),
+        token: reservation.token,
+    })
+}
+
+fn encode_settlement(settlement: &Settlement) -> pb::Settlement {
+    pb::Settlement {
+        pod: Some(encode_pod(&settlement.pod)),
+        node: settlement.node.to_string(),
+        token: settlement.token,
+    }
+}
