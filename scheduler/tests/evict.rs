@@ -41,6 +41,7 @@ fn pod(number: usize, priority: i32) -> Value {
 fn preemptor() -> Value {
     let mut pod = pod(0, 10);
     pod["spec"]["nodeName"] = Value::Null;
+    pod["metadata"]["resourceVersion"] = json!("77");
     pod
 }
 
@@ -124,7 +125,7 @@ fn deleted(asked: &[String]) -> usize {
 #[tokio::test]
 async fn the_promise_first_then_the_mark_then_the_deletion_of_victims_alone() {
     let (outcome, asked) = run(both(), |_| true, |_, _| None).await;
-    assert_eq!(outcome.ended, Ended::Done);
+    assert_eq!((outcome.ended, outcome.promised), (Ended::Done, Some(77)));
     assert_eq!((outcome.evicted.len(), outcome.leaving.len()), (2, 2));
     assert_eq!(asked[..3], ["PATCH p0/status", "PATCH p5/status", "GET /api/v1/pods"]);
     let place = |request: &str| asked.iter().position(|other| other == request);
@@ -183,6 +184,7 @@ async fn the_right_to_act_is_asked_for_before_each_request() {
     for allowed in 0..7 {
         let (outcome, asked) = run(both(), move |count| count < allowed, |_, _| None).await;
         assert_eq!((outcome.ended, asked.len()), (Ended::Fenced, allowed));
+        assert_eq!(outcome.promised.is_some(), allowed > 0);
         assert_eq!(outcome.leaving.len(), deleted(&asked));
     }
 }

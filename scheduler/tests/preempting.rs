@@ -52,6 +52,7 @@ impl World {
     fn ended(&mut self, pod: usize, ended: Ended, leaving: &[usize]) {
         let outcome = EvictOutcome {
             ended,
+            promised: None,
             evicted: leaving.iter().map(|number| id(*number)).collect(),
             leaving: leaving.iter().map(|number| PodUid::new(&uid(*number))).collect(),
         };

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::intake::version;
 use super::pods::pod_id;
 use crate::core::maps::HashSet;
 use crate::core::pod::PodUid;
@@ -75,6 +76,8 @@ impl Default for EvictLimits {
 pub struct EvictOutcome {
     /// How it ended.
     pub ended: Ended,
+    /// The version of the preemptor in which its promise is written, once that is known.
+    pub promised: Option<u64>,
     /// The pods that this order deleted.
     pub evicted: Vec<PodId>,
     /// These and the victims that were being deleted already.
@@ -123,12 +126,13 @@ pub async fn evict(
         Err(Trouble::Fenced) => Ended::Fenced,
         Err(Trouble::Failed(message)) => Ended::Failed(message),
     };
-    let Progress { evicted, leaving } = progress.into_inner();
-    EvictOutcome { ended, evicted, leaving }
+    let Progress { promised, evicted, leaving } = progress.into_inner();
+    EvictOutcome { ended, promised, evicted, leaving }
 }
 
 #[derive(Default)]
 struct Progress {
+    promised: Option<u64>,
     evicted: Vec<PodId>,
     leaving: Vec<PodUid>,
 }
@@ -151,6 +155,7 @@ struct Api<'a, F> {
 impl<F: Fn() -> bool + Sync> Api<'_, F> {
     async fn carry_out(&self, order: &Order, progress: &Mutex<Progress>) -> Result<(), Trouble> {
         let preemptor: Pod = self.nominate(&order.preemptor, Some(&order.node)).await?;
+        progress.lock().promised = version(&preemptor);
         let placed = preemptor.spec.and_then(|spec| spec.node_name).is_some_and(|n| !n.is_empty());
         if placed || preemptor.metadata.deletion_timestamp.is_some() {
             return Err(Trouble::Gone);

@@ -78,6 +78,11 @@ pub async fn run(
     }
 }
 
+/// Since Kubernetes 1.35 the versions of one resource are numbers that grow.
+pub(super) fn version(pod: &Pod) -> Option<u64> {
+    pod.metadata.resource_version.as_ref()?.parse().ok()
+}
+
 /// Turns pods into what the queue takes; what pods have in common is kept once.
 #[derive(Debug, Default)]
 pub struct Compiler {
@@ -138,6 +143,7 @@ impl Compiler {
             condition: condition.map(|found| (text(&found.reason), text(&found.message))),
             deleting: meta.deletion_timestamp.is_some(),
             nominated: nominated.filter(|node| !node.is_empty()).map(Arc::from),
+            version: version(pod).unwrap_or_default(),
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Waiting {
     pub deleting: bool,
     /// `status.nominatedNodeName`
     pub nominated: Option<Arc<str>>,
+    /// `metadata.resourceVersion`: later versions of a pod have greater ones.
+    pub version: u64,
 }
 
 /// What the watch of waiting pods shows.
@@ -182,7 +184,7 @@ impl Pods {
         known.generation = pod.generation;
         known.condition = pod.condition;
         if known.state != State::Settled {
-            nominations.shown(uid, &pod.pending.request, pod.nominated);
+            nominations.shown(uid, &pod.pending.request, pod.nominated, pod.version);
             queue.upsert(pod.pending, now);
         }
     }

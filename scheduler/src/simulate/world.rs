@@ -296,6 +296,7 @@ impl World {
             Action::Evict(order) => {
                 let outcome = EvictOutcome {
                     ended: Ended::Done,
+                    promised: None,
                     evicted: Vec::new(),
                     leaving: order.victims.clone(),
                 };

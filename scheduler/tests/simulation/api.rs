@@ -90,6 +90,11 @@ impl Api {
         .expect("pod")
     }
 
+    /// The version of the last change.
+    pub(crate) fn version(&self) -> u64 {
+        self.history.len() as u64
+    }
+
     pub(crate) fn live(&self) -> impl Iterator<Item = (&u32, &ApiPod)> {
         self.pods.iter().filter(|(_, pod)| !pod.deleted)
     }

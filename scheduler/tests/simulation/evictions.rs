@@ -32,7 +32,12 @@ impl Simulation {
                 assert!(!again, "{:?}: p{preemptor} evicts more while p{victim} leaves", self.now);
             }
         }
-        let outcome = EvictOutcome { ended: Ended::Done, evicted: Vec::new(), leaving: Vec::new() };
+        let outcome = EvictOutcome {
+            ended: Ended::Done,
+            promised: None,
+            evicted: Vec::new(),
+            leaving: Vec::new(),
+        };
         let evicting = Evicting { relay, run, order, promised: false, told: 0, outcome };
         self.step_after(evicting);
     }
@@ -58,7 +63,13 @@ impl Simulation {
             let done = self.carry_out(&mut evicting);
             match done {
                 Some(ended) => ended,
-                None if lost => Ended::Failed("the answer is lost".to_owned()),
+                None if lost => {
+                    // If it is the one that tells the version, that is lost with it.
+                    if evicting.told == 0 {
+                        evicting.outcome.promised = None;
+                    }
+                    Ended::Failed("the answer is lost".to_owned())
+                }
                 None => return self.step_after(evicting),
             }
         };
@@ -72,6 +83,7 @@ impl Simulation {
             if !self.api.promise(self.now, number(&preemptor), Some(&node)) {
                 return Some(Ended::Gone);
             }
+            evicting.outcome.promised = Some(self.api.version());
             for pod in withdrawn {
                 self.api.promise(self.now, number(&pod), None);
             }

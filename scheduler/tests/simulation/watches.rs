@@ -47,6 +47,7 @@ impl Simulation {
                 | Change::Deleted(number)) = change;
                 let mut waiting = compiler.waiting(&self.api.object(*number));
                 waiting.deleting = false;
+                waiting.version = relay.cursor as u64;
                 let intake = match change {
                     Change::Created(_) => {
                         waiting.nominated = None;

@@ -242,7 +242,8 @@ impl Simulation {
         coordinator.intake(self.now, Intake::Begin);
         for (number, pod) in self.api.live() {
             if pod.node.is_none() {
-                let waiting = compiler.waiting(&self.api.object(*number));
+                let mut waiting = compiler.waiting(&self.api.object(*number));
+                waiting.version = self.api.version();
                 coordinator.intake(self.now, Intake::Applied(Box::new(waiting)));
             }
         }

@@ -225,9 +225,12 @@ impl Coordinator {
         };
         let result = outcome.ended.label();
         self.metrics.evictions.get_or_create(&labels([("result", result)])).inc();
-        let begun = !outcome.leaving.is_empty();
-        if begun {
-            self.nominations.evicted(uid, &node, outcome.leaving);
+        // Once its promise is written it stands, whatever became of the evictions.
+        let stands = outcome.ended == Ended::Done
+            || outcome.promised.is_some()
+            || !outcome.leaving.is_empty();
+        if stands {
+            self.nominations.written(uid, &node, outcome.promised, outcome.leaving);
         }
         match outcome.ended {
             // Its promise is its own.
@@ -240,8 +243,7 @@ impl Coordinator {
                 if let Ended::Failed(message) = &outcome.ended {
                     warn!(%pod, %node, %message, "evictions failed");
                 }
-                // While some leave the promise stands.
-                if !begun {
+                if !stands {
                     self.nominations.revert(uid);
                 }
                 self.queue.retry(uid, now);
