@@ -19,7 +19,7 @@ use crate::flags::Flags;
 use crate::guard::Alive;
 use crate::metrics::{Metrics, ResultLabels};
 use crate::router::{Options, RouteTable, Router, Snapshot};
-use crate::serve::{FrontTls, Server, bind, bind_shared};
+use crate::serve::{FrontTls, Server, bind};
 use crate::upstream::{Connector, Pool};
 
 /// How often it is looked whether every pool has been ready.
@@ -109,21 +109,20 @@ impl App {
         let snapshot = pools.snapshot(&config)?;
 
         let listen = |address, source| StartError::Listen { address, source };
-        let listener = match &flags.guard_socket {
-            None => bind(flags.listen_address),
-            Some(name) => {
-                // Before the port is bound: the guard hears of our end before the port is free.
-                tokio::spawn(Alive::tell(name).keep(background.clone()));
-                bind_shared(flags.listen_address)
-            }
+        let bound = match &flags.guard_socket {
+            None => bind(flags.listen_address).map(|listener| (listener, None)),
+            Some(name) => Alive::listener(name, flags.listen_address)
+                .await
+                .map(|(listener, alive)| (listener, Some(alive))),
         };
-        let listener = listener.map_err(|source| listen(flags.listen_address, source))?;
+        let (listener, alive) = bound.map_err(|source| listen(flags.listen_address, source))?;
         let address =
             listener.local_addr().map_err(|source| listen(flags.listen_address, source))?;
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         let options = Options {
             response_deadline: flags.response_timeout,
             goaway_chance: flags.goaway_chance,
+            goaway_min_age: flags.goaway_min_age,
         };
         let cache = start_cache(flags, &metrics, &background);
         let router = Router::new(snapshot, ca.clone(), options, metrics.clone(), cut.clone());
@@ -142,6 +141,9 @@ impl App {
             connections: connections.clone(),
         };
         tokio::spawn(server.accept(listener));
+        if let Some(alive) = alive {
+            tokio::spawn(alive.keep(drain.clone(), background.clone()));
+        }
         tokio::spawn(watch_readiness(router.clone(), readiness.clone(), background.clone()));
         tokio::spawn(
             Reload { flags: flags.clone(), pools, router: router.clone(), ca, metrics }

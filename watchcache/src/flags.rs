@@ -40,6 +40,9 @@ pub struct Flags {
     /// over the front doors again. 0 is never; at most 0.02.
     #[arg(long, default_value_t = 0.001, value_parser = chance)]
     pub goaway_chance: f64,
+    /// A connection younger than this is not told so.
+    #[arg(long, default_value = "1m", value_parser = duration)]
+    pub goaway_min_age: Duration,
     /// How long a backend may take to begin its answer, watches and other long-running requests
     /// aside; then 504. More than kube-apiserver's `--request-timeout`.
     #[arg(long, default_value = "75s", value_parser = duration)]

@@ -102,10 +102,8 @@ func TestCacheServesTheCluster(t *testing.T) {
 // random; the guard of its port stays.
 func TestWatchCacheShardKilled(t *testing.T) {
 	twoFrontDoors(t)
-	// A client with many watches on one connection may begin one anew on it before it knows that the
-	// connection is dead: its write fails, and client-go lists. Two of 200 were seen to.
-	const open = "0.03 to 1.55 s were seen in four rounds: client-go waits 0.8 to 1.6 s after some errors"
-	watchesGoOn(t, "front door process", open, true, func(t *testing.T, _ int) func() {
+	const open = "client-go dials once for each informer, and a thousand TLS handshakes keep two CPUs busy for a second or two"
+	watchesGoOn(t, "front door process", open, false, func(t *testing.T, _ int) func() {
 		killFrontDoor(t)
 		return func() { twoFrontDoors(t) }
 	})

@@ -18,6 +18,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rustls_pki_types::UnixTime;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,6 +57,8 @@ pub struct Options {
     /// Chance that an HTTP/2 request tells its client to connect anew, as kube-apiserver's
     /// `--goaway-chance`.
     pub goaway_chance: f64,
+    /// `--goaway-min-age`.
+    pub goaway_min_age: Duration,
 }
 
 /// One client connection.
@@ -72,6 +75,8 @@ pub struct Client {
     pub leave: CancellationToken,
     /// Requests that it has sent.
     pub requests: AtomicU64,
+    /// When it was accepted.
+    pub since: Instant,
 }
 
 impl Client {
@@ -83,7 +88,8 @@ impl Client {
         http2: bool,
         leave: CancellationToken,
     ) -> Self {
-        Self { address, certificates, http2, leave, requests: AtomicU64::new(0) }
+        let (requests, since) = (AtomicU64::new(0), Instant::now());
+        Self { address, certificates, http2, leave, requests, since }
     }
 }
 
@@ -297,10 +303,17 @@ impl Router {
     /// As kube-apiserver does, a client that has shown no identity gets one HTTP/2 request out of
     /// a connection (`k8s.io/apiserver/pkg/endpoints/filters/authentication.go`), and others are
     /// told now and then to connect anew (`.../server/filters/goaway.go`).
+    ///
+    /// Unlike kube-apiserver we leave young connections alone. A client in Go that begins many
+    /// requests at once dials for each of them and keeps the first connection. If that one is told to
+    /// leave while the other dials are under way, one of those stays open with nothing on it; when
+    /// both die with the front door, the watches of the one are begun anew on the other, and of
+    /// those whose write fails client-go lists (`golang.org/x/net/http2`, `addConnIfNeeded`).
     fn maybe_goaway(&self, client: &Client, status: StatusCode) {
         if status == StatusCode::UNAUTHORIZED {
             self.tell_to_leave(client, "unauthorized");
         } else if self.options.goaway_chance > 0.0
+            && client.since.elapsed() >= self.options.goaway_min_age
             && rand::random::<f64>() < self.options.goaway_chance
         {
             self.tell_to_leave(client, "chance");

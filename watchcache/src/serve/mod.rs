@@ -42,18 +42,8 @@ pub struct Server {
 
 /// Binds an address; the port may be asked as 0.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    listen(address, false)
-}
-
-/// Binds an address that the front door and its guard may both be bound to.
-pub fn bind_shared(address: SocketAddr) -> std::io::Result<TcpListener> {
-    listen(address, true)
-}
-
-fn listen(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
-    socket.set_reuseport(shared)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

@@ -148,7 +148,8 @@ async fn clients_are_told_now_and_then_to_connect_anew() {
     let certificates = Arc::new(Certificates::new());
     let backend = Backend::start(&certificates).await;
     let text = config(&certificates, "", &[Pool("default", &[&backend], "")]);
-    let cluster = Cluster::start_with(&certificates, &text, &["--goaway-chance", "0.02"]).await;
+    let flags = ["--goaway-chance", "0.02", "--goaway-min-age", "0s"];
+    let cluster = Cluster::start_with(&certificates, &text, &flags).await;
     let pair = cluster.pair("alice", &[]);
     let mut client = cluster.client(Some(&pair), true).await;
     // A watch that is open goes on when its connection takes no new requests.
@@ -167,4 +168,19 @@ async fn clients_are_told_now_and_then_to_connect_anew() {
     for _ in 0..10 {
         assert!(event(&mut watch).await.unwrap().is_ok());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_young_connection_is_not_told_to_connect_anew() {
+    let certificates = Arc::new(Certificates::new());
+    let backend = Backend::start(&certificates).await;
+    let text = config(&certificates, "", &[Pool("default", &[&backend], "")]);
+    let cluster = Cluster::start_with(&certificates, &text, &["--goaway-chance", "0.02"]).await;
+    let mut client = cluster.client(Some(&cluster.pair("alice", &[])), true).await;
+    // A thousand requests without a GOAWAY by chance alone: 2e-9.
+    for _ in 0..1_000 {
+        let request = client.request(Method::GET, "/api/v1/pods", &[], empty());
+        client.send(request).await.unwrap().into_body().collect().await.unwrap();
+    }
+    assert!(!client.is_closed());
 }

@@ -1,34 +1,37 @@
 //! The guard of a front door's port: a process beside the front door, in a container of its own and
-//! the same network namespace, that listens in its place while it is gone, and passes connections on
-//! to the other replicas as they are, TLS and all.
+//! the same network namespace, that accepts connections in its place while it is gone, and passes
+//! them on to the other replicas as they are, TLS and all.
 //!
 //! A client whose front door dies connects anew at once, and the Service may send it to the same pod
 //! for a second or two. Refused, client-go waits 0.8 to 1.6 s before it tries again, and a full
 //! second where a connection ends in its first moments (`k8s.io/client-go/tools/cache/reflector.go`,
-//! `isWatchErrorRetriable`; `rest/with_retry.go`). With a guard it is never refused.
-//!
-//! The front door tells that it lives by a connection to a socket in the abstract namespace, which
-//! belongs to the network namespace: the kernel ends it when the process ends, however it does. It
-//! connects before it listens, and a process's files are closed in the order of their numbers: the
-//! guard hears of the end before the port is free, and both bind the port so that they may share it.
+//! `isWatchErrorRetriable`; `rest/with_retry.go`). With a guard it is never refused: both processes
+//! hold the one listening socket, which outlives either of them, and with it the connections that
+//! the kernel has queued. The front door tells that it lives by a connection to the guard, which the
+//! kernel ends with the process.
+
+mod door;
+mod handover;
+
+pub use door::Alive;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::linux::net::SocketAddrExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
 use megacluster_service::flags::LogFlags;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpStream, UnixListener, UnixStream, lookup_host};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::serve::{bind_shared, prepare};
+use handover::Message;
+
+use crate::serve::prepare;
 
 /// Connections passed on at once; more are closed, and their clients try again.
 const CONNECTIONS: usize = 16_384;
@@ -78,14 +81,16 @@ pub enum GuardError {
 }
 
 /// Runs until `token` is cancelled and the front door, if it is there, has ended.
+///
+/// # Errors
+/// The socket for the front door can't be made.
 pub async fn run(flags: &GuardFlags, token: &CancellationToken) -> Result<(), GuardError> {
-    let control = listen(&flags.guard_socket)
+    let control = handover::listen(&flags.guard_socket)
         .map_err(|source| GuardError::Socket { name: flags.guard_socket.clone(), source })?;
     let (found, peers) = watch::channel(Vec::new());
     let look_up = tokio::spawn(follow(flags.clone(), found));
     let own = flags.own_address.unwrap_or_else(|| loopback(flags.listen_address));
-    let guard = Guard {
-        address: flags.listen_address,
+    let mut guard = Guard {
         places: Arc::new(Semaphore::new(CONNECTIONS)),
         ways: Arc::new(Ways {
             peers,
@@ -93,41 +98,29 @@ pub async fn run(flags: &GuardFlags, token: &CancellationToken) -> Result<(), Gu
             standing: AtomicBool::new(false),
             turn: AtomicUsize::new(0),
         }),
+        held: None,
+        door: None,
+        serves: false,
+        standing: None,
+        passed: 0,
     };
     info!(address = %flags.listen_address, peers = flags.peers, "guard");
-    // Until the front door has come for the first time the port is its own.
-    let mut alive = tokio::select! {
-        () = token.cancelled() => None,
-        alive = next(&control) => Some(alive),
-    };
-    while let Some(door) = alive.take() {
-        gone(door).await;
-        if token.is_cancelled() {
-            break;
+    while !token.is_cancelled() {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = guard.step(&control) => {}
         }
-        alive = tokio::select! {
-            () = token.cancelled() => None,
-            alive = guard.stand_in(&control) => Some(alive),
-        };
+    }
+    // The front door, which is asked to stop too, has the port for itself: clients are to go
+    // elsewhere, and what we passed on would end with us.
+    guard.held = None;
+    guard.stand();
+    while guard.door.is_some() {
+        guard.step(&control).await;
+        guard.held = None;
     }
     look_up.abort();
     Ok(())
-}
-
-fn address_of(name: &str) -> io::Result<std::os::unix::net::SocketAddr> {
-    std::os::unix::net::SocketAddr::from_abstract_name(name)
-}
-
-fn listen(name: &str) -> io::Result<UnixListener> {
-    let listener = std::os::unix::net::UnixListener::bind_addr(&address_of(name)?)?;
-    listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
-}
-
-fn connect(name: &str) -> io::Result<UnixStream> {
-    let stream = std::os::unix::net::UnixStream::connect_addr(&address_of(name)?)?;
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
 }
 
 async fn next(control: &UnixListener) -> UnixStream {
@@ -142,11 +135,19 @@ async fn next(control: &UnixListener) -> UnixStream {
     }
 }
 
-/// Waits for the end of the front door.
-async fn gone(mut door: UnixStream) {
-    let mut nothing = [0; 8];
-    // It says nothing: anything but an end is passed over.
-    while door.read(&mut nothing).await.is_ok_and(|read| read > 0) {}
+/// What the front door says; never without one.
+async fn word(door: Option<&UnixStream>) -> io::Result<Option<Message>> {
+    match door {
+        Some(door) => handover::receive(door).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn accepted(standing: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match standing {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Looks the replicas up again and again, so that they are known when they are needed.
@@ -178,9 +179,17 @@ fn loopback(address: SocketAddr) -> IpAddr {
 
 #[derive(Debug)]
 struct Guard {
-    address: SocketAddr,
     places: Arc<Semaphore>,
     ways: Arc<Ways>,
+    /// The port's socket. None until a front door has come for the first time.
+    held: Option<std::net::TcpListener>,
+    door: Option<UnixStream>,
+    /// Whether the front door accepts connections.
+    serves: bool,
+    /// The socket again, while we accept from it: in between the kernel must not wake us for each
+    /// connection.
+    standing: Option<TcpListener>,
+    passed: u64,
 }
 
 /// Where connections can be passed on to.
@@ -195,50 +204,93 @@ struct Ways {
 }
 
 impl Guard {
-    /// Passes connections on until the front door is there again.
-    async fn stand_in(&self, control: &UnixListener) -> UnixStream {
-        let listener = loop {
-            match bind_shared(self.address) {
-                Ok(listener) => break listener,
+    /// One event: a front door that comes, says something or ends, or a connection.
+    async fn step(&mut self, control: &UnixListener) {
+        tokio::select! {
+            door = next(control) => self.greet(door),
+            word = word(self.door.as_ref()) => self.hear(word),
+            accepted = accepted(self.standing.as_ref()) => match accepted {
+                Ok((client, from)) => self.passed += u64::from(self.take(client, from)),
                 Err(error) => {
-                    warn!(address = %self.address, %error, "the port can't be taken");
-                    tokio::select! {
-                        () = sleep(AGAIN) => {}
-                        door = next(control) => return door,
+                    // Out of file descriptors, or a connection that ended in the queue.
+                    warn!(%error, "accept");
+                    sleep(AGAIN).await;
+                }
+            },
+        }
+        self.stand();
+    }
+
+    fn greet(&mut self, door: UnixStream) {
+        let held = self.held.as_ref().map(std::net::TcpListener::try_clone);
+        let greeting = match held.transpose() {
+            Ok(held) => held.map_or(Message::Nothing, Message::Listener),
+            Err(error) => {
+                warn!(%error, "the port's socket");
+                Message::Nothing
+            }
+        };
+        if let Err(error) = handover::send(&door, &greeting) {
+            warn!(%error, "the front door's connection");
+            return;
+        }
+        self.door = Some(door);
+        self.serves = false;
+    }
+
+    fn hear(&mut self, word: io::Result<Option<Message>>) {
+        match word {
+            Ok(Some(Message::Listener(listener))) => {
+                self.held = Some(listener);
+                // It accepts already, or in a moment.
+                self.serves = true;
+            }
+            Ok(Some(Message::Serves)) => self.serves = true,
+            Ok(Some(Message::Leaves)) => self.serves = false,
+            Ok(Some(Message::Nothing)) => {}
+            Ok(None) => {
+                self.door = None;
+                self.serves = false;
+            }
+            Err(error) => {
+                warn!(%error, "the front door's connection");
+                self.door = None;
+                self.serves = false;
+            }
+        }
+    }
+
+    /// Begins or ends to stand in.
+    fn stand(&mut self) {
+        match (&self.held, &self.standing) {
+            (Some(held), None) if !self.serves => {
+                match held.try_clone().and_then(TcpListener::from_std) {
+                    Ok(listener) => {
+                        self.standing = Some(listener);
+                        self.passed = 0;
+                        info!(
+                            peers = self.ways.peers.borrow().len(),
+                            "the front door is gone: passing on"
+                        );
                     }
+                    Err(error) => warn!(%error, "the port's socket"),
                 }
             }
-        };
-        self.ways.standing.store(true, Ordering::Release);
-        info!(peers = self.ways.peers.borrow().len(), "the front door is gone: passing on");
-        let mut passed = 0_u64;
-        let door = loop {
-            tokio::select! {
-                door = next(control) => break door,
-                accepted = listener.accept() => passed += u64::from(self.take(accepted)),
-            }
-        };
-        // The front door listens too by now. What waits in our queue would be reset.
-        sleep(AGAIN).await;
-        while let Some(accepted) = futures::FutureExt::now_or_never(listener.accept()) {
-            passed += u64::from(self.take(accepted));
+            (None, Some(_)) => self.rest(),
+            (Some(_), Some(_)) if self.serves => self.rest(),
+            _ => {}
         }
-        drop(listener);
-        self.ways.standing.store(false, Ordering::Release);
-        info!(connections = passed, "the front door is there again");
-        door
+        self.ways.standing.store(self.standing.is_some(), Ordering::Release);
+    }
+
+    fn rest(&mut self) {
+        self.standing = None;
+        info!(connections = self.passed, "passing on no more");
     }
 
     /// Takes a connection, unless it comes from another replica: that one's guard passed it on, and
     /// two guards without a front door would pass it to and fro.
-    fn take(&self, accepted: io::Result<(TcpStream, SocketAddr)>) -> bool {
-        let (client, from) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "accept");
-                return false;
-            }
-        };
+    fn take(&self, client: TcpStream, from: SocketAddr) -> bool {
         if self.ways.peers.borrow().iter().any(|peer| peer.ip() == from.ip()) {
             return false;
         }
@@ -278,40 +330,6 @@ impl Ways {
                 }
             }
             sleep(AGAIN).await;
-        }
-    }
-}
-
-/// The front door's side: a connection to the guard for as long as this process lives, made anew
-/// when the guard has started anew.
-#[derive(Debug)]
-pub struct Alive {
-    name: String,
-    first: Option<UnixStream>,
-}
-
-impl Alive {
-    /// Calls the guard for the first time, before the port is bound. One that isn't there yet is
-    /// called again by [`Self::keep`].
-    #[must_use]
-    pub fn tell(name: &str) -> Self {
-        Self { name: name.to_owned(), first: connect(name).ok() }
-    }
-
-    /// Holds the connection until `token` is cancelled.
-    pub async fn keep(mut self, token: CancellationToken) {
-        loop {
-            match self.first.take().map_or_else(|| connect(&self.name), Ok) {
-                Ok(guard) => tokio::select! {
-                    () = token.cancelled() => return,
-                    () = gone(guard) => info!("the guard is gone"),
-                },
-                Err(error) => debug!(%error, socket = self.name, "guard"),
-            }
-            tokio::select! {
-                () = token.cancelled() => return,
-                () = sleep(AGAIN) => {}
-            }
         }
     }
 }
