@@ -143,6 +143,22 @@ fn a_late_release_undoes_no_later_reservation() {
 }
 
 #[test]
+fn a_release_undoes_no_earlier_reservation() {
+    let (mut shard, membership) = one_shard();
+    let mut tell = |operation| tell(&mut shard, &membership, operation);
+    // The first bind goes unanswered and may still be carried out; the second one is refused.
+    assert!(is_done(&tell(Operation::Reserve(reservation(1, 5)))));
+    assert!(is_done(&tell(Operation::Reserve(reservation(1, 7)))));
+    tell(Operation::Release(reservation(1, 7).settlement()));
+    assert!(!is_done(&tell(Operation::Reserve(reservation(2, 8)))), "the first may still come");
+    // Nor does the release of one that never arrived.
+    tell(Operation::Release(reservation(1, 9).settlement()));
+    assert!(!is_done(&tell(Operation::Reserve(reservation(2, 8)))));
+    tell(Operation::Release(reservation(1, 5).settlement()));
+    assert!(is_done(&tell(Operation::Reserve(reservation(2, 8)))));
+}
+
+#[test]
 fn a_reservation_ends_when_the_apiserver_says_so_and_not_before() {
     let (mut shard, membership) = one_shard();
     assert!(is_done(&tell(&mut shard, &membership, Operation::Reserve(reservation(1, 1)))));

@@ -1,7 +1,7 @@
 //! A shard without I/O: the nodes it owns, what is taken on them, and the answers to a relay.
 //!
 //! A reservation is never dropped on a guess. It ends when the watch shows the pod somewhere, when
-//! the relay that made it releases it, or when its time is up and the apiserver says that the pod
+//! all that it was made by, again and again perhaps, have released it, or when its time is up and the apiserver says that the pod
 //! is not bound to the node ([`ShardMachine::due`], [`ShardMachine::checked`]).
 
 use std::sync::Arc;
@@ -32,6 +32,8 @@ const MAX_AHEAD: u32 = 256;
 /// A term is forgotten when its leader has been silent for this long: the Lease may have been
 /// deleted, which starts the terms anew. Much longer than any Lease lasts.
 const TERM_MEMORY: Duration = Duration::from_mins(2);
+/// Claims to one reservation that are told apart; with more it is left to expire.
+const MAX_CLAIMS: usize = 16;
 /// Pause before an apiserver that did not answer is asked again about a reservation.
 const RECHECK: Duration = Duration::from_secs(5);
 
@@ -53,7 +55,10 @@ pub struct ShardConfig {
 struct Held {
     pod: PodId,
     node: Arc<str>,
-    token: u64,
+    /// The tokens that it was made by and that were not released. The bind of an earlier one may
+    /// have gone unanswered and still be carried out when that of a later one is known to have
+    /// failed.
+    claims: Vec<u64>,
     /// The relay says that the pod is bound; the watch has not shown it.
     confirmed: bool,
     expires: Time,
@@ -346,12 +351,8 @@ impl ShardMachine {
             }
             Operation::Release(settlement) => {
                 let uid = PodUid::new(&settlement.pod.uid);
-                let meant = |held: &Held| {
-                    held.node == settlement.node
-                        && held.token <= settlement.token
-                        && !held.confirmed
-                };
-                if self.held.get(&uid).is_some_and(meant) {
+                let held = self.held.get_mut(&uid).filter(|held| held.node == settlement.node);
+                if held.is_some_and(|held| held.release(settlement.token)) {
                     self.held.remove(&uid);
                     let events = self.table.forget(uid);
                     self.changed(events);
@@ -399,15 +400,29 @@ impl ShardMachine {
 
     fn hold(&mut self, now: Time, uid: PodUid, reservation: &Reservation) {
         self.last_token = self.last_token.max(reservation.token);
-        let before = self.held.get(&uid);
+        let before = self.held.remove(&uid);
+        let confirmed = before.as_ref().is_some_and(|held| held.confirmed);
+        let mut claims = before.map(|held| held.claims).unwrap_or_default();
+        if claims.len() < MAX_CLAIMS && !claims.contains(&reservation.token) {
+            claims.push(reservation.token);
+        }
         let held = Held {
             pod: reservation.pod.clone(),
             node: reservation.node.clone(),
-            token: before.map_or(0, |held| held.token).max(reservation.token),
-            confirmed: before.is_some_and(|held| held.confirmed),
+            claims,
+            confirmed,
             expires: now + self.config.ttl,
             checking: false,
         };
         self.held.insert(uid, held);
+    }
+}
+
+impl Held {
+    /// Takes one claim back. Whether it was the last, of a pod that isn't known to be bound.
+    fn release(&mut self, token: u64) -> bool {
+        let before = self.claims.len();
+        self.claims.retain(|claim| *claim != token);
+        self.claims.is_empty() && before > 0 && !self.confirmed
     }
 }
