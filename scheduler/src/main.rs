@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use megacluster_scheduler::cli::{Cli, Role};
+use megacluster_scheduler::core::maps;
 use megacluster_scheduler::run;
 use megacluster_scheduler::simulate::{self, SimulateFlags};
 use megacluster_service::shutdown::Shutdown;
@@ -21,6 +22,11 @@ fn main() -> ExitCode {
         // Prints its answer, and no log.
         Some(Role::Explain(_)) => None,
     };
+    // Users choose many keys, so the order of maps must not be known. Above it is, for the simulator.
+    if !maps::seed(rand::random()) {
+        eprintln!("megacluster-scheduler: maps were used before their seed was drawn");
+        return ExitCode::FAILURE;
+    }
     if let Some(common) = common
         && let Err(error) = logging::init(&common.log)
     {

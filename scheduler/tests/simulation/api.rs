@@ -13,7 +13,7 @@ use crate::claims::{Claims, has_claim};
 use crate::{SLOTS, Time};
 
 /// What happened at the apiserver, in order: watches deliver it with a lag.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) enum Change {
     Created(u32),
     Bound(u32),

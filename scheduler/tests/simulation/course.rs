@@ -20,6 +20,12 @@ pub(crate) struct Outcome {
 
 impl Simulation {
     pub(crate) fn run(mut self) -> Outcome {
+        self.go();
+        self.check()
+    }
+
+    /// From the first event to the last.
+    pub(crate) fn go(&mut self) {
         while let Some(std::cmp::Reverse((at, sequence))) = self.events.pop() {
             if at > END {
                 break;
@@ -30,6 +36,10 @@ impl Simulation {
             }
             self.poll();
         }
+    }
+
+    /// Nothing is left over.
+    fn check(&self) -> Outcome {
         // Rules may leave no room for some.
         let mut taken: BTreeMap<String, u32> = BTreeMap::new();
         for node in self.api.live().filter_map(|(_, pod)| pod.node.clone()) {
@@ -85,6 +95,7 @@ impl Simulation {
 
     pub(crate) fn act(&mut self, relay: usize, run: u64, actions: Vec<Action>) {
         for action in actions {
+            self.transcript.says(self.now, relay, &action);
             match action {
                 Action::Exchange { id, request } => self.send(relay, run, id, request),
                 Action::Bind { pod, node } => self.bind(relay, run, pod, &node),

@@ -20,6 +20,7 @@ mod claims;
 mod course;
 mod evictions;
 mod messages;
+mod transcript;
 mod watches;
 mod world;
 

@@ -106,6 +106,7 @@ impl Simulation {
         let shard = self.shards.iter_mut().flatten().find(|shard| shard.state.name() == name);
         let Some(shard) = shard else { return };
         let response = shard.state.exchange(self.now, &request);
+        self.transcript.says(self.now, leaf, &response);
         if !self.faulty(20) {
             let after = ms(self.random.random_range(1..5));
             self.at(after, Event::Answer { exchange, leaf, response });

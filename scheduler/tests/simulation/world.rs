@@ -1,6 +1,6 @@
 //! The world: processes, what happens in it, and when.
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::api::{Api, budgets, node};
 use crate::claims::Writing;
+use crate::transcript::Transcript;
 use crate::{FAULTS_END, NODES, SHARDS, Time, ms};
 
 /// A process that follows the apiserver.
@@ -38,7 +39,7 @@ pub(crate) struct Relay {
     /// Still acts in its term although it holds the Lease no more.
     pub(crate) fenced: bool,
     /// The pods of its orders in this term, by the pod that they were evicted for.
-    pub(crate) orders: HashMap<u32, Order>,
+    pub(crate) orders: BTreeMap<u32, Order>,
     /// How much of the history of claims and volumes it has seen.
     pub(crate) stored: usize,
 }
@@ -126,17 +127,18 @@ pub(crate) struct Simulation {
     pub(crate) now: Time,
     pub(crate) sequence: u64,
     pub(crate) events: BinaryHeap<std::cmp::Reverse<(Time, u64)>>,
-    pub(crate) payloads: HashMap<u64, Event>,
+    pub(crate) payloads: BTreeMap<u64, Event>,
     pub(crate) api: Api,
     pub(crate) membership: Membership,
     pub(crate) shards: Vec<Option<Process<ShardMachine>>>,
     pub(crate) relays: Vec<Option<Process<Relay>>>,
-    pub(crate) exchanges: HashMap<u64, Exchange>,
+    pub(crate) exchanges: BTreeMap<u64, Exchange>,
     pub(crate) next_exchange: u64,
     pub(crate) runs: u64,
     pub(crate) terms: u64,
     pub(crate) next_pod: u32,
     pub(crate) wake_at: Option<Time>,
+    pub(crate) transcript: Transcript,
 }
 
 impl Simulation {
@@ -147,17 +149,18 @@ impl Simulation {
             now: Time::ZERO,
             sequence: 0,
             events: BinaryHeap::new(),
-            payloads: HashMap::new(),
+            payloads: BTreeMap::new(),
             api: Api::default(),
             membership: Membership::new(0, &names),
             shards: (0..SHARDS).map(|_| None).collect(),
             relays: vec![None, None],
-            exchanges: HashMap::new(),
+            exchanges: BTreeMap::new(),
             next_exchange: 0,
             runs: 0,
             terms: 0,
             next_pod: 0,
             wake_at: None,
+            transcript: Transcript::default(),
         };
         simulation.api.claims.begin();
         (0..SHARDS).for_each(|shard| simulation.start_shard(shard));
@@ -224,7 +227,7 @@ impl Simulation {
             compiler: Compiler::default(),
             term: None,
             fenced: false,
-            orders: HashMap::new(),
+            orders: BTreeMap::new(),
             stored: self.api.claims.history.len(),
         };
         for change in self.api.claims.all() {
