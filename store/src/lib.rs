@@ -10,6 +10,7 @@ pub mod core;
 pub mod dump;
 pub mod edge;
 pub mod flags;
+pub mod heap;
 pub mod log;
 pub mod metrics;
 pub mod migrate;

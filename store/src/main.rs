@@ -7,6 +7,7 @@ use megacluster_service::flags::LogFlags;
 use megacluster_service::{crypto, logging, shutdown::Shutdown};
 use megacluster_store::dump::{DumpFlags, dump};
 use megacluster_store::flags::{Flags, refused};
+use megacluster_store::heap;
 use megacluster_store::migrate::{self, ExportFlags, ImportFlags};
 use megacluster_store::server::Server;
 use tracing::{error, info};
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|tool| tool == "dump") {
         return print_directory(&args[1..]);
     }
+    heap::keep();
     crypto::install();
     raise_open_files();
     if matches!(args.get(1).map(String::as_str), Some("import" | "export")) {

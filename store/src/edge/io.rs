@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::thread::LocalKey;
 
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
@@ -17,13 +18,29 @@ use tokio_util::io::poll_read_buf;
 const READ: usize = 64 * 1024;
 /// Bytes of output above which the codec has to wait, and nothing more is read: who does not take
 /// answers may not ask.
-const OUTPUT: usize = 256 * 1024;
-/// A buffer that grew beyond this is given back as soon as it is empty.
-const KEEP: usize = 4 * 1024;
+const WAITING: usize = 256 * 1024;
+type Shared = LocalKey<RefCell<BytesMut>>;
 
 thread_local! {
-    /// What a read goes to: a connection keeps only what its codec did not take at once.
-    static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(READ));
+    /// What a read goes to. A connection has it while its codec takes what was read.
+    static INPUT: RefCell<BytesMut> = RefCell::default();
+    /// What answers go to. A connection has it until its socket took all of them.
+    static OUTPUT: RefCell<BytesMut> = RefCell::default();
+}
+
+/// An empty buffer with room for [`READ`].
+fn borrow(from: &'static Shared) -> BytesMut {
+    let mut buffer = from.take();
+    buffer.reserve(READ);
+    buffer
+}
+
+/// A buffer for the next connection that needs one.
+fn give_back(to: &'static Shared, mut buffer: BytesMut) {
+    buffer.clear();
+    if buffer.try_reclaim(READ) {
+        to.set(buffer);
+    }
 }
 
 /// The socket and what waits on both sides of it.
@@ -31,6 +48,8 @@ thread_local! {
 struct Socket<S> {
     stream: S,
     input: BytesMut,
+    /// The input's buffer is that of the thread.
+    lent: bool,
     output: BytesMut,
     /// Bytes read so far; tells whether the peer gave a sign of life.
     read: u64,
@@ -52,7 +71,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
     /// A socket of which `input` was read already.
     pub(super) fn new(stream: S, input: BytesMut) -> Self {
         let read = input.len() as u64;
-        Self(Arc::new(Mutex::new(Socket { stream, input, output: BytesMut::new(), read })))
+        Self(Arc::new(Mutex::new(Socket {
+            stream,
+            input,
+            lent: false,
+            output: BytesMut::new(),
+            read,
+        })))
     }
 
     /// Bytes that came in so far.
@@ -60,9 +85,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         self.0.lock().read
     }
 
-    /// Writes what waits, as far as the socket takes it. Pending while something is left.
+    /// Writes what waits, as far as the socket takes it. Pending while something is left. To be
+    /// called when the codec took what it wants for now.
     pub(super) fn write_out(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.lock().flush(cx)
+        let mut socket = self.0.lock();
+        socket.let_scratch_go();
+        socket.flush(cx)
     }
 }
 
@@ -78,20 +106,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             }
             self.output.advance(n);
         }
-        if self.output.capacity() > KEEP {
-            self.output = BytesMut::new();
-        }
+        give_back(&OUTPUT, std::mem::take(&mut self.output));
         Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// What the codec leaves for later goes to a buffer of its own, no larger than it needs.
+    fn let_scratch_go(&mut self) {
+        if std::mem::take(&mut self.lent) {
+            let left = BytesMut::from(self.input.as_ref());
+            give_back(&INPUT, std::mem::replace(&mut self.input, left));
+        }
     }
 
     /// Ready if the output may grow.
     fn room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.output.len() < OUTPUT {
+        if self.output.len() < WAITING {
             return Poll::Ready(Ok(()));
         }
         // A part may have gone, which is as good as all of it.
         match self.flush(cx) {
-            Poll::Pending if self.output.len() >= OUTPUT => Poll::Pending,
+            Poll::Pending if self.output.len() >= WAITING => Poll::Pending,
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(())),
         }
@@ -99,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     fn write(&mut self, bytes: &[u8]) {
         if self.output.capacity() == 0 {
-            self.output.reserve(bytes.len().max(KEEP));
+            self.output = borrow(&OUTPUT);
         }
         self.output.extend_from_slice(bytes);
     }
@@ -107,23 +141,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     fn read(&mut self, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.input.is_empty() {
             ready!(self.room(cx))?;
-            let Self { stream, input, read, .. } = self;
-            return SCRATCH.with_borrow_mut(|scratch| {
-                scratch.clear();
-                scratch.reserve(READ);
-                let n = ready!(poll_read_buf(Pin::new(stream), cx, scratch))?;
-                *read += n as u64;
-                let now = n.min(to.remaining());
-                to.put_slice(&scratch[..now]);
-                input.extend_from_slice(&scratch[now..]);
-                Poll::Ready(Ok(()))
-            });
+            let mut input = borrow(&INPUT);
+            match poll_read_buf(Pin::new(&mut self.stream), cx, &mut input) {
+                Poll::Ready(Ok(n)) => self.read += n as u64,
+                nothing => {
+                    give_back(&INPUT, input);
+                    return nothing.map_ok(|_| ());
+                }
+            }
+            (self.input, self.lent) = (input, true);
         }
         let n = self.input.len().min(to.remaining());
         to.put_slice(&self.input[..n]);
         self.input.advance(n);
         if self.input.is_empty() {
-            self.input = BytesMut::new();
+            let input = std::mem::take(&mut self.input);
+            if std::mem::take(&mut self.lent) {
+                give_back(&INPUT, input);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -219,7 +254,7 @@ mod tests {
         while let std::task::Poll::Ready(n) = futures::poll!(Box::pin(io.write(&piece))) {
             written += n.unwrap();
         }
-        assert!((OUTPUT..OUTPUT + 3 * piece.len()).contains(&written), "{written}");
+        assert!((WAITING..WAITING + 3 * piece.len()).contains(&written), "{written}");
         theirs.write_all(b"more").await.unwrap();
         assert!(futures::poll!(Box::pin(io.read(&mut buf))).is_pending());
         let mut back = vec![0; written];

@@ -17,6 +17,7 @@ use super::commit::Committer;
 use super::snapshot::{Outcome, Snapshot};
 use super::{Ask, Asked, Handle, Health, Inbox, Message, QUEUE, Shared};
 use crate::core::{Batch, Command, Engine, EngineConfig, Error, Reply, State};
+use crate::heap::Growth;
 use crate::log::{Log, LogConfig, OpenError};
 use crate::metrics::Metrics;
 
@@ -90,6 +91,7 @@ struct Sequencer {
     release_at: Option<Instant>,
     retry_at: Option<Instant>,
     start: Instant,
+    growth: Growth,
     stopping: bool,
 }
 
@@ -125,6 +127,7 @@ pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Running, OpenError
         release_at: None,
         retry_at: None,
         start: Instant::now(),
+        growth: Growth::default(),
         stopping: false,
     };
     sequencer.report();
@@ -354,6 +357,7 @@ impl Sequencer {
         if self.committer.health() != Health::Good {
             return false;
         }
+        self.growth.follow(self.engine.mvcc().bytes());
         self.committer.sync_behind();
         let mut busy = self.snapshots();
         if self.snapshot.is_none() && self.release_at.is_some_and(|at| at <= now) {
