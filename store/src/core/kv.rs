@@ -9,7 +9,7 @@ use prost::encoding::{self, DecodeContext, WireType};
 use prost::{DecodeError, Message};
 use triomphe::ThinArc;
 
-use super::prefetch::prefetch_at;
+use super::prefetch::{prefetch, prefetch_at};
 
 const KEY: u8 = 0x0A;
 const CREATE: u8 = 0x10;
@@ -119,11 +119,19 @@ impl KeyValue {
         &self.0.slice
     }
 
-    /// Begins to bring what a reader of the key and the numbers needs.
+    /// Begins to bring what a reader of the key, the numbers and the value's beginning needs.
     pub(super) fn prefetch(&self) {
         let head = self.0.as_ptr().cast();
-        prefetch_at(head, 0);
-        prefetch_at(head, 64);
+        for line in 0..3 {
+            prefetch_at(head, line * 64);
+        }
+    }
+
+    /// Begins to bring the end of the value; the beginning should be there.
+    pub(super) fn prefetch_end(&self) {
+        if let Some(last) = self.encoded().last() {
+            prefetch(last);
+        }
     }
 
     /// The wire form as bytes that share this version's memory.

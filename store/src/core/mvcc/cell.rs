@@ -127,6 +127,13 @@ impl Cell {
         }
     }
 
+    /// Begins to bring what tells whether a pack goes on behind the first version.
+    pub(super) fn prefetch_next(&self) {
+        if let Some(chain) = &self.0.lock().older {
+            chain.prefetch_next();
+        }
+    }
+
     /// Drops versions that nobody can reach after a compaction, some at a time: to be called for
     /// each event of the key that is forgotten. `release` numbers the compaction. Gives the bytes
     /// freed.

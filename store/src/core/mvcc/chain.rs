@@ -100,6 +100,13 @@ impl Chain {
         }
     }
 
+    /// Begins to bring what tells whether a pack goes on after the first version.
+    pub(super) fn prefetch_next(&self) {
+        if let Some(kv) = self.whole.get(2) {
+            kv.prefetch();
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.sealed.is_empty() && self.open.count == 0 && self.whole.is_empty()
     }

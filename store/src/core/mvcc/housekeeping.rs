@@ -14,9 +14,9 @@ const TIP_EVENTS: usize = 16 * 1024;
 const TIP_BYTES: usize = 64 << 20;
 /// Events of one packed part.
 const PART: usize = 512;
-/// How many events ahead of the one that is packed its memory is asked for: its versions and cell,
-/// what the cell points to, what the chain points to.
-const AHEAD: [usize; 3] = [12, 8, 4];
+/// How many events ahead of the one that is packed its memory is asked for, step by step: see
+/// [`prefetch`].
+const AHEAD: [usize; 4] = [16, 12, 8, 4];
 
 /// What waits for its turn.
 #[derive(Debug)]
@@ -193,6 +193,12 @@ impl Mvcc {
                 }
                 let Some((batch, cells)) = self.history.unpacked() else { return false };
                 self.chores.at = 0;
+                // Nothing of a batch that just begins was asked for yet.
+                for (step, ahead) in AHEAD.into_iter().enumerate() {
+                    for (event, cell) in batch.iter().zip(&cells).take(ahead) {
+                        prefetch(step, event, cell);
+                    }
+                }
                 self.chores.batch = Some(batch);
                 self.chores.cells = cells.into_iter();
             }
@@ -202,7 +208,12 @@ impl Mvcc {
                 self.packed();
                 continue;
             };
-            prefetch(&batch[chores.at..], chores.cells.as_slice());
+            for (step, ahead) in AHEAD.into_iter().enumerate() {
+                let coming = (batch.get(chores.at + ahead), chores.cells.as_slice().get(ahead));
+                if let (Some(event), Some(cell)) = coming {
+                    prefetch(step, event, cell);
+                }
+            }
             chores.at += 1;
             if let Some(cell) = chores.cells.next() {
                 let revision = event.kv.mod_revision();
@@ -272,20 +283,21 @@ impl Mvcc {
     }
 }
 
-/// Begins to bring what packing the coming events will read.
-fn prefetch(events: &[Event], cells: &[CellRef]) {
-    if let (Some(event), Some(cell)) = (events.get(AHEAD[0]), cells.get(AHEAD[0])) {
-        event.kv.prefetch();
-        if let Some(prev) = &event.prev {
-            prev.prefetch();
+/// Begins to bring what packing an event reads. Each step needs what the one before it asked for.
+fn prefetch(step: usize, event: &Event, cell: &CellRef) {
+    match step {
+        0 => {
+            event.kv.prefetch();
+            event.prev.iter().for_each(KeyValue::prefetch);
+            cell.prefetch();
         }
-        cell.prefetch();
-    }
-    if let Some(cell) = cells.get(AHEAD[1]) {
-        cell.prefetch_versions();
-    }
-    if let Some(cell) = cells.get(AHEAD[2]) {
-        cell.prefetch_ends();
+        1 => {
+            event.kv.prefetch_end();
+            event.prev.iter().for_each(KeyValue::prefetch_end);
+            cell.prefetch_versions();
+        }
+        2 => cell.prefetch_ends(),
+        _ => cell.prefetch_next(),
     }
 }
 
@@ -413,6 +425,29 @@ mod tests {
     }
 
     #[test]
+    fn what_was_forgotten_before_it_was_packed_goes_piece_by_piece() {
+        let mut mvcc = Mvcc::new(1);
+        for revision in 2..4 {
+            for n in 0..5000 {
+                mvcc.put(revision, &key(n), b"v", 0);
+            }
+            mvcc.finish(revision);
+            mvcc.publish();
+        }
+        mvcc.show();
+        mvcc.compact(3).unwrap();
+        assert!(mvcc.release());
+        let (mut slices, mut most) = (0, 0);
+        while mvcc.collect(100) {
+            slices += 1;
+            most = most.max(mvcc.chores.left_cells.len());
+        }
+        assert!(slices > 40 && most == 1, "{slices}, {most}");
+        assert!(mvcc.chores.dying.is_empty() && mvcc.chores.left_cells.is_empty());
+        assert_eq!(watched(&mvcc.history(), 3).len(), 5000);
+    }
+
+    #[test]
     fn a_large_batch_is_dropped_piece_by_piece() {
         let mut mvcc = Mvcc::new(1);
         mvcc.keep_whole(0);
@@ -427,7 +462,7 @@ mod tests {
             slices += 1;
         }
         assert!(slices > 40, "{slices}");
-        assert!(mvcc.chores.dying.is_empty());
+        assert!(mvcc.chores.dying.is_empty() && mvcc.chores.left_cells.is_empty());
         assert_eq!(watched(&mvcc.history(), 2).len(), 5000);
     }
 }
