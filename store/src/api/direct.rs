@@ -143,13 +143,16 @@ fn encode(response: &impl Message, room: &mut BytesMut) -> Bytes {
     if room.capacity() < PREFIX + size {
         room.reserve(ROOM.max(PREFIX + size));
     }
-    put_prefix(size, room);
-    response.encode_raw(room);
+    room.resize(PREFIX + size, 0);
+    // Into a slice: a growing buffer would look for room with each byte of a number.
+    let mut slice = room.as_mut();
+    put_prefix(size, &mut slice);
+    response.encode_raw(&mut slice);
     room.split().freeze()
 }
 
 /// Writes what comes before a message of `size` bytes.
-pub(super) fn put_prefix(size: usize, room: &mut BytesMut) {
+pub(super) fn put_prefix(size: usize, room: &mut impl BufMut) {
     room.put_u8(0);
     // No answer is longer than a length can say: its keys would not fit a range's bounds.
     room.put_u32(u32::try_from(size).unwrap_or(u32::MAX));
