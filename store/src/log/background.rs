@@ -3,26 +3,38 @@
 use std::{
     io,
     sync::mpsc::{SyncSender, sync_channel},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use super::error::LogError;
 use super::writer::{Log, Position, SyncPoint};
 
-/// A thread that syncs what it is offered, one point at a time. It ends with this value.
+/// A thread that syncs what it is offered, one point at a time. It ends with this value, whose drop
+/// waits for it: what it holds of the directory is free then.
 ///
 /// A sync that fails poisons the log, as every sync does: the next append or write says so.
 #[derive(Debug)]
 pub struct BackgroundSync {
-    points: SyncSender<SyncPoint>,
+    /// `None` at the end.
+    points: Option<SyncSender<SyncPoint>>,
+    thread: Option<JoinHandle<()>>,
     offered: Position,
+}
+
+impl Drop for BackgroundSync {
+    fn drop(&mut self) {
+        self.points = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of background syncs panicked");
+        }
+    }
 }
 
 impl BackgroundSync {
     /// Starts the thread.
     pub fn start() -> io::Result<Self> {
         let (points, incoming) = sync_channel::<SyncPoint>(1);
-        thread::Builder::new().name("log-sync".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("log-sync".to_owned()).spawn(move || {
             for point in incoming {
                 match point.sync() {
                     Ok(_) => {}
@@ -35,7 +47,7 @@ impl BackgroundSync {
                 }
             }
         })?;
-        Ok(Self { points, offered: Position::default() })
+        Ok(Self { points: Some(points), thread: Some(thread), offered: Position::default() })
     }
 
     /// True if something was written that is neither synced nor on its way.
@@ -48,7 +60,7 @@ impl BackgroundSync {
     pub fn offer(&mut self, log: &Log) {
         let point = log.sync_point();
         let position = point.position();
-        if self.points.try_send(point).is_ok() {
+        if self.points.as_ref().is_some_and(|points| points.try_send(point).is_ok()) {
             self.offered = position;
         }
     }

@@ -6,7 +6,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use tracing::{debug, error, info, warn};
@@ -42,7 +42,8 @@ pub(super) enum Outcome {
     Failed,
 }
 
-/// A snapshot in the making.
+/// A snapshot in the making. Dropped before its end it is given up, and its thread waited for: what
+/// that holds of the directory is free then.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     at: i64,
@@ -53,6 +54,16 @@ pub(super) struct Snapshot {
     /// `None` once the end was handed over.
     parts: Option<SyncSender<Part>>,
     done: Receiver<Result<SnapshotDone, LogError>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.parts = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            error!("the snapshot's thread panicked");
+        }
+    }
 }
 
 impl Snapshot {
@@ -78,10 +89,11 @@ impl Snapshot {
                 builder.spawn(work).map_err(|error| error.to_string())
             });
         match begun {
-            Ok(_) => {
+            Ok(thread) => {
                 info!(revision, keys = mvcc.keys(), "snapshot begun");
                 let next = Some(Bytes::from_static(b"\0"));
-                Some(Self { at: revision, next, held: None, parts: Some(parts), done })
+                let (parts, thread) = (Some(parts), Some(thread));
+                Some(Self { at: revision, next, held: None, parts, done, thread })
             }
             Err(error) => {
                 warn!(error, "snapshot not begun");
@@ -124,7 +136,7 @@ impl Snapshot {
 
     /// The result, once there is one.
     pub(super) fn poll(&mut self) -> Outcome {
-        match self.done.try_recv() {
+        let outcome = match self.done.try_recv() {
             Ok(Ok(done)) => {
                 info!(
                     revision = done.meta.revision,
@@ -140,7 +152,12 @@ impl Snapshot {
             }
             Err(TryRecvError::Empty) => Outcome::Pending,
             Err(TryRecvError::Disconnected) => Outcome::Failed,
+        };
+        if !matches!(outcome, Outcome::Pending) {
+            // It has nothing left to do: the sequencer need not wait until it may end.
+            self.thread = None;
         }
+        outcome
     }
 }
 
