@@ -109,7 +109,9 @@ func run(ctx context.Context, c *config.CompletedConfig, flags standbyFlags) err
 	} else {
 		elector.LeadAlone()
 	}
-	led := elector.Wait(ctx, func(s leadership.State) bool { return s.Leader })
+	// Not only when we may act: what controllers look through first they do while the right to act is
+	// still to come, as after a deletion of the Lease, and the gate holds their writes until then.
+	led := elector.Wait(ctx, func(s leadership.State) bool { return s.Holds })
 	leads()
 	if !led {
 		return nil

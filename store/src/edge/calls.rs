@@ -189,6 +189,7 @@ impl Calls {
         let Ok(mut stream) = respond.send_response(grpc::head(), false) else { return };
         stream.reserve_capacity(message.len());
         if stream.capacity() >= message.len() {
+            let message = Held::count(message, &self.held);
             if stream.send_data(message, false).is_ok() {
                 let _ = stream.send_trailers(grpc::ok_trailers());
             }
@@ -223,6 +224,38 @@ impl Calls {
             }
             sleep.as_mut().reset(now + TICK);
         }
+    }
+}
+
+/// An answer that the codec has, until the socket took it. Many calls may be read before the first
+/// of them is answered.
+struct Held {
+    message: Bytes,
+    held: Arc<AtomicUsize>,
+}
+
+impl Held {
+    /// Small ones are bounded by the number of streams.
+    const SMALL: usize = 4096;
+
+    fn count(message: Bytes, held: &Arc<AtomicUsize>) -> Bytes {
+        if message.len() < Self::SMALL {
+            return message;
+        }
+        held.fetch_add(message.len(), Ordering::Relaxed);
+        Bytes::from_owner(Self { message, held: held.clone() })
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.message
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.message.len(), Ordering::Relaxed);
     }
 }
 

@@ -49,10 +49,9 @@ impl Alive {
                 }
             };
             match bind(address).and_then(tokio::net::TcpListener::into_std) {
+                // A guard that is gone by now gets it from `keep`.
                 Ok(listener) => {
-                    if let Some(guard) = &guard {
-                        give(guard, &listener)?;
-                    }
+                    let guard = guard.filter(|guard| give(guard, &listener).is_ok());
                     break (listener, guard);
                 }
                 Err(error)
