@@ -27,6 +27,8 @@ use crate::sequencer::{Asked, Outbox, Replies};
 /// Bytes of answers of one connection that may wait for its windows to open. Who asks for more
 /// without reading is refused.
 const HELD: usize = 64 << 20;
+/// Calls of one connection that may wait for the sequencer before its next are read.
+const AHEAD: usize = 1024;
 /// How exactly a client's deadline is kept. It keeps it too; here it frees what it holds.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -143,6 +145,11 @@ impl Calls {
                 send(&mut respond, grpc::refusal(&status));
             }
         }
+    }
+
+    /// Whether enough of them wait.
+    pub(super) fn crowded(&self) -> bool {
+        self.waiting.len() >= AHEAD
     }
 
     pub(super) fn submit(&mut self) {

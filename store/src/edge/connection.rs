@@ -106,6 +106,7 @@ impl Http2 {
             tick: None,
             ping,
             keepalive,
+            behind: false,
         }
         .await
     }
@@ -138,6 +139,8 @@ struct Connection<S> {
     tick: Option<Pin<Box<Sleep>>>,
     ping: Option<PingPong>,
     keepalive: Keepalive,
+    /// The codec has requests that were not looked at.
+    behind: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
@@ -157,6 +160,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
         if let Poll::Ready(Err(error)) = this.io.write_out(cx) {
             return Poll::Ready(Err(error.into()));
         }
+        this.io.begin_turn(!this.behind && !this.calls.crowded());
+        this.behind = false;
         let mut ended = None;
         for turn in 0.. {
             match this.h2.poll_accept(cx) {
@@ -169,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
                 break;
             }
             if turn == TURN {
-                cx.waker().wake_by_ref();
+                this.behind = true;
                 break;
             }
         }
@@ -184,6 +189,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
         }
         this.calls.expire(&mut this.tick, cx);
         this.calls.tally.tell();
+        // Else the next reply does it.
+        if this.behind || (this.io.stopped() && !this.calls.crowded()) {
+            cx.waker().wake_by_ref();
+        }
         if this.keepalive.poll(&this.io, this.ping.as_mut(), cx).is_ready() {
             return Poll::Ready(Err(Ended::Silent));
         }

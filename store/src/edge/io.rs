@@ -19,6 +19,9 @@ const READ: usize = 64 * 1024;
 /// Bytes of output above which the codec has to wait, and nothing more is read: who does not take
 /// answers may not ask.
 const WAITING: usize = 256 * 1024;
+/// Bytes read in one turn.
+const TURN: usize = 4 * READ;
+
 type Shared = LocalKey<RefCell<BytesMut>>;
 
 thread_local! {
@@ -53,6 +56,10 @@ struct Socket<S> {
     output: BytesMut,
     /// Bytes read so far; tells whether the peer gave a sign of life.
     read: u64,
+    /// Bytes that may still be read in this turn.
+    allowance: usize,
+    /// More was asked for than this turn may read.
+    stopped: bool,
 }
 
 /// A socket that writes when it is told to: [`AsyncWrite::poll_flush`] does nothing, so that the
@@ -77,7 +84,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             lent: false,
             output: BytesMut::new(),
             read,
+            allowance: TURN,
+            stopped: false,
         })))
+    }
+
+    /// Begins a turn. The codec takes in all that a client sent before it gives the first request
+    /// of it; a client that asks faster than it is answered would fill the memory.
+    pub(super) fn begin_turn(&self, may_read: bool) {
+        let mut socket = self.0.lock();
+        socket.allowance = if may_read { TURN } else { 0 };
+        socket.stopped = false;
+    }
+
+    /// Whether this turn left something unread, or did not look.
+    pub(super) fn stopped(&self) -> bool {
+        self.0.lock().stopped
     }
 
     /// Bytes that came in so far.
@@ -141,9 +163,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     fn read(&mut self, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.input.is_empty() {
             ready!(self.room(cx))?;
+            if self.allowance == 0 {
+                self.stopped = true;
+                return Poll::Pending;
+            }
             let mut input = borrow(&INPUT);
             match poll_read_buf(Pin::new(&mut self.stream), cx, &mut input) {
-                Poll::Ready(Ok(n)) => self.read += n as u64,
+                Poll::Ready(Ok(n)) => {
+                    self.read += n as u64;
+                    self.allowance = self.allowance.saturating_sub(n);
+                }
                 nothing => {
                     give_back(&INPUT, input);
                     return nothing.map_ok(|_| ());
@@ -264,5 +293,28 @@ mod tests {
         flushed.unwrap();
         io.read_exact(&mut buf).await.unwrap();
         assert_eq!(&buf, b"mor");
+    }
+
+    #[tokio::test]
+    async fn a_turn_reads_so_much_and_no_more() {
+        let (ours, mut theirs) = duplex(4 * TURN);
+        theirs.write_all(&vec![b'y'; 4 * TURN]).await.unwrap();
+        let mut io = Io::new(ours, BytesMut::new());
+        let mut all = vec![0; 4 * TURN];
+        let mut last = 0;
+        for turn in 1..=2 {
+            io.begin_turn(true);
+            let mut read = 0;
+            while let std::task::Poll::Ready(n) = futures::poll!(Box::pin(io.read(&mut all))) {
+                read += n.unwrap();
+            }
+            assert!((TURN..TURN + READ).contains(&read), "turn {turn}: {read}");
+            assert!(io.stopped());
+            last = io.received();
+        }
+        io.begin_turn(false);
+        assert!(futures::poll!(Box::pin(io.read(&mut all))).is_pending());
+        assert!(io.stopped());
+        assert_eq!(io.received(), last);
     }
 }

@@ -40,7 +40,8 @@ impl Keepalive {
         }
         while self.sleep.as_mut().poll(cx).is_ready() {
             let received = io.received();
-            let silent = received == self.received;
+            // Of a client that waits for answers nothing more is read.
+            let silent = received == self.received && !io.stopped();
             self.received = received;
             let next = match (silent, self.asked) {
                 (true, true) => return Poll::Ready(()),
