@@ -16,6 +16,7 @@ use megacluster_scheduler::core::membership::Membership;
 use megacluster_scheduler::core::pod::{PodRequest, PodUid};
 use megacluster_scheduler::protocol::{Answer, Operation, Request, Reservation, Target};
 use megacluster_scheduler::relay::bind::BindOutcome;
+use megacluster_scheduler::relay::coordinator::Action;
 use megacluster_scheduler::shard::machine::ShardMachine;
 
 #[test]
@@ -85,6 +86,44 @@ fn pods_are_tried_again_once_the_shard_is_there() {
     (0..2).for_each(|number| world.add(number));
     world.pass(ms(200));
     assert_eq!(world.binds.len(), 2, "they wait out a pause");
+}
+
+#[test]
+fn pods_of_a_round_that_a_joining_shard_missed_are_tried_again() {
+    let mut world = World::new();
+    // Longer than a new leader waits for all shards.
+    world.pass(Duration::from_secs(6));
+    let (old, _) = &world.shards[1];
+    let nodes: Vec<String> = old.table().node_names().map(ToString::to_string).collect();
+    let names: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    let name = old.name().to_string();
+    world.shards[1].0 = shard(&name, &world.membership, 2, &names);
+    let next = |world: &mut World| {
+        let exchange = |action| match action {
+            Action::Exchange { id, request } => (id, request),
+            other => panic!("no message: {other:?}"),
+        };
+        world.leader.poll(world.now).into_iter().map(exchange).collect::<Vec<_>>()
+    };
+    let answer = |world: &mut World, (id, request): &(u64, Request)| {
+        let response = world.answer(request);
+        let actions = world.leader.exchanged(world.now, *id, response);
+        world.take(actions);
+    };
+    world.add(0);
+    let lost = next(&mut world);
+    let [lost] = lost.as_slice() else { panic!("{lost:?}") };
+    // Its answer tells that the shard is in a new run. Nothing is sent before the next pod is there.
+    let response = world.answer(&lost.1);
+    assert!(world.leader.exchanged(world.now, lost.0, response).is_empty());
+    world.add(1);
+    let both = next(&mut world);
+    let [greeting, round] = both.as_slice() else { panic!("{both:?}") };
+    assert_eq!(round.1.targets.len(), 1, "the new run is not asked yet");
+    answer(&mut world, greeting);
+    answer(&mut world, round);
+    world.pass(ms(200));
+    assert_eq!(world.binds.len(), 2, "one waits out a pause");
 }
 
 #[test]

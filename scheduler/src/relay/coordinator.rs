@@ -153,6 +153,8 @@ struct Round {
     surveying: bool,
     /// Whether the only pod is evaluated twice: on the node that it is promised, then on all.
     promised: bool,
+    /// How many times a shard had joined when it began.
+    joins: u64,
 }
 
 /// A question for which all shards have been surveyed.
@@ -186,6 +188,8 @@ pub struct Coordinator {
     queue: Queue,
     pods: Pods,
     shards: Shards,
+    /// How many times a shard has joined.
+    joins: u64,
     term: Option<u64>,
     gather_until: Moment,
     next_id: u64,
@@ -229,6 +233,7 @@ impl Coordinator {
             shards: Shards::new(config.membership.names().cloned()),
             pods: Pods::default(),
             metrics,
+            joins: 0,
             term: None,
             gather_until: Moment::ZERO,
             next_id: 0,

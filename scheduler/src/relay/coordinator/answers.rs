@@ -30,7 +30,16 @@ impl Coordinator {
             return Vec::new();
         }
         match self.round.take() {
-            Some(round) if round.id == id => self.round_ended(now, round, response),
+            Some(round) if round.id == id => {
+                let joins = round.joins;
+                let actions = self.round_ended(now, round, response);
+                if self.joins != joins {
+                    // The shard that its pods could not be decided without came meanwhile, when
+                    // they did not wait yet.
+                    self.queue.end_error_pauses(now);
+                }
+                actions
+            }
             other => {
                 self.round = other;
                 Vec::new()
@@ -50,6 +59,7 @@ impl Coordinator {
             None => {}
             Some(Change::Joined) => {
                 // What could not be decided without it can be now.
+                self.joins += 1;
                 let pods = self.queue.end_error_pauses(now);
                 info!(%shard, pods, "shard joined");
             }

@@ -51,8 +51,10 @@ impl Coordinator {
         }
         let request = self.request(term, targets.clone(), operations);
         self.last_round = now;
-        self.round =
-            Some(Round { id, targets, told, reserve, question, survey, surveying, promised });
+        let joins = self.joins;
+        let round =
+            Round { id, targets, told, reserve, question, survey, surveying, promised, joins };
+        self.round = Some(round);
         Some(Action::Exchange { id, request })
     }
 
