@@ -110,8 +110,8 @@ async fn nobody_reads_more_than_kube_apiserver_lets_them() {
 async fn tokens_are_those_of_kube_apiserver() {
     // As the operator starts them.
     let cluster = Cluster::start_with(
-        Some("--watch-cache-sizes=configmaps#0"),
-        Some("--cache-review-group=system:masters"),
+        &["--watch-cache-sizes=configmaps#0"],
+        &["--cache-review-group=system:masters"],
     )
     .await;
     let mut admin = cluster.direct(&cluster.admin()).await;

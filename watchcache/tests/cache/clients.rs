@@ -57,8 +57,8 @@ async fn until(what: &str, user: &mut User, path: &str, holds: impl Fn(&[Value])
 async fn stock_controllers_work_through_the_cache() {
     // As the operator starts them: what the front door caches the kube-apiserver does not.
     let cluster = Cluster::start_with(
-        Some("--watch-cache-sizes=pods#0,nodes#0,replicasets.apps#0,deployments.apps#0"),
-        Some("--cache-review-group=system:masters"),
+        &["--watch-cache-sizes=pods#0,nodes#0,replicasets.apps#0,deployments.apps#0"],
+        &["--cache-review-group=system:masters"],
     )
     .await;
     let files = &cluster.certificates;

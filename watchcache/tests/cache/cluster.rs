@@ -82,14 +82,11 @@ pub(crate) fn free_port() -> u16 {
 impl Cluster {
     /// With the front door's user bound to a role by which it may ask who may what.
     pub(crate) async fn start() -> Self {
-        Self::start_with(None, None).await
+        Self::start_with(&[], &[]).await
     }
 
-    /// With one more argument for each: without a binding where the front door has one.
-    pub(crate) async fn start_with(
-        of_apiserver: Option<&'static str>,
-        of_door: Option<&'static str>,
-    ) -> Self {
+    /// With more arguments for each: without a binding where the front door asks in a group.
+    pub(crate) async fn start_with(of_apiserver: &[&str], of_door: &[&str]) -> Self {
         megacluster_service::crypto::install();
         let program = std::env::var_os("KUBE_APISERVER").expect("KUBE_APISERVER names the program");
         let certificates = Arc::new(Certificates::new());
@@ -151,10 +148,11 @@ impl Cluster {
             format!("--cache-resource={}", names.join(",")),
             format!("--etcd-servers=http://{}", store.address),
         ];
-        let arguments = arguments.into_iter().chain(of_door.map(str::to_owned));
+        let arguments = arguments.into_iter().chain(of_door.iter().map(|more| (*more).to_owned()));
         let app = App::start(&Flags::parse_from(arguments)).await.unwrap();
         let cluster = Self { certificates, store, app, apiserver, apiserver_address, _dir: dir };
-        cluster.prepare(of_door.is_none()).await;
+        let bind = !of_door.iter().any(|more| more.starts_with("--cache-review-group"));
+        cluster.prepare(bind).await;
         cluster
     }
 
@@ -249,6 +247,7 @@ pub(crate) struct User(Client, Option<String>);
 impl User {
     fn request(&self, method: Method, path: &str, accept: &str, body: Body) -> Request<Body> {
         let mut headers = vec![("accept", accept), ("content-type", "application/json")];
+        headers.push(("user-agent", "tests/1.0 <of the cache>"));
         headers.extend(self.1.as_ref().map(|token| ("authorization", token.as_str())));
         self.0.request(method, path, &headers, body)
     }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
 
 use crate::cluster::{Cluster, PROTOBUF, User};
 use crate::frames::{Frame, Frames, List, list};
@@ -27,6 +28,11 @@ impl Pair {
         let expected = direct.open(&path).await;
         let seen = door.open(&path).await;
         assert_eq!((expected.status(), seen.status()), (StatusCode::OK, StatusCode::OK), "{path}");
+        Self::of(path, expected, seen)
+    }
+
+    /// Of what both have answered.
+    pub(crate) fn of(path: String, expected: Response<Incoming>, seen: Response<Incoming>) -> Self {
         for name in ["content-type", "cache-control"] {
             assert_eq!(seen.headers()[name], expected.headers()[name]);
         }

@@ -25,8 +25,10 @@ mod figures;
 mod forms;
 mod frames;
 mod history;
+mod matrix;
 mod objects;
 #[path = "../../src/testing.rs"]
 #[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
 mod pki;
 mod resources;
+mod slow;
