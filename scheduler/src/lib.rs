@@ -8,6 +8,7 @@
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod lean;
 pub mod metrics;
 pub mod protocol;
 pub mod relay;

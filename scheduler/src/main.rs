@@ -10,6 +10,7 @@ use megacluster_scheduler::run;
 use megacluster_scheduler::simulate::{self, SimulateFlags};
 use megacluster_service::shutdown::Shutdown;
 use megacluster_service::{crypto, logging};
+use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -34,12 +35,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let quiet = common.is_none();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let ended = match runtime {
-        Ok(runtime) => runtime.block_on(scheduler(cli)),
-        Err(error) => Err(error.to_string()),
-    };
-    match ended {
+    match run_to_the_end(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if quiet => {
             eprintln!("megacluster-scheduler: {error}");
@@ -63,15 +59,35 @@ fn simulate(flags: &SimulateFlags) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Where all is in one process the watches, the queue, the shards and the binds take turns in one
+/// thread: their steps are short, and waking another thread for each costs more than most of them.
+/// The Lease and the admin port have a thread of their own, which no long step holds up.
+fn run_to_the_end(cli: Cli) -> Result<(), String> {
+    let text = |error: std::io::Error| error.to_string();
+    let mut threads = Builder::new_multi_thread();
+    if cli.role.is_some() {
+        let runtime = threads.enable_all().build().map_err(text)?;
+        return runtime.block_on(scheduler(cli));
+    }
+    let aside = threads.worker_threads(1).enable_all().build().map_err(text)?;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(text)?;
+    let ended = runtime.block_on(async {
+        let token = Shutdown::on_signals().map_err(text)?.token();
+        let ended = run::all_in_one(cli.all, token, aside.handle().clone()).await;
+        ended.map_err(|error| error.to_string())
+    });
+    aside.shutdown_background();
+    ended
+}
+
 async fn scheduler(cli: Cli) -> Result<(), String> {
     let token = Shutdown::on_signals().map_err(|error| error.to_string())?.token();
     match cli.role {
-        None => run::all_in_one(cli.all, token).await,
+        // Ended above, or not begun here.
+        None | Some(Role::Simulate(_)) => Ok(()),
         Some(Role::Shard(flags)) => run::shard(flags, token).await,
         Some(Role::Relay(flags)) => run::relay(flags, token).await,
         Some(Role::Explain(flags)) => run::explain(flags).await,
-        // Ended above.
-        Some(Role::Simulate(_)) => Ok(()),
     }
     .map_err(|error| error.to_string())
 }

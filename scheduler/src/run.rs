@@ -12,6 +12,7 @@ use megacluster_service::tls::{
     ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles, TlsError,
 };
 use prometheus_client::registry::Registry;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -31,7 +32,7 @@ use crate::relay::copies::Copies;
 use crate::relay::driver::{self, Surroundings};
 use crate::relay::explain::{Explainer, Explanation, PREFIX, Question};
 use crate::relay::fanout::{Fanout, Shard};
-use crate::relay::{intake, lookup, report, tree};
+use crate::relay::{connections, intake, lookup, report, tree};
 use crate::shard::local::LocalShard;
 use crate::shard::machine::{ShardConfig, ShardMachine};
 use crate::shard::watch as shard_watch;
@@ -85,15 +86,24 @@ pub enum RunError {
 struct Process {
     config: SchedulerConfig,
     client: Client,
+    for_election: Client,
+    /// For what is sent for each pod.
+    for_requests: Client,
     metrics: Metrics,
     readiness: Readiness,
     elections: ElectionMetrics,
     server: http::Uri,
     explainer: Explainer,
     questions: mpsc::Receiver<Question>,
+    /// Where the Lease and the admin port are looked after.
+    aside: Handle,
 }
 
-async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Process, RunError> {
+async fn start(
+    common: &CommonFlags,
+    token: &CancellationToken,
+    aside: Handle,
+) -> Result<Process, RunError> {
     let config = match &common.config {
         Some(path) => SchedulerConfig::read(path)?,
         None => SchedulerConfig::default(),
@@ -109,6 +119,12 @@ async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Proces
     // Every request has a deadline and a retry of its own.
     cluster.default_retry = false;
     let server = cluster.cluster_url.clone();
+    // A client's tasks run where it was made.
+    let for_election = {
+        let _aside = aside.enter();
+        Client::try_from(cluster.clone())?
+    };
+    let for_requests = connections::client(cluster.clone())?;
     let client = Client::try_from(cluster)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -121,18 +137,35 @@ async fn start(common: &CommonFlags, token: &CancellationToken) -> Result<Proces
     // Not ready before the parts have said what they wait for.
     readiness.set("started", false);
     let address = common.admin_listen_address;
-    admin.serve(address, token.clone()).await.map_err(|source| RunError::Bind {
-        what: "--admin-listen-address",
-        address,
-        source,
-    })?;
-    Ok(Process { config, client, metrics, readiness, elections, server, explainer, questions })
+    let stop = token.clone();
+    let served = aside.spawn(async move { admin.serve(address, stop).await }).await;
+    served
+        .unwrap_or_else(|ended| Err(std::io::Error::other(ended)))
+        .map_err(|source| RunError::Bind { what: "--admin-listen-address", address, source })?;
+    Ok(Process {
+        config,
+        client,
+        for_election,
+        for_requests,
+        metrics,
+        readiness,
+        elections,
+        server,
+        explainer,
+        questions,
+        aside,
+    })
 }
 
-/// Everything in one process, until `token` is cancelled and what was under way has ended.
-pub async fn all_in_one(flags: AllFlags, token: CancellationToken) -> Result<(), RunError> {
+/// Everything in one process, until `token` is cancelled and what was under way has ended. The Lease
+/// and the admin port are looked after `aside`.
+pub async fn all_in_one(
+    flags: AllFlags,
+    token: CancellationToken,
+    aside: Handle,
+) -> Result<(), RunError> {
     let stop = CancellationToken::new();
-    let process = start(&flags.common, &stop).await?;
+    let process = start(&flags.common, &stop, aside).await?;
     let names: Vec<Arc<str>> = (0..flags.shards).map(|i| format!("shard-{i}").into()).collect();
     let membership = Membership::new(0, &names);
     let shards: Vec<_> = names
@@ -169,7 +202,7 @@ pub async fn shard(flags: ShardFlags, token: CancellationToken) -> Result<(), Ru
     };
     let tls = ServerTls::new(files, ALPN)?;
     tls.watch(token.clone());
-    let process = start(&flags.common, &token).await?;
+    let process = start(&flags.common, &token, Handle::current()).await?;
     let membership = Membership::new(0, &flags.shard_names);
     let name: Arc<str> = flags.name.as_str().into();
     let shard = Arc::new(local_shard(&process, &name, &membership, &flags.reservation));
@@ -263,7 +296,7 @@ pub async fn relay(flags: RelayFlags, token: CancellationToken) -> Result<(), Ru
             "too few relays for the fan-out: some ask more shards"
         );
     }
-    let process = start(&flags.common, &stop).await?;
+    let process = start(&flags.common, &stop, Handle::current()).await?;
     let membership = Membership::new(0, shards.keys());
     let fanout = Fanout::new(membership.clone(), shards, relays, most, process.metrics.clone());
     let fanout = Arc::new(fanout);
@@ -292,8 +325,7 @@ async fn lead(
     fanout: Arc<Fanout>,
     token: CancellationToken,
 ) {
-    let Process { config, client, metrics, readiness, elections, server, explainer, questions } =
-        process;
+    let Process { config, client, metrics, readiness, explainer, questions, .. } = process;
     explainer.asks(&fanout);
     let either = |flag: &Option<String>, file: &Option<String>, default: &str| {
         flag.clone().or_else(|| file.clone()).unwrap_or_else(|| default.to_owned())
@@ -320,15 +352,16 @@ async fn lead(
         election.retry_period = config.retry_period.unwrap_or(election.retry_period);
         election.listen = flags.standby_listen_address;
         let warm = readiness.clone();
-        LeaseElection::new(client.clone(), &server, election)
-            .with_metrics(elections)
+        let _aside = process.aside.enter();
+        LeaseElection::new(process.for_election, &process.server, election)
+            .with_metrics(process.elections)
             .with_synced(move || warm.is_ready())
             .run(stop_election.clone())
     } else {
         always_leading(stop_election.clone())
     };
     let (reporter, mut reports) = report::spawn(
-        client.clone(),
+        process.for_requests.clone(),
         report::ReportConfig { host, events_per_second: flags.events_per_second },
         metrics.clone(),
         &stop_reports,
@@ -368,7 +401,7 @@ async fn lead(
     readiness.set("started", true);
     let surroundings = Surroundings {
         fanout,
-        client,
+        client: process.for_requests,
         bind_concurrency: usize::from(flags.bind_concurrency),
         limits: BindLimits::default(),
         reporter,

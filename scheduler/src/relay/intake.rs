@@ -17,6 +17,7 @@ use crate::core::maps::{HashMap, HashSet};
 use crate::core::pod::{PodRequest, PodUid};
 use crate::core::policy::{DEFAULT_PROFILE, Policy};
 use crate::core::queue::PendingPod;
+use crate::lean::LeanPod;
 use crate::metrics::{Metrics, labels};
 
 /// Objects in one page of a list.
@@ -40,7 +41,7 @@ pub async fn run(
     }
     let config = watcher::Config::default().page_size(PAGE).fields(&fields);
     let begin =
-        || Box::pin(watcher(Api::<Pod>::all(client.clone()), config.clone()).default_backoff());
+        || Box::pin(watcher(Api::<LeanPod>::all(client.clone()), config.clone()).default_backoff());
     let mut events = begin();
     let mut compiler = Compiler::of_profiles(profiles);
     loop {
@@ -59,11 +60,11 @@ pub async fn run(
                 info!(resource = "waiting pods", "list complete");
                 Intake::End
             }
-            Some(Ok(Event::InitApply(pod) | Event::Apply(pod))) => {
+            Some(Ok(Event::InitApply(LeanPod(pod)) | Event::Apply(LeanPod(pod)))) => {
                 let Some(waiting) = compiler.waiting_for_us(&pod) else { continue };
                 Intake::Applied(Box::new(waiting))
             }
-            Some(Ok(Event::Delete(pod))) => Intake::Gone(PodUid::of(&pod)),
+            Some(Ok(Event::Delete(LeanPod(pod)))) => Intake::Gone(PodUid::of(&pod)),
             Some(Err(error)) => {
                 let labels = labels([("resource", "waiting pods")]);
                 metrics.watch_failures.get_or_create(&labels).inc();

@@ -2,6 +2,7 @@
 //! reserved, and binds.
 
 pub mod bind;
+pub mod connections;
 pub mod coordinator;
 pub mod copies;
 pub mod driver;

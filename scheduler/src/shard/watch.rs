@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass, VolumeAttachment};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -22,6 +22,7 @@ use super::machine::ShardMachine;
 use crate::core::directory::Key;
 use crate::core::volumes::objects::{Attachment, Claim, Class, Limits, Volume};
 use crate::core::volumes::storage::{Change, Kind, Object};
+use crate::lean::LeanPod;
 use crate::metrics::{Metrics, labels};
 use crate::relay::bind::is_bound;
 use crate::relay::lookup::key;
@@ -50,7 +51,7 @@ pub fn spawn(
     let nodes = watcher(Api::<Node>::all(client.clone()), config(""));
     // What has ended takes nothing, and shows up as deleted here when it ends.
     let assigned = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
-    let pods = watcher(Api::<Pod>::all(client.clone()), config(assigned));
+    let pods = watcher(Api::<LeanPod>::all(client.clone()), config(assigned));
     let feed = Feed {
         shards: shards.into(),
         readiness: readiness.clone(),
@@ -185,11 +186,11 @@ fn node_event(shard: &mut ShardMachine, event: &Event<Node>) {
     }
 }
 
-fn pod_event(shard: &mut ShardMachine, event: &Event<Pod>) {
+fn pod_event(shard: &mut ShardMachine, event: &Event<LeanPod>) {
     match event {
         Event::Init => shard.pod_list_begins(),
-        Event::InitApply(pod) | Event::Apply(pod) => shard.pod_applied(pod),
-        Event::Delete(pod) => shard.pod_deleted(pod),
+        Event::InitApply(LeanPod(pod)) | Event::Apply(LeanPod(pod)) => shard.pod_applied(pod),
+        Event::Delete(LeanPod(pod)) => shard.pod_deleted(pod),
         Event::InitDone => shard.pod_list_ends(),
     }
 }

@@ -96,7 +96,7 @@ pub(crate) async fn apiserver(
     });
     let mut config = kube::Config::new(format!("http://{address}").parse().expect("URI"));
     config.default_retry = false;
-    Client::try_from(config).expect("client")
+    megacluster_scheduler::relay::connections::client(config).expect("client")
 }
 
 /// A `Status` as the apiserver sends it.
