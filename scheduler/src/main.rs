@@ -10,7 +10,7 @@ use megacluster_scheduler::run;
 use megacluster_scheduler::simulate::{self, SimulateFlags};
 use megacluster_service::shutdown::Shutdown;
 use megacluster_service::{crypto, logging};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -59,35 +59,33 @@ fn simulate(flags: &SimulateFlags) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Where all is in one process the watches, the queue, the shards and the binds take turns in one
-/// thread: their steps are short, and waking another thread for each costs more than most of them.
-/// The Lease and the admin port have a thread of their own, which no long step holds up.
+/// A shard, and all in one process, have one thread for watches, messages, the queue and binds: their
+/// steps are short, and waking another thread for each costs more than most of them. The Lease and
+/// the admin port have a thread of their own, which no long step holds up.
 fn run_to_the_end(cli: Cli) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
     let mut threads = Builder::new_multi_thread();
-    if cli.role.is_some() {
+    if !matches!(cli.role, None | Some(Role::Shard(_))) {
         let runtime = threads.enable_all().build().map_err(text)?;
-        return runtime.block_on(scheduler(cli));
+        let here = runtime.handle().clone();
+        return runtime.block_on(scheduler(cli, here));
     }
     let aside = threads.worker_threads(1).enable_all().build().map_err(text)?;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(text)?;
-    let ended = runtime.block_on(async {
-        let token = Shutdown::on_signals().map_err(text)?.token();
-        let ended = run::all_in_one(cli.all, token, aside.handle().clone()).await;
-        ended.map_err(|error| error.to_string())
-    });
+    let ended = runtime.block_on(scheduler(cli, aside.handle().clone()));
     aside.shutdown_background();
     ended
 }
 
-async fn scheduler(cli: Cli) -> Result<(), String> {
+async fn scheduler(cli: Cli, aside: Handle) -> Result<(), String> {
     let token = Shutdown::on_signals().map_err(|error| error.to_string())?.token();
     match cli.role {
-        // Ended above, or not begun here.
-        None | Some(Role::Simulate(_)) => Ok(()),
-        Some(Role::Shard(flags)) => run::shard(flags, token).await,
+        None => run::all_in_one(cli.all, token, aside).await,
+        Some(Role::Shard(flags)) => run::shard(flags, token, aside).await,
         Some(Role::Relay(flags)) => run::relay(flags, token).await,
         Some(Role::Explain(flags)) => run::explain(flags).await,
+        // Ended above.
+        Some(Role::Simulate(_)) => Ok(()),
     }
     .map_err(|error| error.to_string())
 }

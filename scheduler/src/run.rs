@@ -188,8 +188,12 @@ pub async fn all_in_one(
     Ok(())
 }
 
-/// A shard, until `token` is cancelled.
-pub async fn shard(flags: ShardFlags, token: CancellationToken) -> Result<(), RunError> {
+/// A shard, until `token` is cancelled; its admin port is looked after `aside`.
+pub async fn shard(
+    flags: ShardFlags,
+    token: CancellationToken,
+    aside: Handle,
+) -> Result<(), RunError> {
     if !flags.shard_names.contains(&flags.name) {
         let problem = format!("--name {}: not one of --shard-names", flags.name);
         return Err(RunError::Flags(problem));
@@ -202,7 +206,7 @@ pub async fn shard(flags: ShardFlags, token: CancellationToken) -> Result<(), Ru
     };
     let tls = ServerTls::new(files, ALPN)?;
     tls.watch(token.clone());
-    let process = start(&flags.common, &token, Handle::current()).await?;
+    let process = start(&flags.common, &token, aside).await?;
     let membership = Membership::new(0, &flags.shard_names);
     let name: Arc<str> = flags.name.as_str().into();
     let shard = Arc::new(local_shard(&process, &name, &membership, &flags.reservation));

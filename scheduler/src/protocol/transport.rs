@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -150,6 +151,8 @@ pub enum PeerError {
 #[derive(Clone, Debug)]
 pub struct Peer {
     client: pb::scheduler_client::SchedulerClient<Channel>,
+    /// By its last answer. One of an older version refuses what it does not know, and says so.
+    carries_over: Arc<AtomicBool>,
 }
 
 impl Peer {
@@ -186,14 +189,15 @@ impl Peer {
         let client = pb::scheduler_client::SchedulerClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Ok(Self { client })
+        Ok(Self { client, carries_over: Arc::default() })
     }
 
     /// Sends one message. Without an answer in time, or with one that can't be read, every target
     /// is reported as unreachable: whether the operations were carried out is then unknown.
     pub async fn exchange(&self, request: &Request) -> Response {
         let lost = |why: String| Response::refused(&request.targets, &Refusal::Unreachable(why));
-        let message = match wire::encode_request(request) {
+        let carry_over = self.carries_over.load(Ordering::Relaxed);
+        let message = match wire::encode_request(request, carry_over) {
             Ok(message) => message,
             Err(error) => {
                 let refusal = Refusal::Malformed(error.to_string());
@@ -202,8 +206,15 @@ impl Peer {
         };
         let mut client = self.client.clone();
         match timeout(request.deadline, client.exchange(message)).await {
-            Ok(Ok(answer)) => wire::decode_response(answer.into_inner()),
-            Ok(Err(status)) => lost(describe(&status)),
+            Ok(Ok(answer)) => {
+                let answer = answer.into_inner();
+                self.carries_over.store(answer.classes_carry_over, Ordering::Relaxed);
+                wire::decode_response(answer)
+            }
+            Ok(Err(status)) => {
+                self.carries_over.store(false, Ordering::Relaxed);
+                lost(describe(&status))
+            }
             Err(_) => lost("no answer in time".to_owned()),
         }
     }

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
+use crate::core::evaluate::Evaluation;
 use crate::core::gather;
-use crate::core::maps::HashMap;
 use crate::core::membership::Membership;
 use crate::core::preempt::Trial;
 use crate::core::survey::Survey;
@@ -106,58 +106,67 @@ fn part(
 #[must_use]
 pub fn join(operations: &[Operation], answered: Vec<(Vec<usize>, Response)>) -> Response {
     let mut shards = Vec::new();
-    let mut gathered: HashMap<usize, Vec<Answer>> = HashMap::default();
+    let mut gathered: Vec<Gathered> = Vec::new();
     for (places, response) in answered {
         shards.extend(response.shards);
         for (place, answer) in places.into_iter().zip(response.answers) {
-            gathered.entry(place).or_default().push(answer);
+            if gathered.is_empty() {
+                gathered.resize_with(operations.len(), Gathered::default);
+            }
+            if let Some(at) = gathered.get_mut(place) {
+                at.add(answer);
+            }
         }
     }
-    if gathered.is_empty() {
-        return Response { shards, answers: Vec::new() };
-    }
-    let answers = (0..operations.len()).map(|place| one(gathered.remove(&place))).collect();
-    Response { shards, answers }
+    Response { shards, answers: gathered.into_iter().map(Gathered::answer).collect() }
 }
 
-fn one(answers: Option<Vec<Answer>>) -> Answer {
-    let mut parts = Vec::new();
-    let mut outcome = None;
-    let mut surveys: Option<Box<Survey>> = None;
-    let mut trials: Option<Box<Trial>> = None;
-    for answer in answers.into_iter().flatten() {
+/// The children's answers to one operation, so far.
+#[derive(Default)]
+struct Gathered {
+    parts: Vec<Evaluation>,
+    outcome: Option<Result<(), String>>,
+    survey: Option<Box<Survey>>,
+    trial: Option<Box<Trial>>,
+}
+
+impl Gathered {
+    fn add(&mut self, answer: Answer) {
         match answer {
-            Answer::Evaluations(evaluations) => parts.extend(evaluations.into_iter().next()),
-            Answer::Survey(survey) => match &mut surveys {
+            Answer::Evaluations(evaluations) => self.parts.extend(evaluations.into_iter().next()),
+            Answer::Survey(survey) => match &mut self.survey {
                 Some(sum) => sum.absorb(*survey),
-                None => surveys = Some(survey),
+                None => self.survey = Some(survey),
             },
-            Answer::Trial(trial) => match &mut trials {
+            Answer::Trial(trial) => match &mut self.trial {
                 Some(sum) => sum.absorb(*trial),
-                None => trials = Some(trial),
+                None => self.trial = Some(trial),
             },
             // Only the node's owner answers.
-            Answer::Outcome(result) => outcome = Some(result),
+            Answer::Outcome(result) => self.outcome = Some(result),
             Answer::Nobody => {}
         }
     }
-    if let Some(survey) = surveys {
-        return Answer::Survey(survey);
-    }
-    if let Some(trial) = trials {
-        return Answer::Trial(trial);
-    }
-    match outcome {
-        Some(result) => Answer::Outcome(result),
-        None if parts.is_empty() => Answer::Nobody,
-        None => Answer::Evaluations(vec![gather::merge(parts)]),
+
+    fn answer(self) -> Answer {
+        if let Some(survey) = self.survey {
+            return Answer::Survey(survey);
+        }
+        if let Some(trial) = self.trial {
+            return Answer::Trial(trial);
+        }
+        match self.outcome {
+            Some(result) => Answer::Outcome(result),
+            None if self.parts.is_empty() => Answer::Nobody,
+            None => Answer::Evaluations(vec![gather::merge(self.parts)]),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::evaluate::{Evaluation, Next, Tuple};
+    use crate::core::evaluate::{Next, Tuple};
 
     fn request(shards: usize, relays: usize) -> Request {
         let target = |i| Target { shard: format!("s{i}").into(), incarnation: 1, changes: 0 };
@@ -236,7 +245,9 @@ mod tests {
     }
 
     fn merged(parts: Vec<Answer>) -> Answer {
-        one(Some(parts))
+        let mut gathered = Gathered::default();
+        parts.into_iter().for_each(|answer| gathered.add(answer));
+        gathered.answer()
     }
 
     fn best(answer: Answer) -> Vec<i64> {

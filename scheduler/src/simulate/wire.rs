@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use megacluster_service::tls::{ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::error::SimulateError;
@@ -20,7 +20,7 @@ use crate::relay::copies::Copies;
 use crate::relay::fanout::{Fanout, Shard};
 use crate::shard::local::LocalShard;
 
-/// Connections to all shards.
+/// Connections to all shards, each of which has a thread of its own as a process has.
 pub(super) struct Wire {
     runtime: Runtime,
     fanout: Fanout,
@@ -39,26 +39,20 @@ impl Wire {
         shards: &[Arc<LocalShard>],
         membership: &Membership,
     ) -> Result<Self, SimulateError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = Builder::new_multi_thread().enable_all().build()?;
         let token = CancellationToken::new();
         let files = Files::new()?;
         let (accept, connect) = (files.server()?, files.client()?);
         let metrics = Metrics::unregistered();
-        let all = async {
-            let mut children = HashMap::default();
-            for shard in shards {
-                let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-                let served =
-                    transport::serve(shard.clone(), loopback, accept.clone(), token.clone());
-                let (address, _) = served.await?;
-                let peer = Peer::new(&format!("https://localhost:{}", address.port()), &connect)
-                    .map_err(std::io::Error::other)?;
-                let copies = Arc::new(Copies::new(vec![peer]));
-                children.insert(shard.name().clone(), Shard::Remote(copies));
-            }
-            Ok::<_, std::io::Error>(children)
-        };
-        let children = runtime.block_on(all)?;
+        let mut children = HashMap::default();
+        for shard in shards {
+            let address = serve(shard.clone(), accept.clone(), token.clone())?;
+            let _runtime = runtime.enter();
+            let peer = Peer::new(&format!("https://localhost:{}", address.port()), &connect)
+                .map_err(std::io::Error::other)?;
+            let copies = Arc::new(Copies::new(vec![peer]));
+            children.insert(shard.name().clone(), Shard::Remote(copies));
+        }
         let width = shards.len();
         let fanout = Fanout::new(membership.clone(), children, HashMap::default(), width, metrics);
         Ok(Self { runtime, fanout, token })
@@ -68,6 +62,19 @@ impl Wire {
     pub(super) fn exchange(&self, request: Request) -> Response {
         self.runtime.block_on(self.fanout.exchange(request))
     }
+}
+
+/// Has a shard served by a thread until `token` is cancelled.
+fn serve(
+    shard: Arc<LocalShard>,
+    tls: ServerTls,
+    token: CancellationToken,
+) -> std::io::Result<SocketAddr> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (address, served) = runtime.block_on(transport::serve(shard, loopback, tls, token))?;
+    std::thread::spawn(move || runtime.block_on(served));
+    Ok(address)
 }
 
 /// Certificates in a directory of this process, gone once they are read.

@@ -157,6 +157,7 @@ pub struct Reservation {
     pub pod: ::core::option::Option<PodId>,
     #[prost(string, tag = "2")]
     pub node: ::prost::alloc::string::String,
+    /// Absent: that of the reservation before it in the message, for a receiver that knows of this.
     #[prost(message, optional, tag = "3")]
     pub class: ::core::option::Option<PodClass>,
     /// Grows with each attempt of a leader and with each leader.
@@ -181,6 +182,9 @@ pub struct ExchangeResponse {
     /// One for each operation, in their order; empty where every shard refused.
     #[prost(message, repeated, tag = "2")]
     pub answers: ::prost::alloc::vec::Vec<Answer>,
+    /// The sender knows what a reservation without a class means.
+    #[prost(bool, tag = "3")]
+    pub classes_carry_over: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShardReport {

@@ -15,23 +15,41 @@ use crate::protocol::{Operation, PodId, Request, Reservation, Settlement, Target
 
 /// Classes of one message that are written already, by address: many of its operations share one.
 #[derive(Default)]
-struct Written(HashMap<usize, Bytes>);
+struct Written {
+    classes: HashMap<usize, Bytes>,
+    /// The class of the last reservation, where the receiver takes one without to be of the same.
+    last: Option<usize>,
+    carry_over: bool,
+}
 
 impl Written {
+    /// A reservation's class; nothing where it is that of the reservation before.
+    fn reserved(&mut self, class: &Arc<PodRequest>) -> Result<Option<pb::PodClass>, WireError> {
+        let address = Some(Arc::as_ptr(class).addr());
+        if self.carry_over && std::mem::replace(&mut self.last, address) == address {
+            return Ok(None);
+        }
+        self.class(class).map(Some)
+    }
+
     fn class(&mut self, class: &Arc<PodRequest>) -> Result<pb::PodClass, WireError> {
         let address = Arc::as_ptr(class).addr();
-        if let Some(request) = self.0.get(&address) {
+        if let Some(request) = self.classes.get(&address) {
             return Ok(pb::PodClass { request: request.clone() });
         }
         let wire = encode_class(class)?;
-        self.0.insert(address, wire.request.clone());
+        self.classes.insert(address, wire.request.clone());
         Ok(wire)
     }
 }
 
-/// For sending.
-pub fn encode_request(request: &Request) -> Result<pb::ExchangeRequest, WireError> {
-    let mut written = Written::default();
+/// For sending. `carry_over`: the receiver takes a reservation without a class to be of the same as
+/// the one before it.
+pub fn encode_request(
+    request: &Request,
+    carry_over: bool,
+) -> Result<pb::ExchangeRequest, WireError> {
+    let mut written = Written { carry_over, ..Written::default() };
     let target = |target: &Target| pb::Target {
         shard: target.shard.to_string(),
         incarnation: target.incarnation,
@@ -64,6 +82,7 @@ pub fn decode_request(
         incarnation: target.incarnation,
         changes: target.changes,
     };
+    let mut reserved = None;
     Ok(Request {
         term: request.term,
         membership: request.membership,
@@ -73,7 +92,7 @@ pub fn decode_request(
         operations: request
             .operations
             .into_iter()
-            .map(|operation| decode_operation(operation, classes))
+            .map(|operation| decode_operation(operation, classes, &mut reserved))
             .collect::<Result<_, WireError>>()?,
     })
 }
@@ -111,13 +130,19 @@ fn encode_operation(
 fn decode_operation(
     operation: pb::Operation,
     classes: &ClassCache,
+    reserved: &mut Option<Arc<PodRequest>>,
 ) -> Result<Operation, WireError> {
     use pb::operation::Kind;
-    let reservation = |reservation: pb::Reservation| -> Result<Reservation, WireError> {
+    let mut reservation = |reservation: pb::Reservation| -> Result<Reservation, WireError> {
+        let class = match (reservation.class, reserved.take()) {
+            (None, Some(before)) => before,
+            (class, _) => classes.get(class)?,
+        };
+        *reserved = Some(class.clone());
         Ok(Reservation {
             pod: decode_pod(reservation.pod)?,
             node: reservation.node.into(),
-            class: classes.get(reservation.class)?,
+            class,
             token: reservation.token,
         })
     };
@@ -174,7 +199,7 @@ fn encode_reservation(
     Ok(pb::Reservation {
         pod: Some(encode_pod(&reservation.pod)),
         node: reservation.node.to_string(),
-        class: Some(written.class(&reservation.class)?),
+        class: written.reserved(&reservation.class)?,
         token: reservation.token,
     })
 }

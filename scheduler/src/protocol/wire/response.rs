@@ -25,6 +25,7 @@ pub fn encode_response(response: &Response) -> pb::ExchangeResponse {
     pb::ExchangeResponse {
         shards: response.shards.iter().map(report).collect(),
         answers: response.answers.iter().map(encode_answer).collect(),
+        classes_carry_over: true,
     }
 }
 

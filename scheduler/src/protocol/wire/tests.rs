@@ -125,7 +125,7 @@ fn request() -> Request {
 #[test]
 fn requests_come_back_as_they_went() {
     let classes = ClassCache::default();
-    let wire = encode_request(&request()).expect("encode");
+    let wire = encode_request(&request(), false).expect("encode");
     let back = decode_request(wire.clone(), &classes).expect("decode");
     assert_eq!(format!("{back:?}"), format!("{:?}", request()));
     // Equal classes are one.
@@ -135,8 +135,33 @@ fn requests_come_back_as_they_went() {
         panic!("the operations' order")
     };
     assert!(Arc::ptr_eq(&a.class, b));
-    let again = encode_request(&back).expect("encode");
+    let again = encode_request(&back, false).expect("encode");
     assert_eq!(again, wire);
+}
+
+#[test]
+fn a_class_that_carries_over_is_sent_once() {
+    use pb::operation::Kind;
+    let classes = ClassCache::default();
+    let mut sent = request();
+    let Operation::Reserve(reservation) = &sent.operations[3] else { panic!("the order") };
+    let mut other = reservation.clone();
+    other.class = Arc::new(PodRequest::default());
+    let (same, other) = (reservation.clone(), Operation::Reserve(other));
+    sent.operations.extend([other.clone(), other, Operation::Reserve(same)]);
+    let wire = encode_request(&sent, true).expect("encode");
+    let has_class = |operation: &pb::Operation| match &operation.kind {
+        Some(Kind::Restore(wire) | Kind::Reserve(wire)) => Some(wire.class.is_some()),
+        _ => None,
+    };
+    let written: Vec<bool> = wire.operations.iter().filter_map(has_class).collect();
+    assert_eq!(written, [true, false, true, false, true]);
+    let back = decode_request(wire.clone(), &classes).expect("decode");
+    assert_eq!(format!("{back:?}"), format!("{sent:?}"));
+    // There is nothing before the first.
+    let mut first = wire;
+    first.operations.drain(..3);
+    assert!(decode_request(first, &classes).is_err());
 }
 
 #[test]
@@ -206,7 +231,7 @@ fn responses_come_back_as_they_went() {
 fn nonsense_is_refused() {
     let classes = ClassCache::default();
     let decode = |change: fn(&mut pb::ExchangeRequest)| {
-        let mut wire = encode_request(&request()).expect("encode");
+        let mut wire = encode_request(&request(), false).expect("encode");
         change(&mut wire);
         decode_request(wire, &classes)
     };
@@ -214,7 +239,7 @@ fn nonsense_is_refused() {
     assert!(decode(|wire| wire.operations[0].kind = None).is_err());
     let class = |bytes: &'static [u8]| pb::PodClass { request: Bytes::from_static(bytes) };
     for bytes in [&b""[..], b"{", b"[]", b"null"] {
-        let mut wire = encode_request(&request()).expect("encode");
+        let mut wire = encode_request(&request(), false).expect("encode");
         let class = Some(class(bytes));
         let evaluate = pb::Evaluate { class, ..pb::Evaluate::default() };
         wire.operations[0].kind = Some(pb::operation::Kind::Evaluate(evaluate));
