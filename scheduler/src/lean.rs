@@ -76,6 +76,7 @@ macro_rules! fields {
         }
 
         impl From<$name> for $target {
+            #[allow(clippy::needless_update, reason = "all fields of some types are read")]
             fn from(read: $name) -> Self {
                 Self {
                     $($field: read.$field,)*

@@ -138,8 +138,8 @@ async fn start(
     readiness.set("started", false);
     let address = common.admin_listen_address;
     let stop = token.clone();
-    let served = aside.spawn(async move { admin.serve(address, stop).await }).await;
-    served
+    let listening = aside.spawn(async move { admin.serve(address, stop).await }).await;
+    listening
         .unwrap_or_else(|ended| Err(std::io::Error::other(ended)))
         .map_err(|source| RunError::Bind { what: "--admin-listen-address", address, source })?;
     Ok(Process {

@@ -246,7 +246,9 @@ mod tests {
 
     fn merged(parts: Vec<Answer>) -> Answer {
         let mut gathered = Gathered::default();
-        parts.into_iter().for_each(|answer| gathered.add(answer));
+        for answer in parts {
+            gathered.add(answer);
+        }
         gathered.answer()
     }
 
