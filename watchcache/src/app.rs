@@ -206,7 +206,8 @@ fn start_cache(flags: &Flags, metrics: &Metrics, token: &CancellationToken) -> O
     };
     let own = Identity::of_front_door().in_groups(&flags.cache_review_group);
     let turns = Turns::counted(metrics.expensive_reads.clone());
-    Some(Cache::start(&flags.cache_resource, &flags.etcd_prefix, &store, own, turns, token))
+    let cache = Cache::start(&flags.cache_resource, &flags.etcd_prefix, &store, own, turns, token);
+    Some(cache.with_gates(flags.gates()))
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<u8>, StartError> {

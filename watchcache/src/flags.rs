@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use megacluster_service::flags::LogFlags;
 
+use crate::cache::Gates;
 use crate::cache::kinds::{self, Kind};
 
 /// The front door of a Kubernetes control plane: takes requests, finds out who asks, and passes
@@ -79,6 +80,11 @@ pub struct Flags {
     /// names, beside its own name, system:megacluster-watchcache; may be given more than once.
     #[arg(long)]
     pub cache_review_group: Vec<String>,
+    /// The kube-apiservers' own `--feature-gates`. Of interest is `ShardedListAndWatch`: where it is
+    /// on (also by `AllAlpha`), reads with `shardSelector` are answered from the cache; others are
+    /// not looked at.
+    #[arg(long, value_delimiter = ',', value_parser = gate)]
+    pub feature_gates: Vec<(String, bool)>,
     /// Name of the abstract Unix socket of a guard (`megacluster-watchcache guard`), which takes the
     /// port while this process is gone. Both then bind the port so that they may share it.
     #[arg(long)]
@@ -91,12 +97,33 @@ pub struct Flags {
     pub log: LogFlags,
 }
 
+impl Flags {
+    /// What the gates mean to the cache.
+    #[must_use]
+    pub fn gates(&self) -> Gates {
+        let named = |name| self.feature_gates.iter().rfind(|(gate, _)| gate == name);
+        let sharded = named("ShardedListAndWatch").or_else(|| named("AllAlpha"));
+        Gates { sharded: sharded.is_some_and(|(_, open)| *open) }
+    }
+}
+
 fn kind(text: &str) -> Result<&'static Kind, String> {
     let (resource, group) = text.split_once('.').unwrap_or((text, ""));
     kinds::find(group, resource).ok_or_else(|| {
         let known: Vec<_> = kinds::all().iter().map(Kind::full_name).collect();
         format!("must be one of {}", known.join(", "))
     })
+}
+
+fn gate(text: &str) -> Result<(String, bool), String> {
+    let (name, value) = text.split_once('=').ok_or("must be Name=true or Name=false")?;
+    // As Go's `strconv.ParseBool`.
+    let open = match value.trim() {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+        _ => return Err(format!("{name} must be true or false")),
+    };
+    Ok((name.trim().to_owned(), open))
 }
 
 fn chance(text: &str) -> Result<f64, String> {
@@ -148,6 +175,21 @@ mod tests {
         for bad in ["", "5", "s", "5x", "-5s", "5 s", "1.5s", "99999999999999999999s"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn gates() {
+        assert_eq!(gate("A=true"), Ok(("A".to_owned(), true)));
+        for bad in ["", "A", "A=", "A=yes"] {
+            assert!(gate(bad).is_err(), "{bad}");
+        }
+        let sharded = |gates: &str| {
+            let arguments = ["x", "--tls-cert-file=c", "--tls-private-key-file=k", "--config=f"];
+            let arguments = arguments.map(str::to_owned).into_iter();
+            Flags::parse_from(arguments.chain([format!("--feature-gates={gates}")])).gates().sharded
+        };
+        assert!(sharded("X=false,ShardedListAndWatch=true") && sharded("AllAlpha=true"));
+        assert!(!sharded("X=true") && !sharded("AllAlpha=true,ShardedListAndWatch=false"));
     }
 
     #[test]

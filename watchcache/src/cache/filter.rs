@@ -2,6 +2,7 @@
 
 use super::feed::Part;
 use super::kinds::{Field, Kind};
+use super::ranges::Ranges;
 use super::selector::{self, LabelSelector};
 use super::table::Object;
 
@@ -20,6 +21,8 @@ pub struct Filter {
     pub fields: Vec<Wanted>,
     /// Labels.
     pub labels: LabelSelector,
+    /// Ranges of hashes.
+    pub ranges: Option<Ranges>,
 }
 
 /// What one field must be, or must not be.
@@ -101,6 +104,7 @@ impl Filter {
             && self.index.is_none()
             && self.fields.is_empty()
             && self.labels.is_empty()
+            && self.ranges.is_none()
     }
 
     /// Whether an object is asked for.
@@ -111,6 +115,7 @@ impl Filter {
             && self.index.as_deref().is_none_or(|value| *object.index == *value)
             && self.labels.matches(&object.labels)
             && self.fields.iter().all(|wanted| wanted.holds(object))
+            && self.ranges.as_ref().is_none_or(|ranges| ranges.hold(object))
     }
 
     /// The smallest part of all objects that has a feed and holds what is asked for.

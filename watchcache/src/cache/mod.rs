@@ -18,6 +18,7 @@ pub mod json;
 pub mod kinds;
 pub mod page;
 pub mod query;
+pub mod ranges;
 pub mod selector;
 mod shard;
 mod store;
@@ -36,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use access::{Access, Attributes};
 pub use form::Form;
-pub use query::{Pass, Plan, plan};
+pub use query::{Gates, Pass, Plan, plan};
 pub use shard::Shard;
 pub use store::{Store, StoreError};
 pub use stream::Pieces;
@@ -44,6 +45,7 @@ pub use subject::Subject;
 pub use turns::{Bounds, Busy, Turns};
 pub use wire::Unsupported;
 
+use self::filter::Filter;
 use self::form::Asked;
 use self::kinds::Kind;
 use self::query::{Freshness, From};
@@ -129,6 +131,7 @@ pub struct Cache {
     shards: Vec<Arc<Shard>>,
     access: Access,
     turns: Turns,
+    gates: Gates,
 }
 
 impl Cache {
@@ -147,7 +150,20 @@ impl Cache {
         for shard in &shards {
             tokio::spawn(shard.clone().run(store.clone(), token.clone()));
         }
-        Self { shards, access: Access::new(own), turns }
+        Self { shards, access: Access::new(own), turns, gates: Gates::default() }
+    }
+
+    /// With these gates open.
+    #[must_use]
+    pub fn with_gates(mut self, gates: Gates) -> Self {
+        self.gates = gates;
+        self
+    }
+
+    /// Which gates are open.
+    #[must_use]
+    pub fn gates(&self) -> Gates {
+        self.gates
     }
 
     /// The shard of the resource that a request is about.
@@ -206,7 +222,7 @@ impl Cache {
                 let turn = turn(expensive.ok_or("not-ready")?)?;
                 let page = shard.read(|table| table.page(filter, window)).ok_or("not-ready")?;
                 let page = page.map_err(out_of_reach)?;
-                let meta = list_meta(shard.kind, &page, filter.namespace.as_deref());
+                let meta = list_meta(shard.kind, &page, filter, form);
                 let (pieces, length) = stream::list(shard.kind, form, page.objects, &meta, turn);
                 let pieces = shard.unless_refused(form, pieces)?;
                 Ok(Answer::compressible(form.content_type(Asked::List), pieces, length, gzip).await)
@@ -251,8 +267,16 @@ fn out_of_reach(reason: OutOfReach) -> Pass {
 }
 
 /// What a page says of itself; kube-apiserver continues after the last object it has given.
-fn list_meta(kind: &Kind, page: &Page, namespace: Option<&str>) -> ListMeta {
+fn list_meta(kind: &Kind, page: &Page, filter: &Filter, form: Form) -> ListMeta {
+    let namespace = filter.namespace.as_deref();
     let last = page.objects.last().filter(|_| page.more);
     let next = last.map(|last| page::encode(kind.cached, page.revision, &last.key, namespace));
-    ListMeta { version: page.revision, next: next.unwrap_or_default(), remaining: page.remaining }
+    // What is made of a list of objects does not say it.
+    let ranges = filter.ranges.as_ref().filter(|_| !form.metadata);
+    ListMeta {
+        version: page.revision,
+        next: next.unwrap_or_default(),
+        remaining: page.remaining,
+        ranges: ranges.map(ToString::to_string),
+    }
 }

@@ -10,6 +10,7 @@ use super::filter::{Filter, is_plain};
 use super::form::{Asked, Form};
 use super::kinds::Kind;
 use super::page;
+use super::ranges::Ranges;
 use super::table::Window;
 use crate::api::{RequestInfo, first_value};
 
@@ -17,7 +18,7 @@ use crate::api::{RequestInfo, first_value};
 pub type Pass = &'static str;
 
 /// Parameters that are understood, each at most once.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
     "watch",
     "allowWatchBookmarks",
     "timeoutSeconds",
@@ -29,7 +30,15 @@ const KNOWN: [&str; 11] = [
     "limit",
     "continue",
     "sendInitialEvents",
+    "shardSelector",
 ];
+
+/// Features of kube-apiserver that are not on in every cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gates {
+    /// `ShardedListAndWatch`: without it kube-apiserver does not look at `shardSelector`.
+    pub sharded: bool,
+}
 
 /// How new an answer must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +104,7 @@ pub fn plan(
     info: &RequestInfo<'_>,
     query: &str,
     headers: &HeaderMap,
+    gates: Gates,
 ) -> Result<(Plan, Form), Pass> {
     if *method != Method::GET
         || info.group != kind.group
@@ -109,6 +119,9 @@ pub fn plan(
         return Err("name");
     }
     let parameters = Parameters::read(query)?;
+    if parameters.text("shardSelector").is_some() && !gates.sharded {
+        return Err("query");
+    }
     let watch = parameters.flag("watch")?.unwrap_or(false);
     let asked = match (watch, info.name.is_empty()) {
         (true, _) => Asked::Watch,
@@ -137,7 +150,15 @@ fn plan_of(
     }
     let fields = parameters.text("fieldSelector").unwrap_or_default();
     let labels = parameters.text("labelSelector").unwrap_or_default();
-    let filter = Filter::parse(kind, info.namespace, &fields, &labels).ok_or("selector")?;
+    let mut filter = Filter::parse(kind, info.namespace, &fields, &labels).ok_or("selector")?;
+    if let Some(text) = parameters.text("shardSelector").filter(|text| !text.is_empty()) {
+        // kube-apiserver does not filter the watches of what it keeps no cache of
+        // (`k8s.io/apiserver/pkg/storage/etcd3/watcher.go`, `createWatchChan`).
+        if asked == Asked::Watch && !kind.cached {
+            return Err("selector");
+        }
+        filter.ranges = Some(Ranges::parse(&text).ok_or("selector")?);
+    }
     if asked == Asked::Watch {
         return parameters.watch(filter);
     }
@@ -270,9 +291,12 @@ impl<'a> Parameters<'a> {
         }
         // kube-apiserver 1.36 does not find its place again where a field selector has narrowed the
         // first page to a namespace; that is its to tell.
-        if (filter.key.is_some() || filter.narrowed)
-            && (window.limit > 0 || window.at.is_some() || !next.is_empty())
-        {
+        let in_parts = window.limit > 0 || !next.is_empty();
+        if (filter.key.is_some() || filter.narrowed) && (in_parts || window.at.is_some()) {
+            return Err("limit");
+        }
+        // What is left of ranges it counts as if there were none.
+        if filter.ranges.is_some() && in_parts {
             return Err("limit");
         }
         Ok(Plan::List { filter, freshness, window })
@@ -307,157 +331,5 @@ impl<'a> Parameters<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use http::{HeaderValue, header};
-
-    use super::super::kinds;
-    use super::*;
-
-    const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
-
-    fn planned(target: &str, accept: &'static str) -> Result<Plan, Pass> {
-        planned_for(kinds::find("", "pods").unwrap(), target, accept)
-    }
-
-    fn planned_for(kind: &'static Kind, target: &str, accept: &'static str) -> Result<Plan, Pass> {
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let info = RequestInfo::parse(&Method::GET, path, query);
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-        let planned = plan(kind, &Method::GET, &info, query, &headers);
-        planned.map(|(plan, form)| {
-            assert_eq!(form, Form::default());
-            plan
-        })
-    }
-
-    #[test]
-    fn what_client_go_asks_is_answered() {
-        const ACCEPT: &str = "application/vnd.kubernetes.protobuf,application/json";
-        let all = Filter::default();
-        assert_eq!(
-            planned("/api/v1/pods?limit=500&resourceVersion=0", ACCEPT),
-            Ok(Plan::List {
-                filter: all.clone(),
-                freshness: Freshness::Any,
-                window: Window { by_index: true, ..Window::default() },
-            })
-        );
-        assert_eq!(
-            planned("/api/v1/namespaces/a/pods/p", ACCEPT),
-            Ok(Plan::Get { key: "a/p".to_owned(), freshness: Freshness::Latest })
-        );
-        assert_eq!(
-            planned(
-                "/api/v1/pods?allowWatchBookmarks=true&fieldSelector=spec.nodeName%3Dn1\
-                 &resourceVersionMatch=NotOlderThan&sendInitialEvents=true&timeout=9m\
-                 &timeoutSeconds=540&watch=true",
-                ACCEPT
-            ),
-            Ok(Plan::Watch {
-                filter: Filter { index: Some("n1".to_owned()), ..all.clone() },
-                from: From::State { freshness: Freshness::Latest, marked: true },
-                bookmarks: true,
-                timeout: Some(Duration::from_mins(9)),
-            })
-        );
-        assert_eq!(
-            planned("/api/v1/pods?watch=1&resourceVersion=7", ACCEPT),
-            Ok(Plan::Watch { filter: all, from: From::After(7), bookmarks: false, timeout: None })
-        );
-    }
-
-    #[test]
-    fn lists_in_parts() {
-        let window = |target: &str| match planned(target, PROTOBUF) {
-            Ok(Plan::List { window, freshness, .. }) => (window, freshness),
-            other => panic!("{target}: {other:?}"),
-        };
-        let first = Window { limit: 5, by_index: true, ..Window::default() };
-        assert_eq!(window("/api/v1/pods?limit=5"), (first, Freshness::Latest));
-        let exact = Window { limit: 5, at: Some(7), ..Window::default() };
-        let seven = Freshness::NotOlderThan(7);
-        assert_eq!(window("/api/v1/pods?limit=5&resourceVersion=7"), (exact.clone(), seven));
-        let whole = Window { limit: 0, ..exact.clone() };
-        let target = "/api/v1/pods?resourceVersionMatch=Exact&resourceVersion=7";
-        assert_eq!(window(target), (whole, seven));
-        let token = page::encode(true, 7, "a/p", Some("a"));
-        let next = Window { from: "a/p\0".to_owned(), ..exact };
-        let target = format!("/api/v1/namespaces/a/pods?limit=5&continue={token}");
-        assert_eq!(window(&target), (next, seven));
-    }
-
-    #[test]
-    fn other_resources() {
-        let nodes = kinds::find("", "nodes").unwrap();
-        let key = "n".to_owned();
-        let one = Ok(Plan::Get { key, freshness: Freshness::Latest });
-        assert_eq!(planned_for(nodes, "/api/v1/nodes/n", PROTOBUF), one);
-        assert!(planned_for(nodes, "/api/v1/nodes", PROTOBUF).is_ok());
-        assert!(planned_for(nodes, "/api/v1/namespaces/a/nodes", PROTOBUF).is_err());
-        let leases = kinds::find("coordination.k8s.io", "leases").unwrap();
-        let path = "/apis/coordination.k8s.io/v1/namespaces/a/leases/l";
-        let key = "a/l".to_owned();
-        assert_eq!(
-            planned_for(leases, path, PROTOBUF),
-            Ok(Plan::Get { key, freshness: Freshness::Latest })
-        );
-        assert!(planned_for(leases, "/api/v1/leases", PROTOBUF).is_err());
-        let namespaces = kinds::find("", "namespaces").unwrap();
-        let key = "a".to_owned();
-        let one = Ok(Plan::Get { key, freshness: Freshness::Latest });
-        assert_eq!(planned_for(namespaces, "/api/v1/namespaces/a", PROTOBUF), one);
-        assert!(planned_for(namespaces, "/api/v1/namespaces", PROTOBUF).is_ok());
-        // Another version of what is stored in v1.
-        let events = kinds::find("", "events").unwrap();
-        assert!(planned_for(events, "/apis/events.k8s.io/v1/events", PROTOBUF).is_err());
-        assert!(planned_for(events, "/api/v1/events", PROTOBUF).is_ok());
-    }
-
-    #[test]
-    fn the_rest_goes_on() {
-        for target in [
-            "/api/v1/nodes",
-            "/apis/metrics.k8s.io/v1/pods",
-            "/api/v1/watch/pods",
-            "/api/v1/pods/",
-            "/api/v1//pods",
-            "/api/v1/pods/p",
-            "/api/v1/namespaces/a/pods/p/log",
-            "/api/v1/namespaces/A/pods",
-            "/api/v1/pods?continue=x",
-            "/api/v1/pods?limit=-1",
-            "/api/v1/pods?resourceVersionMatch=Exact&resourceVersion=0",
-            "/api/v1/pods?resourceVersionMatch=Exact",
-            "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Da&limit=1",
-            "/api/v1/pods?fieldSelector=spec.nothing%3Da",
-            "/api/v1/pods?shardSelector=x",
-            "/api/v1/pods?pretty=1",
-            "/api/v1/pods?watch=1&watch=0",
-            "/api/v1/pods?watch=yes",
-            "/api/v1/pods?resourceVersion=x",
-            "/api/v1/pods?resourceVersion=-1",
-            "/api/v1/pods?resourceVersionMatch=NotOlderThan",
-            "/api/v1/pods?sendInitialEvents=true",
-            "/api/v1/pods?labelSelector=a%3D%3D%3D",
-            "/api/v1/pods?labelSelector=%zz",
-            "/api/v1/pods?labelSelector=a;b",
-            "/api/v1/pods?watch=1&sendInitialEvents=true",
-            "/api/v1/pods?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan",
-            "/api/v1/pods?watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan",
-            "/api/v1/pods?watch=1&resourceVersionMatch=NotOlderThan",
-            "/api/v1/pods?watch=1&limit=1",
-            "/api/v1/namespaces/a/pods/p?watch=1",
-        ] {
-            assert!(planned(target, PROTOBUF).is_err(), "{target}");
-        }
-        for accept in [
-            "application/yaml",
-            "application/vnd.kubernetes.protobuf;q=0.5,application/json",
-            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io",
-            "application/vnd.kubernetes.protobuf;stream=watch",
-        ] {
-            assert!(planned("/api/v1/pods", accept).is_err(), "{accept}");
-        }
-    }
-}
+#[path = "query_tests.rs"]
+mod tests;

@@ -405,16 +405,19 @@ pub struct ListMeta {
     pub next: String,
     /// `remainingItemCount`.
     pub remaining: Option<usize>,
+    /// The selector of `shardInfo`.
+    pub ranges: Option<String>,
 }
 
 /// Begins a list whose items have so many bytes, and says how many bytes all of it has.
 pub fn begin_list(out: &mut Vec<u8>, kind: &Kind, meta: &ListMeta, items: usize) -> usize {
     let version = meta.version.to_string();
-    // ListMeta: selfLink, resourceVersion, continue, remainingItemCount.
+    // ListMeta: selfLink, resourceVersion, continue, remainingItemCount, shardInfo.
     let metadata = field_len(0)
         + field_len(version.len())
         + field_len(meta.next.len())
-        + meta.remaining.map_or(0, |count| 1 + varint_len(count));
+        + meta.remaining.map_or(0, |count| 1 + varint_len(count))
+        + meta.ranges.as_ref().map_or(0, |ranges| field_len(field_len(ranges.len())));
     let message = field_len(metadata) + items;
     put_envelope(out, kind, &kind.list, message);
     out.put_u8(0x0a);
@@ -425,6 +428,11 @@ pub fn begin_list(out: &mut Vec<u8>, kind: &Kind, meta: &ListMeta, items: usize)
     if let Some(count) = meta.remaining {
         out.put_u8(0x20);
         put_varint(out, count);
+    }
+    if let Some(ranges) = &meta.ranges {
+        out.put_u8(0x2a);
+        put_varint(out, field_len(ranges.len()));
+        put_field(out, 0x0a, ranges.as_bytes());
     }
     envelope_len(kind, &kind.list, message)
 }

@@ -72,9 +72,10 @@ fn a_list_has_the_length_it_says() {
     let (message, _) = read(pods(), &stored("p", "n", &[])).unwrap();
     let next = "x".repeat(200);
     for (count, remaining) in [(0usize, None), (1, Some(1)), (3, Some(300)), (200, None)] {
+        let ranges = remaining.map(|count| "y".repeat(count));
         let items = count * item_len(message.shown(true), 77);
         let mut out = Vec::new();
-        let meta = ListMeta { version: 12_345, next: next.clone(), remaining };
+        let meta = ListMeta { version: 12_345, next: next.clone(), remaining, ranges };
         let length = begin_list(&mut out, pods(), &meta, items);
         for _ in 0..count {
             put_item(&mut out, message.shown(true), 77);

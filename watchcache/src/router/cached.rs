@@ -43,7 +43,8 @@ impl Router {
         info: &RequestInfo<'_>,
         query: &str,
     ) -> Option<Question> {
-        let shard = self.cache.as_ref()?.shard(info)?;
+        let cache = self.cache.as_ref()?;
+        let shard = cache.shard(info)?;
         let headers = request.headers();
         let verb = match info.verb.as_ref() {
             "get" => "get",
@@ -56,7 +57,7 @@ impl Router {
         } else if upgrade_of(headers).is_some() {
             Err("upgrade")
         } else {
-            crate::cache::plan(shard.kind, request.method(), info, query, headers)
+            crate::cache::plan(shard.kind, request.method(), info, query, headers, cache.gates())
         };
         let (plan, form) = planned.map_err(|reason| self.passed(reason)).ok()?;
         let text = |name| first_value(query, name).unwrap_or_default().into_owned();

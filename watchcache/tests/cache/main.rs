@@ -31,4 +31,5 @@ mod objects;
 #[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
 mod pki;
 mod resources;
+mod sharded;
 mod slow;

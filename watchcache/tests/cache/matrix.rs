@@ -12,6 +12,7 @@ use crate::cluster::{Cluster, PROTOBUF, User};
 use crate::differential::Pair;
 use crate::frames::list;
 
+const GATE: &str = "--feature-gates=ShardedListAndWatch=true";
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 const WATCH_LIST: &str = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
                           &allowWatchBookmarks=true&timeoutSeconds=60";
@@ -202,7 +203,7 @@ impl Subject {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a kube-apiserver"]
 async fn everyone_asks_for_everything() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start_with(&[GATE], &[GATE]).await;
     let mut admin = cluster.direct(&cluster.admin()).await;
     fill(&mut admin).await;
     // RBAC and the graph of nodes learn of it.

@@ -85,6 +85,11 @@ pub fn begin_list(out: &mut Vec<u8>, kind: &Kind, meta: &ListMeta) {
         out.extend_from_slice(b",\"remainingItemCount\":");
         text::put_number(out, i64::try_from(count).unwrap_or(i64::MAX));
     }
+    if let Some(ranges) = &meta.ranges {
+        out.extend_from_slice(b",\"shardInfo\":{\"selector\":");
+        text::put_text(out, ranges.as_bytes());
+        out.push(b'}');
+    }
     out.extend_from_slice(b"},\"items\":");
 }
 
