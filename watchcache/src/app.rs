@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::audit::{AuditError, Auditor, Retention};
 use crate::authn::{ClientCa, ClientCaError, Identity};
 use crate::cache::{Cache, Store, Turns};
 use crate::config::{BackendTls, ConfigError, RouterConfiguration};
@@ -45,6 +46,9 @@ pub enum StartError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Audit records.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Identities in client certificates could not be handed on.
     #[error("--client-ca-file needs backendTLS.proxyClientCertFile in the configuration")]
     NoProxyCertificate,
@@ -126,7 +130,8 @@ impl App {
         };
         let cache = start_cache(flags, &metrics, &background);
         let router = Router::new(snapshot, ca.clone(), options, metrics.clone(), cut.clone());
-        let router = Arc::new(router.with_cache(cache));
+        let audit = start_audit(flags, &metrics)?;
+        let router = Arc::new(router.with_cache(cache).with_audit(audit));
         let admin_address = admin
             .serve(flags.admin_listen_address, background.clone())
             .await
@@ -208,6 +213,21 @@ fn start_cache(flags: &Flags, metrics: &Metrics, token: &CancellationToken) -> O
     let turns = Turns::counted(metrics.expensive_reads.clone());
     let cache = Cache::start(&flags.cache_resource, &flags.etcd_prefix, &store, own, turns, token);
     Some(cache.with_gates(flags.gates()))
+}
+
+fn start_audit(flags: &Flags, metrics: &Metrics) -> Result<Option<Auditor>, StartError> {
+    // As in kube-apiserver, one without the other records nothing.
+    let (Some(policy), Some(path)) = (&flags.audit_policy_file, &flags.audit_log_path) else {
+        return Ok(None);
+    };
+    let kept = Retention {
+        size: u64::from(flags.audit_log_maxsize) << 20,
+        backups: flags.audit_log_maxbackup,
+        days: flags.audit_log_maxage,
+    };
+    let policy = read(policy)?;
+    let policy = String::from_utf8_lossy(&policy);
+    Ok(Some(Auditor::new(&policy, path, kept, metrics.audit_events.clone())?))
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<u8>, StartError> {

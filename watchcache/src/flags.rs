@@ -85,6 +85,23 @@ pub struct Flags {
     /// not looked at.
     #[arg(long, value_delimiter = ',', value_parser = gate)]
     pub feature_gates: Vec<(String, bool)>,
+    /// File with an audit policy, the kube-apiservers' own: what it wants to be recorded of requests
+    /// that are answered from the cache goes to `--audit-log-path`.
+    #[arg(long)]
+    pub audit_policy_file: Option<PathBuf>,
+    /// File that audit records are written to; `-` is the standard output. Without it nothing is
+    /// recorded.
+    #[arg(long)]
+    pub audit_log_path: Option<PathBuf>,
+    /// Megabytes of that file before it is put aside; 0 is never.
+    #[arg(long, default_value_t = 100)]
+    pub audit_log_maxsize: u32,
+    /// How many older files are kept; 0 is all of them.
+    #[arg(long, default_value_t = 100)]
+    pub audit_log_maxbackup: usize,
+    /// How many days older files are kept; 0 is for ever.
+    #[arg(long, default_value_t = 366)]
+    pub audit_log_maxage: u32,
     /// Name of the abstract Unix socket of a guard (`megacluster-watchcache guard`), which takes the
     /// port while this process is gone. Both then bind the port so that they may share it.
     #[arg(long)]
@@ -123,7 +140,9 @@ fn gate(text: &str) -> Result<(String, bool), String> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
         _ => return Err(format!("{name} must be true or false")),
     };
-    Ok((name.trim().to_owned(), open))
+    // As kube-apiserver, which may be told whose gate it is.
+    let name = name.trim();
+    Ok((name.strip_prefix("kube:").unwrap_or(name).to_owned(), open))
 }
 
 fn chance(text: &str) -> Result<f64, String> {
@@ -180,6 +199,7 @@ mod tests {
     #[test]
     fn gates() {
         assert_eq!(gate("A=true"), Ok(("A".to_owned(), true)));
+        assert_eq!(gate("kube:A=false"), Ok(("A".to_owned(), false)));
         for bad in ["", "A", "A=", "A=yes"] {
             assert!(gate(bad).is_err(), "{bad}");
         }

@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod app;
+pub mod audit;
 pub mod authn;
 pub mod cache;
 pub mod config;

@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::audit::Counts;
 use crate::limits::Bounded;
 
 /// A pool's name, shared so that counting copies no text.
@@ -95,6 +96,8 @@ pub struct Metrics {
     pub cache_answers: Family<ReasonLabels, Counter>,
     /// Requests for cached resources that went on to a kube-apiserver, by reason.
     pub cache_passes: Family<ReasonLabels, Counter>,
+    /// Audit records, by what became of them.
+    pub audit_events: Counts,
     /// Whether a backend is ready.
     pub backend_ready: Family<BackendLabels, Gauge>,
     /// Look-ups of a pool's host that failed.
@@ -125,6 +128,7 @@ impl Default for Metrics {
             expensive_reads: Gauge::default(),
             cache_answers: Family::default(),
             cache_passes: Family::default(),
+            audit_events: Counts::default(),
             backend_ready: Family::default(),
             resolve_errors: Counter::default(),
             config_reloads: Family::default(),
@@ -190,6 +194,11 @@ impl Metrics {
             "cache_passes",
             "Requests for cached resources that went on to a kube-apiserver",
             self.cache_passes.clone(),
+        );
+        registry.register(
+            "audit_events",
+            "Audit records: written, dropped since too many waited, failed to be written",
+            self.audit_events.clone(),
         );
         registry.register(
             "backend_ready",

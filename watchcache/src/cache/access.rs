@@ -92,7 +92,7 @@ impl<T: Clone> Kept<T> {
 /// Reviews of late.
 #[derive(Debug)]
 pub struct Access {
-    allowed: Kept<()>,
+    allowed: Kept<Arc<str>>,
     tokens: Kept<Arc<Subject>>,
     version: Mutex<Option<(Instant, bool)>>,
     own: Identity,
@@ -105,25 +105,30 @@ impl Access {
         Self { allowed: Kept::new(), tokens: Kept::new(), version: Mutex::default(), own }
     }
 
-    /// Whether a client may; false too where that can't be found out.
-    pub async fn allows(&self, pool: &Pool, who: &Subject, what: &Attributes<'_>) -> bool {
+    /// Why a client may; none where it may not, or where that can't be found out.
+    pub async fn allows(
+        &self,
+        pool: &Pool,
+        who: &Subject,
+        what: &Attributes<'_>,
+    ) -> Option<Arc<str>> {
         if !who.is_someone() {
-            return false;
+            return None;
         }
         let text = review(who, what).to_string();
         let (question, now) = (digest(&text), Instant::now());
-        if self.allowed.get(&question, now).is_some() {
-            return true;
+        if let Some(reason) = self.allowed.get(&question, now) {
+            return Some(reason);
         }
-        let answer = self.ask(pool, Method::POST, REVIEWS, Some(&text)).await;
-        let allowed = answer.is_some_and(|answer| {
-            // As webhook authorizers read it: a denial wins.
-            answer["status"]["allowed"] == true && answer["status"]["denied"] != true
-        });
-        if allowed {
-            self.allowed.put(question, now, ());
+        let answer = self.ask(pool, Method::POST, REVIEWS, Some(&text)).await?;
+        let status = &answer["status"];
+        // As webhook authorizers read it: a denial wins.
+        if status["allowed"] != true || status["denied"] == true {
+            return None;
         }
-        allowed
+        let reason: Arc<str> = status["reason"].as_str().unwrap_or_default().into();
+        self.allowed.put(question, now, reason.clone());
+        Some(reason)
     }
 
     /// Who a bearer token names; none where kube-apiserver does not accept it, or can't be asked.
@@ -211,10 +216,6 @@ impl Access {
 
 /// The question.
 fn review(who: &Subject, what: &Attributes<'_>) -> Value {
-    let mut groups: Vec<&str> = who.groups.iter().map(String::as_str).collect();
-    if !groups.contains(&"system:authenticated") {
-        groups.push("system:authenticated");
-    }
     let selector =
         |raw: &str| if raw.is_empty() { Value::Null } else { json!({"rawSelector": raw}) };
     json!({
@@ -223,7 +224,7 @@ fn review(who: &Subject, what: &Attributes<'_>) -> Value {
         "spec": {
             "user": who.username,
             "uid": who.uid,
-            "groups": groups,
+            "groups": who.all_groups(),
             "extra": who.extra,
             "resourceAttributes": {
                 "verb": what.verb,

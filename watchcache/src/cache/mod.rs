@@ -189,7 +189,8 @@ impl Cache {
         }
     }
 
-    /// Answers, or says why the request goes on to a kube-apiserver.
+    /// Answers, and says why the client is allowed to ask; or why the request goes on to a
+    /// kube-apiserver.
     pub async fn answer(
         &self,
         shard: &Shard,
@@ -197,14 +198,22 @@ impl Cache {
         who: &Subject,
         what: &Attributes<'_>,
         (wanted, bounds): (&Wanted, Bounds),
-    ) -> Result<Answer, Unanswered> {
-        let (form, gzip) = (wanted.form, wanted.gzip);
+    ) -> Result<(Answer, Arc<str>), Unanswered> {
         if !self.access.knows_version(pool).await {
             return Err("version".into());
         }
-        if !self.access.allows(pool, who, what).await {
-            return Err("access".into());
-        }
+        let reason = self.access.allows(pool, who, what).await.ok_or("access")?;
+        Ok((self.shown(shard, who, wanted, bounds).await?, reason))
+    }
+
+    async fn shown(
+        &self,
+        shard: &Shard,
+        who: &Subject,
+        wanted: &Wanted,
+        bounds: Bounds,
+    ) -> Result<Answer, Unanswered> {
+        let (form, gzip) = (wanted.form, wanted.gzip);
         let turn = |expensive: bool| expensive.then(|| self.turns.take(who, bounds)).transpose();
         match &wanted.plan {
             Plan::Get { key, freshness } => {

@@ -35,6 +35,16 @@ impl Subject {
         })
     }
 
+    /// Its groups, among them the one of all who have shown who they are.
+    #[must_use]
+    pub fn all_groups(&self) -> Vec<&str> {
+        let mut groups: Vec<&str> = self.groups.iter().map(String::as_str).collect();
+        if !groups.contains(&"system:authenticated") {
+            groups.push("system:authenticated");
+        }
+        groups
+    }
+
     /// Whether it is someone: kube-apiserver treats those who have shown nothing in its own way.
     #[must_use]
     pub fn is_someone(&self) -> bool {

@@ -1,12 +1,14 @@
 //! Requests that the cache may answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::{Asked, Client, ResponseBody, Router};
 use crate::api::{Failure, RequestInfo, first_value};
+use crate::audit::{self, Received};
 use crate::authn::Credentials;
 use crate::cache::{Attributes, Bounds, Pass, Shard, Unanswered, Wanted, gzip, selector};
 use crate::headers::upgrade_of;
@@ -22,6 +24,8 @@ pub(super) struct Question {
     name: String,
     field_selector: String,
     label_selector: String,
+    /// What its audit record begins with, where there are such records.
+    received: Option<Received>,
 }
 
 /// The name that kube-apiserver asks its authorizers about: that of the path, or the one that a
@@ -42,6 +46,7 @@ impl Router {
         request: &Request<Incoming>,
         info: &RequestInfo<'_>,
         query: &str,
+        client: IpAddr,
     ) -> Option<Question> {
         let cache = self.cache.as_ref()?;
         let shard = cache.shard(info)?;
@@ -69,6 +74,7 @@ impl Router {
             name: name_of(info, &text("fieldSelector")),
             field_selector: text("fieldSelector"),
             label_selector: text("labelSelector"),
+            received: self.audit.as_ref().map(|_| Received::of(request, client)),
         })
     }
 
@@ -100,25 +106,48 @@ impl Router {
             field_selector: &question.field_selector,
             label_selector: &question.label_selector,
         };
+        let record = match (&self.audit, &question.received) {
+            (Some(audit), Some(received)) => match audit.of(received, &who, &what) {
+                audit::Wanted::Nothing => None,
+                audit::Wanted::Record(record) => Some(record),
+                audit::Wanted::Elsewhere => {
+                    self.passed("audit");
+                    return Err(permit);
+                }
+            },
+            _ => None,
+        };
         let bounds = Bounds {
             user: asked.limits.max_expensive_reads_per_user,
             kind: asked.limits.max_expensive_reads,
         };
         let wanted = (&question.wanted, bounds);
         let answer = cache.answer(&question.shard, &asked.pool, &who, &what, wanted);
-        let answer = match answer.await {
+        let (answer, reason) = match answer.await {
             Ok(answer) => answer,
             Err(Unanswered::Pass(reason)) => {
                 self.passed(reason);
                 return Err(permit);
             }
-            Err(Unanswered::Busy(busy)) => return Ok(Err(self.turned_away(busy.bound()))),
+            Err(Unanswered::Busy(busy)) => {
+                let failure = self.turned_away(busy.bound());
+                if let Some(record) = record {
+                    drop(record.begin(failure.reason.code().as_u16(), None));
+                }
+                return Ok(Err(failure));
+            }
         };
         self.metrics.cache_answers.get_or_create(&ReasonLabels { reason: question.verb }).inc();
         let watch = asked.watch.then(|| self.watches.register(answer.content_type.as_bytes()));
         let held = (client.clone(), permit);
-        let mut response = Response::new(ResponseBody::cached(answer.pieces, held, watch));
+        let id = record.as_ref().and_then(|record| HeaderValue::from_str(record.id()).ok());
+        let ending = record.map(|record| record.begin(StatusCode::OK.as_u16(), Some(reason)));
+        let body = ResponseBody::cached(answer.pieces, held, watch, ending);
+        let mut response = Response::new(body);
         let headers = response.headers_mut();
+        if let Some(id) = id {
+            headers.insert(audit::AUDIT_ID, id);
+        }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         if answer.gzip {

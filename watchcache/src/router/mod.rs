@@ -27,6 +27,7 @@ pub use route::RouteTable;
 pub use watches::Watches;
 
 use crate::api::{Failure, Reason, RequestInfo, decode_path};
+use crate::audit::Auditor;
 use crate::authn::{ClientCa, Credentials, KnownTokens, PeerCertificates, Verdict, decide};
 use crate::cache::Cache;
 use crate::config::Limits;
@@ -104,6 +105,7 @@ pub struct Router {
     watches: Watches,
     upgrades: TaskTracker,
     cache: Option<Cache>,
+    audit: Option<Auditor>,
     /// Cancelled when what is left is cut off.
     cut: CancellationToken,
 }
@@ -144,6 +146,7 @@ impl Router {
             watches: Watches::default(),
             upgrades: TaskTracker::new(),
             cache: None,
+            audit: None,
             cut,
         }
     }
@@ -152,6 +155,13 @@ impl Router {
     #[must_use]
     pub fn with_cache(mut self, cache: Option<Cache>) -> Self {
         self.cache = cache;
+        self
+    }
+
+    /// With records of what its cache answers.
+    #[must_use]
+    pub fn with_audit(mut self, audit: Option<Auditor>) -> Self {
+        self.audit = audit;
         self
     }
 
@@ -210,7 +220,7 @@ impl Router {
             long_running: info.is_long_running(),
             watch: info.is_watch(),
             limits: snapshot.limits,
-            cached: self.plan(&request, &info, query),
+            cached: self.plan(&request, &info, query, client.address),
         };
         drop(path);
         drop(snapshot);

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 
 use super::Client;
 use super::watches::Registered;
+use crate::audit::Ending;
 use crate::cache::{Pieces, Unsupported};
 use crate::limits::Permit;
 use crate::upstream::Lease;
@@ -61,8 +62,13 @@ impl ResponseBody {
 
     /// An answer of the cache.
     #[must_use]
-    pub fn cached(pieces: Pieces, held: Held, watch: Option<Registered>) -> Self {
-        Self::Cached(Cached { pieces: Some(pieces), _held: held, watch })
+    pub fn cached(
+        pieces: Pieces,
+        held: Held,
+        watch: Option<Registered>,
+        recorded: Option<Ending>,
+    ) -> Self {
+        Self::Cached(Cached { pieces: Some(pieces), _held: held, watch, _recorded: recorded })
     }
 }
 
@@ -72,6 +78,8 @@ pub struct Cached {
     pieces: Option<Pieces>,
     _held: Held,
     watch: Option<Registered>,
+    /// Records its end.
+    _recorded: Option<Ending>,
 }
 
 impl std::fmt::Debug for Cached {

@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod audit;
 mod busy;
 #[path = "../front_door/certificates.rs"]
 #[allow(dead_code, reason = "shared with the front door's tests, which use more of it")]
