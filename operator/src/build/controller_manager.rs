@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::flags::{Flags, command_line};
+use super::labels::Labels;
 use super::names::{Names, STANDBY_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, Health, KEYS_DIGEST, Mount, Program};
@@ -18,6 +19,9 @@ use crate::validate::ValidatedCluster;
 
 const COMPONENT: &str = "controller-manager";
 
+/// Seconds that a new pod is ready before an old one goes: the leader has noted it as its standby
+/// by then.
+const SETTLED: i32 = 2;
 const HTTPS: &str = "https";
 const PORT: u16 = 10257;
 const STANDBY: &str = "standby";
@@ -73,6 +77,11 @@ pub(super) fn add(cluster: &ValidatedCluster, digests: &Digests, children: &mut 
     children.add(cluster, Stage::ControllerManager, Lifetime::Owned, deployment);
 }
 
+/// Labels that select the pods.
+pub(crate) fn selector(cluster: &ValidatedCluster) -> Labels {
+    labels::selector(&labels::component(&Names::of(cluster), COMPONENT))
+}
+
 fn deployment(cluster: &ValidatedCluster, names: &Names, digests: &Digests) -> Deployment {
     let labels = labels::component(names, COMPONENT);
     let settings = &cluster.controller_manager;
@@ -123,14 +132,14 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, digests: &Digests) -> D
         grace: 30,
     }
     .template(cluster);
-    workload::deployment(
-        names,
-        &names.controller_manager(),
-        labels,
-        settings.replicas,
-        IntOrString::Int(1),
-        template,
-    )
+    let name = names.controller_manager();
+    let one = IntOrString::Int(1);
+    let mut deployment =
+        workload::deployment(names, &name, labels, settings.replicas, one, template);
+    if let Some(spec) = deployment.spec.as_mut().filter(|_| settings.hot_standby) {
+        spec.min_ready_seconds = Some(SETTLED);
+    }
+    deployment
 }
 
 fn managed(cluster: &ValidatedCluster) -> Flags {

@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod conditions;
+mod deletion_cost;
 mod dereference;
 pub mod error;
 pub mod events;
@@ -149,6 +150,7 @@ impl Reconciler {
         let Some((answer, leaders)) = self.ask(&cluster, &applied.observed).await else {
             return Ok(Next::AwaitChange);
         };
+        self.spare_leader(&cluster, leaders.as_ref()).await;
         let notices = plan.warnings.iter().map(ToString::to_string).collect();
         let status = status::compute(&Facts {
             object,
@@ -217,6 +219,20 @@ impl Reconciler {
         });
         self.report(object, status).await?;
         Err(error)
+    }
+
+    /// Sees to it that a rollout of the controller manager takes its leader last. Without it
+    /// leadership is handed over more often, which is no reason to stop here.
+    async fn spare_leader(&self, cluster: &ValidatedCluster, leaders: Option<&Leaders>) {
+        let Some(leader) = leaders.and_then(|leaders| leaders.controller_manager.pod.as_deref())
+        else {
+            return;
+        };
+        if cluster.controller_manager.hot_standby
+            && let Err(error) = deletion_cost::keep_for_last(self.writer(), cluster, leader).await
+        {
+            warn!(%error, leader, "the order in which its pods go was not set");
+        }
     }
 
     fn writer(&self) -> Writer<'_> {

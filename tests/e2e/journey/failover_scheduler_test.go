@@ -140,7 +140,7 @@ func TestFailoverShardKilled(t *testing.T) {
 	ns := scratch(t)
 	nodes := nodeNames(t)
 	seen := follow(t, ns)
-	newRow(t, "scheduler shard killed: new pods are bound to its nodes", time.Second).notHeld("1.8 to 4.5 s were seen; not measured since pods are tried again at once").measure(func(r *round) {
+	newRow(t, "scheduler shard killed: new pods are bound to its nodes", time.Second).notHeld("1.4 s were seen once in 18 rounds: the other copy's pod was three seconds old, and its address not known by DNS").witnessedBy("scheduler-relay").measure(func(r *round) {
 		prefix := fmt.Sprintf("shard-%d", r.number)
 		relay.warm(t)
 		shardsReady(t)
@@ -179,7 +179,7 @@ func TestFailoverSchedulerRollout(t *testing.T) {
 	if wanted, err := strconv.Atoi(os.Getenv("FAILOVER_RATE")); err == nil && wanted > 0 {
 		rate = wanted
 	}
-	newRow(t, fmt.Sprintf("scheduler rolled out, %d pods/s arriving: the longest without a bind", rate), 500*time.Millisecond).notHeld("0.53 s was seen").measure(func(r *round) {
+	newRow(t, fmt.Sprintf("scheduler rolled out, %d pods/s arriving: the longest without a bind", rate), 500*time.Millisecond).notHeld("1.0 to 1.4 s were seen at 100 pods/s").witnessedBy("scheduler-relay").measure(func(r *round) {
 		ns := scratch(t)
 		seen := follow(t, ns)
 		relay.warm(t)

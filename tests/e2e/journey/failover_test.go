@@ -76,6 +76,8 @@ type row struct {
 	unsure int
 	// Why the goal isn't reached yet, or isn't known to be: a round over it is told, and no failure.
 	open string
+	// Components whose logs tell why a round was over the goal.
+	witnesses []string
 }
 
 func newRow(t *testing.T, name string, goal time.Duration) *row {
@@ -88,11 +90,31 @@ func (r *row) notHeld(why string) *row {
 	return r
 }
 
+// witnessedBy names the components whose logs are shown of a round over the goal.
+func (r *row) witnessedBy(components ...string) *row {
+	r.witnesses = components
+	return r
+}
+
+// testify shows what the witnesses have logged since the round began.
+func (r *row) testify(one *round) {
+	r.t.Helper()
+	for _, component := range r.witnesses {
+		selector := "megacluster.io/name=" + name + ",app.kubernetes.io/component=" + component
+		logs, err := management.kubectl(r.t.Context(), "", "-n", namespace, "logs", "--prefix", "--tail=200", "--selector="+selector,
+			"--since-time="+one.began.UTC().Format(time.RFC3339Nano))
+		r.t.Logf("%s, since %s: %v\n%s", component, one.began.UTC().Format(time.StampMilli), err, logs)
+	}
+}
+
 // add takes a round in, unless it has to be repeated.
 func (r *row) add(one *round) {
 	r.t.Helper()
 	over := one.took > r.goal
 	r.t.Logf("%s, round %d: %s; other processes used %.2f CPUs", r.name, one.number, one.took.Round(time.Millisecond), one.others)
+	if over {
+		r.testify(one)
+	}
 	if over && one.others > disturbed {
 		r.unsure++
 		return

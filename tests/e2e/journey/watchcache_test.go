@@ -103,7 +103,7 @@ func TestCacheServesTheCluster(t *testing.T) {
 func TestWatchCacheShardKilled(t *testing.T) {
 	twoFrontDoors(t)
 	const open = "client-go dials once for each informer, and a thousand TLS handshakes keep two CPUs busy for a second or two"
-	watchesGoOn(t, "front door process", open, false, func(t *testing.T, _ int) func() {
+	watchesGoOn(t, "front door process", open, func(t *testing.T, _ int) func() {
 		killFrontDoor(t)
 		return func() { twoFrontDoors(t) }
 	})
