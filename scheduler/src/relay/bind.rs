@@ -15,6 +15,7 @@ use http::{Method, Request};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::core::Status;
+use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
@@ -135,18 +136,44 @@ pub async fn is_bound(client: &Client, pod: &PodId, node: &str, deadline: Instan
     }
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Binding<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    metadata: Meta<'a>,
+    target: Target<'a>,
+}
+
+#[derive(Serialize)]
+struct Meta<'a> {
+    name: &'a str,
+    namespace: &'a str,
+    uid: &'a str,
+}
+
+#[derive(Serialize)]
+struct Target<'a> {
+    kind: &'a str,
+    name: &'a str,
+}
+
 async fn post(client: &Client, pod: &PodId, node: &str, deadline: Instant) -> Reply {
-    let body = serde_json::json!({
-        "apiVersion": "v1",
-        "kind": "Binding",
-        "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
-        "target": {"kind": "Node", "name": node},
-    });
+    let body = Binding {
+        api_version: "v1",
+        kind: "Binding",
+        metadata: Meta { name: &pod.name, namespace: &pod.namespace, uid: &pod.uid },
+        target: Target { kind: "Node", name: node },
+    };
+    let body = match serde_json::to_vec(&body) {
+        Ok(body) => body,
+        Err(error) => return Reply::Refused(error.to_string()),
+    };
     let request = Request::builder()
         .method(Method::POST)
         .uri(format!("/api/v1/namespaces/{}/pods/{}/binding", pod.namespace, pod.name))
         .header(http::header::CONTENT_TYPE, "application/json")
-        .body(body.to_string().into_bytes());
+        .body(body);
     let request = match request {
         Ok(request) => request,
         Err(error) => return Reply::Refused(error.to_string()),

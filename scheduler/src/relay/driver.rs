@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use megacluster_service::admin::Readiness;
 use megacluster_service::leadership::Leadership;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -73,9 +75,12 @@ pub async fn run(
     let (no_questions, mut questions) = mpsc::channel(1);
     drop(no_questions);
     std::mem::swap(&mut questions, &mut surroundings.questions);
+    let pending = &surroundings.metrics.pending;
+    let queues = QUEUES.map(|queue| pending.get_or_create_owned(&labels([("queue", queue)])));
     let driver = Driver {
         turns: Arc::new(Semaphore::new(surroundings.bind_concurrency)),
         done: done_sender,
+        queues,
         surroundings,
     };
     let mut leadership = driver.surroundings.leadership.clone();
@@ -145,8 +150,13 @@ pub async fn run(
     }
 }
 
+/// The parts of the queue, by their labels.
+const QUEUES: [&str; 4] = ["active", "backoff", "unschedulable", "gated"];
+
 struct Driver {
     surroundings: Surroundings,
+    /// Looked up once: they are set after each step.
+    queues: [Gauge; 4],
     turns: Arc<Semaphore>,
     done: mpsc::Sender<Done>,
 }
@@ -202,7 +212,7 @@ impl Driver {
                     turns: self.turns.clone(),
                     leadership: self.surroundings.leadership.clone(),
                     limits: self.surroundings.limits,
-                    metrics: self.surroundings.metrics.clone(),
+                    seconds: self.surroundings.metrics.bind_seconds.clone(),
                 };
                 tokio::spawn(async move {
                     let outcome = task.run(&pod, &node).await;
@@ -216,13 +226,9 @@ impl Driver {
         let metrics = &self.surroundings.metrics;
         let depths = coordinator.depths();
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        for (queue, pods) in [
-            ("active", depths.active),
-            ("backoff", depths.backoff),
-            ("unschedulable", depths.unschedulable),
-            ("gated", depths.gated),
-        ] {
-            metrics.pending.get_or_create(&labels([("queue", queue)])).set(gauge(pods));
+        let pods = [depths.active, depths.backoff, depths.unschedulable, depths.gated];
+        for (queue, pods) in self.queues.iter().zip(pods) {
+            queue.set(gauge(pods));
         }
         metrics.left_out.set(gauge(coordinator.left_out()));
         metrics.binds.set(gauge(coordinator.binds_in_flight()));
@@ -234,7 +240,7 @@ struct BindTask {
     turns: Arc<Semaphore>,
     leadership: watch::Receiver<Leadership>,
     limits: BindLimits,
-    metrics: Metrics,
+    seconds: Histogram,
 }
 
 impl BindTask {
@@ -248,7 +254,7 @@ impl BindTask {
         }
         let begun = Instant::now();
         let outcome = bind(&self.client, pod, node, self.limits).await;
-        self.metrics.bind_seconds.observe(begun.elapsed().as_secs_f64());
+        self.seconds.observe(begun.elapsed().as_secs_f64());
         outcome
     }
 }

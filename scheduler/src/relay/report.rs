@@ -5,6 +5,7 @@
 //! Best effort: reports wait in a bounded queue; one that finds it full is dropped and counted. A
 //! pod that still doesn't fit is reported again by a later attempt.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use http::{Method, Request};
 use jiff::Timestamp;
 use kube::Client;
 use parking_lot::Mutex;
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -189,29 +191,23 @@ impl Writer {
             return;
         }
         let now = Timestamp::now();
-        let reference = |pod: &PodId| {
-            serde_json::json!({
-                "apiVersion": "v1", "kind": "Pod",
-                "name": &*pod.name, "namespace": &*pod.namespace, "uid": &*pod.uid,
-            })
-        };
-        let body = serde_json::json!({
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {
-                "name": format!("{}.{:x}", pod.name, now.as_nanosecond()),
-                "namespace": &*pod.namespace,
+        let body = Event {
+            api_version: "events.k8s.io/v1",
+            kind: "Event",
+            metadata: EventMeta {
+                name: format!("{}.{:x}", pod.name, now.as_nanosecond()),
+                namespace: &pod.namespace,
             },
-            "eventTime": format!("{now:.6}"),
-            "reportingController": profile,
-            "reportingInstance": format!("{profile}-{}", self.config.host),
-            "action": action,
-            "reason": reason,
-            "regarding": reference(pod),
-            "related": related.map(reference),
-            "note": truncated(note),
-            "type": kind,
-        });
+            time: format!("{now:.6}"),
+            reporting_controller: profile,
+            reporting_instance: format!("{profile}-{}", self.config.host),
+            action,
+            reason,
+            regarding: Reference::to(pod),
+            related: related.map(Reference::to),
+            note: truncated(note),
+            type_: kind,
+        };
         let uri = format!("/apis/events.k8s.io/v1/namespaces/{}/events", pod.namespace);
         self.send(Method::POST, uri, "application/json", &body).await;
     }
@@ -246,12 +242,13 @@ impl Writer {
         self.send(Method::PATCH, uri, "application/strategic-merge-patch+json", &body).await;
     }
 
-    async fn send(&self, method: Method, uri: String, content: &str, body: &serde_json::Value) {
+    async fn send(&self, method: Method, uri: String, content: &str, body: &impl Serialize) {
+        let Ok(body) = serde_json::to_vec(body) else { return };
         let request = Request::builder()
             .method(method)
             .uri(uri)
             .header(http::header::CONTENT_TYPE, content)
-            .body(body.to_string().into_bytes());
+            .body(body);
         let Ok(request) = request else { return };
         let sent = self.client.request::<serde::de::IgnoredAny>(request);
         match tokio::time::timeout(REQUEST, sent).await {
@@ -269,17 +266,66 @@ impl Writer {
     }
 }
 
+/// An event of `events.k8s.io/v1`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Event<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    metadata: EventMeta<'a>,
+    #[serde(rename = "eventTime")]
+    time: String,
+    reporting_controller: &'a str,
+    reporting_instance: String,
+    action: &'a str,
+    reason: &'a str,
+    regarding: Reference<'a>,
+    related: Option<Reference<'a>>,
+    note: Cow<'a, str>,
+    #[serde(rename = "type")]
+    type_: &'a str,
+}
+
+#[derive(Serialize)]
+struct EventMeta<'a> {
+    name: String,
+    namespace: &'a str,
+}
+
+/// A pod as an event names it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Reference<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    name: &'a str,
+    namespace: &'a str,
+    uid: &'a str,
+}
+
+impl<'a> Reference<'a> {
+    fn to(pod: &'a PodId) -> Self {
+        Self {
+            api_version: "v1",
+            kind: "Pod",
+            name: &pod.name,
+            namespace: &pod.namespace,
+            uid: &pod.uid,
+        }
+    }
+}
+
 /// As kube-scheduler shortens a note.
-fn truncated(note: &str) -> String {
+fn truncated(note: &str) -> Cow<'_, str> {
     const SUFFIX: &str = " ...";
     if note.len() <= NOTE_LIMIT {
-        return note.to_owned();
+        return note.into();
     }
     let mut end = NOTE_LIMIT - SUFFIX.len();
     while !note.is_char_boundary(end) {
         end -= 1;
     }
-    format!("{}{SUFFIX}", &note[..end])
+    format!("{}{SUFFIX}", &note[..end]).into()
 }
 
 /// A token bucket that holds at most one second's worth.
@@ -314,7 +360,8 @@ mod tests {
     #[test]
     fn a_long_note_is_cut_at_a_character() {
         assert_eq!(truncated("short"), "short");
-        let cut = truncated(&"é".repeat(600));
+        let long = "é".repeat(600);
+        let cut = truncated(&long);
         assert!(cut.len() <= NOTE_LIMIT);
         assert!(cut.ends_with(" ..."));
     }
