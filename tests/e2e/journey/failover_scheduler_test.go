@@ -140,7 +140,7 @@ func TestFailoverShardKilled(t *testing.T) {
 	ns := scratch(t)
 	nodes := nodeNames(t)
 	seen := follow(t, ns)
-	newRow(t, "scheduler shard killed: new pods are bound to its nodes", time.Second).notHeld("1.4 s were seen once in 18 rounds: the other copy's pod was three seconds old, and its address not known by DNS").witnessedBy("scheduler-relay").measure(func(r *round) {
+	newRow(t, "scheduler shard killed: new pods are bound to its nodes", time.Second).notHeld("1.4 and 1.7 s were seen: the other copy's pod was three seconds old, and its address not known by DNS yet, it seems").witnessedBy("scheduler-relay").measure(func(r *round) {
 		prefix := fmt.Sprintf("shard-%d", r.number)
 		relay.warm(t)
 		shardsReady(t)
