@@ -62,6 +62,11 @@ pub(super) fn add(cluster: &ValidatedCluster, digests: &Digests, children: &mut 
         let ports = vec![service::port(GRPC, SCHEDULER_PORT), service::port(ADMIN, ADMIN_PORT)];
         let service = service::headless(&names, &name, labels.clone(), ports, true);
         children.add(cluster, Stage::Foundation, Lifetime::Owned, service);
+        for ordinal in ordinals(replicas) {
+            let ports = vec![service::port(GRPC, SCHEDULER_PORT)];
+            let service = service::of_pod(&names, &name, ordinal, labels.clone(), ports);
+            children.add(cluster, Stage::Foundation, Lifetime::Owned, service);
+        }
         let template = template(cluster, &names, component, args, digests);
         let set = StatefulSet {
             metadata: labels::labelled(&names, &name, labels.clone()),
@@ -102,7 +107,7 @@ fn relay_args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
     // Who is asked by the name of another set's pod of the same number stands by for it.
     let peers = |flag: &'static str, named: String, set: String, count: i32| {
         ordinals(count).map(move |ordinal| {
-            let address = names.pod_dns(&set, ordinal);
+            let address = names.service_dns(&format!("{set}-{ordinal}"));
             format!("--{flag}={named}-{ordinal}=https://{address}:{SCHEDULER_PORT}")
         })
     };

@@ -145,8 +145,8 @@ fn many_shards_are_asked_through_a_tree() {
     assert_eq!(
         relays_of(5),
         [
-            "--relay=prod-scheduler-relay-0=https://prod-scheduler-relay-0.prod-scheduler-relay.mc.svc:7443",
-            "--relay=prod-scheduler-relay-1=https://prod-scheduler-relay-1.prod-scheduler-relay.mc.svc:7443",
+            "--relay=prod-scheduler-relay-0=https://prod-scheduler-relay-0.mc.svc:7443",
+            "--relay=prod-scheduler-relay-1=https://prod-scheduler-relay-1.mc.svc:7443",
         ]
     );
 }
@@ -210,8 +210,8 @@ fn a_standby_has_its_shard_s_name() {
     assert_eq!(
         second,
         [
-            "--shard=prod-scheduler-shard-1=https://prod-scheduler-shard-1.prod-scheduler-shard.mc.svc:7443",
-            "--shard=prod-scheduler-shard-1=https://prod-scheduler-standby-1.prod-scheduler-standby.mc.svc:7443",
+            "--shard=prod-scheduler-shard-1=https://prod-scheduler-shard-1.mc.svc:7443",
+            "--shard=prod-scheduler-shard-1=https://prod-scheduler-standby-1.mc.svc:7443",
         ]
     );
 }

@@ -92,7 +92,7 @@ pub(crate) fn leaves(cluster: &ValidatedCluster) -> Vec<LeafSpec> {
             names,
             "scheduler-shard",
             Authority::Scheduler,
-            headless_names(names, &names.scheduler_shard()),
+            asked_names(names, &names.scheduler_shard()),
         ),
         LeafSpec {
             // A relay asks shards and other relays.
@@ -101,14 +101,14 @@ pub(crate) fn leaves(cluster: &ValidatedCluster) -> Vec<LeafSpec> {
                 names,
                 "scheduler-relay",
                 Authority::Scheduler,
-                headless_names(names, &names.scheduler_relay()),
+                asked_names(names, &names.scheduler_relay()),
             )
         },
         component(names, "controller-manager", "system:kube-controller-manager", &internal),
         component(names, "scheduler", "system:kube-scheduler", &internal),
     ];
     if cluster.scheduler.standby_per_shard > 0 {
-        let alternatives = headless_names(names, &names.scheduler_standby());
+        let alternatives = asked_names(names, &names.scheduler_standby());
         leaves.push(server(names, "scheduler-standby", Authority::Scheduler, alternatives));
     }
     if !cluster.watch_cache.cached.is_empty() {
@@ -196,6 +196,15 @@ fn service_names(names: &Names, service: &str) -> [String; 3] {
 fn headless_names(names: &Names, service: &str) -> BTreeSet<String> {
     let pods = format!("*.{}", names.service_dns(service));
     local_names().into_iter().chain(service_names(names, service)).chain([pods]).collect()
+}
+
+/// Those, and the Service that each pod has for itself. How many pods there are changes: a name for
+/// each would replace the certificate, and with it all pods, when shards are added. The authority
+/// signs for the parts of one scheduler only, so that no other Service is meant by the pattern.
+fn asked_names(names: &Names, service: &str) -> BTreeSet<String> {
+    let mut all = headless_names(names, service);
+    all.insert(names.service_dns("*"));
+    all
 }
 
 fn local_names() -> [String; 3] {

@@ -70,6 +70,7 @@ fn serving_certificates_name_what_clients_call_them() {
     }
     assert!(names("prod-store-tls").contains("*.prod-store.mc.svc"));
     assert!(names("prod-scheduler-shard-tls").contains("*.prod-scheduler-shard.mc.svc"));
+    assert!(names("prod-scheduler-shard-tls").contains("*.mc.svc"));
 }
 
 #[test]
