@@ -194,7 +194,9 @@ func TestFailoverSchedulerRollout(t *testing.T) {
 		elapsed := time.Since(r.began)
 		seen.until(t, "every pod is bound", func() bool { return len(seen.bound) >= len(created) })
 		seen.boundOnce(t)
-		r.endWith(seen.longestGap(created))
+		longest, ended := seen.longestGap(created)
+		r.endWith(longest)
+		t.Logf("the longest ended at %s", ended.UTC().Format(time.StampMilli))
 		t.Logf("%d pods in %s, %.0f/s", len(created), elapsed.Round(time.Second), float64(len(created))/elapsed.Seconds())
 		err := mega.client.CoreV1().Pods(ns).DeleteCollection(t.Context(), metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}, metav1.ListOptions{})
 		if err != nil {
@@ -237,8 +239,8 @@ func arrive(ctx context.Context, t *testing.T, ns string, rate int) func() map[s
 	}
 }
 
-// longestGap is the longest time in which no pod was bound though one waited.
-func (s *podsSeen) longestGap(created map[string]time.Time) time.Duration {
+// longestGap is the longest time in which no pod was bound though one waited, and when it ended.
+func (s *podsSeen) longestGap(created map[string]time.Time) (longest time.Duration, ended time.Time) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	type event struct {
@@ -256,11 +258,13 @@ func (s *podsSeen) longestGap(created map[string]time.Time) time.Duration {
 	}
 	// At one moment a creation comes before its bind.
 	sortEvents(events, func(e event) (time.Time, bool) { return e.at, e.bound })
-	waiting, longest := 0, time.Duration(0)
+	waiting := 0
 	var since time.Time
 	for _, e := range events {
 		if e.bound {
-			longest = max(longest, e.at.Sub(since))
+			if gap := e.at.Sub(since); gap > longest {
+				longest, ended = gap, e.at
+			}
 			waiting, since = waiting-1, e.at
 			continue
 		}
@@ -269,5 +273,5 @@ func (s *podsSeen) longestGap(created map[string]time.Time) time.Duration {
 		}
 		waiting++
 	}
-	return longest
+	return longest, ended
 }
