@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::counter::Counter;
@@ -20,6 +20,8 @@ use crate::metrics::ResultLabels;
 const MOST: usize = 16 << 20;
 /// After an error it is not written for so long; what has come meanwhile is lost, and counted.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long the end waits for what is not yet written: a disk may never answer.
+const LAST: Duration = Duration::from_secs(3);
 const DAY: Duration = Duration::from_hours(24);
 /// How an older part is named by the time at which it was closed.
 const TIME: &str = "%Y-%m-%dT%H-%M-%S.%3f";
@@ -46,21 +48,32 @@ fn count(counts: &Counts, result: &'static str, more: u64) {
 struct Waiting {
     /// Lines.
     bytes: Vec<u8>,
+    /// Lines that are being written.
+    taken: u64,
     closed: bool,
+    /// The writer has ended.
+    ended: bool,
 }
 
 #[derive(Debug)]
 struct Shared {
     waiting: Mutex<Waiting>,
     come: Condvar,
+    gone: Condvar,
     counts: Counts,
 }
 
-/// The log. When it is dropped, what waits is written first.
+impl Shared {
+    fn new(counts: Counts) -> Arc<Self> {
+        let (waiting, come, gone) = (Mutex::default(), Condvar::new(), Condvar::new());
+        Arc::new(Self { waiting, come, gone, counts })
+    }
+}
+
+/// The log. When it is dropped, what waits is written first, if the disk takes it in a few seconds.
 #[derive(Debug)]
 pub struct Log {
     shared: Arc<Shared>,
-    writer: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Log {
@@ -71,12 +84,14 @@ impl Log {
         } else {
             Box::new(Rotated::open(path, retention)?)
         };
-        let shared = Arc::new(Shared { waiting: Mutex::default(), come: Condvar::new(), counts });
+        let shared = Shared::new(counts);
         let of_writer = shared.clone();
-        let writer = std::thread::Builder::new()
-            .name("audit".to_owned())
-            .spawn(move || of_writer.write(out.as_mut()))?;
-        Ok(Self { shared, writer: Some(writer) })
+        std::thread::Builder::new().name("audit".to_owned()).spawn(move || {
+            // Said also where it panics: nobody is to wait for it then.
+            let _ended = Ended(&of_writer);
+            of_writer.write(out.as_mut());
+        })?;
+        Ok(Self { shared })
     }
 
     /// Whether another request may be recorded.
@@ -100,33 +115,55 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.shared.waiting.lock().closed = true;
+        let mut waiting = self.shared.waiting.lock();
+        waiting.closed = true;
         self.shared.come.notify_one();
-        if let Some(writer) = self.writer.take() {
-            // It has panicked, if anything: there is nothing left to write then.
-            let _ = writer.join();
+        let end = Instant::now() + LAST;
+        while !waiting.ended {
+            if self.shared.gone.wait_until(&mut waiting, end).timed_out() {
+                let records = waiting.taken + lines(&waiting.bytes);
+                waiting.bytes = Vec::new();
+                drop(waiting);
+                count(&self.shared.counts, "dropped", records);
+                return error!(records, "audit records were not written: their disk hangs");
+            }
         }
     }
 }
 
+/// The writer's end.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.lock().ended = true;
+        self.0.gone.notify_all();
+    }
+}
+
+fn lines(text: &[u8]) -> u64 {
+    text.split(|byte| *byte == b'\n').count() as u64 - 1
+}
+
 impl Shared {
     fn write(&self, out: &mut dyn Out) {
-        let mut lines = Vec::new();
+        let mut records = Vec::new();
         loop {
             let closed = {
                 let mut waiting = self.waiting.lock();
                 while waiting.bytes.is_empty() && !waiting.closed {
                     self.come.wait(&mut waiting);
                 }
-                lines.clear();
-                std::mem::swap(&mut lines, &mut waiting.bytes);
+                records.clear();
+                std::mem::swap(&mut records, &mut waiting.bytes);
+                waiting.taken = lines(&records);
                 waiting.closed
             };
-            if lines.is_empty() {
+            if records.is_empty() {
                 return;
             }
-            let number = lines.split(|byte| *byte == b'\n').count() as u64 - 1;
-            match out.write(&lines) {
+            let number = lines(&records);
+            match out.write(&records) {
                 Ok(()) => count(&self.counts, "written", number),
                 Err(problem) => {
                     error!(error = %problem, "audit records are not written");
@@ -362,12 +399,8 @@ mod tests {
     /// A disk that takes nothing: what waits is bounded, and what is lost is counted.
     #[test]
     fn nothing_grows_with_a_slow_disk() {
-        let shared = Arc::new(Shared {
-            waiting: Mutex::default(),
-            come: Condvar::new(),
-            counts: Counts::default(),
-        });
-        let log = Log { shared: shared.clone(), writer: None };
+        let shared = Shared::new(Counts::default());
+        let log = Log { shared: shared.clone() };
         let line = vec![b'x'; 1 << 20];
         assert!(log.has_room());
         for _ in 0..MOST >> 20 {
@@ -377,5 +410,33 @@ mod tests {
         log.add(b"\n");
         assert_eq!(shared.waiting.lock().bytes.len(), MOST);
         assert_eq!(shared.counts.get_or_create(&ResultLabels { result: "dropped" }).get(), 1);
+    }
+    /// A disk that hangs, here a pipe that nobody reads: requests go on, and so does the end.
+    #[test]
+    fn a_disk_that_hangs_holds_up_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.log");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        // As one who reads and writes: that does not wait for another end.
+        let pipe = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let counts = Counts::default();
+        let retention = Retention { size: 0, backups: 0, days: 0 };
+        let log = Log::open(&path, retention, counts.clone()).unwrap();
+        let start = Instant::now();
+        let line = [vec![b'x'; (1 << 16) - 1], vec![b'\n']].concat();
+        for _ in 0..2 * MOST / line.len() {
+            log.add(&line);
+        }
+        assert!(!log.has_room());
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        let start = Instant::now();
+        drop(log);
+        let took = start.elapsed();
+        assert!(took >= LAST && took < LAST * 2, "{took:?}");
+        let count = |result| counts.get_or_create(&ResultLabels { result }).get();
+        // But for what the pipe holds.
+        assert!(count("dropped") >= (2 * MOST / line.len()) as u64 - 2, "{}", count("dropped"));
+        drop(pipe);
     }
 }

@@ -229,9 +229,10 @@ impl Auditor {
         let (level, omitted) = self.policy.of(who, &groups, what);
         match level {
             Level::None => return Wanted::Nothing,
-            Level::RequestResponse => return Wanted::Elsewhere,
-            Level::Metadata | Level::Request if !self.log.has_room() => return Wanted::Elsewhere,
-            Level::Metadata | Level::Request => {}
+            // Of a watch, kube-apiserver does not record what it tells.
+            Level::RequestResponse if what.verb != "watch" => return Wanted::Elsewhere,
+            _ if !self.log.has_room() => return Wanted::Elsewhere,
+            _ => {}
         }
         let verb = match what.verb {
             "get" => "get",
@@ -380,6 +381,10 @@ mod tests {
         assert!(matches!(wanted, Wanted::Nothing));
         let wanted = auditor.of(&received, &alice, &attributes("get", "secrets"));
         assert!(matches!(wanted, Wanted::Elsewhere));
+        let watched = auditor.of(&received, &alice, &attributes("watch", "secrets"));
+        let Wanted::Record(watched) = watched else { panic!() };
+        assert_eq!(watched.level, Level::RequestResponse);
+        drop(watched);
         for (verb, reason, code) in
             [("watch", Some("RBAC: x"), 200), ("list", Some(""), 200), ("get", None, 429)]
         {

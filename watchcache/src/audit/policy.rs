@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_saphyr::options::DuplicateKeyPolicy;
 use tracing::warn;
 
 use crate::cache::{Attributes, Subject};
@@ -106,6 +107,9 @@ pub struct Policy {
     rules: Vec<Rule>,
     #[serde(default)]
     omit_stages: Vec<Stage>,
+    /// Of objects, which reads have none of.
+    #[serde(default, rename = "omitManagedFields")]
+    _omit_managed_fields: Option<bool>,
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
 }
@@ -128,6 +132,9 @@ struct Rule {
     non_resource_urls: Vec<String>,
     #[serde(default)]
     omit_stages: Vec<Stage>,
+    /// Of objects, which reads have none of.
+    #[serde(default, rename = "omitManagedFields")]
+    _omit_managed_fields: Option<bool>,
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
 }
@@ -148,8 +155,13 @@ struct GroupResources {
 impl Policy {
     /// Reads a policy. As kube-apiserver does, it takes one with unknown fields, and says so.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        let syntax = |problem: String| PolicyError::Syntax(problem);
+        let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
+        let mut text = serde_saphyr::from_str_with_options(text, options)
+            .map_err(|error| syntax(error.to_string()))?;
+        without_nulls(&mut text);
         let policy: Self =
-            serde_saphyr::from_str(text).map_err(|error| PolicyError::Syntax(error.to_string()))?;
+            serde_json::from_value(text).map_err(|error| syntax(error.to_string()))?;
         let invalid = |field: String, problem| Err(PolicyError::Invalid { field, problem });
         if policy.api_version != API_VERSION || policy.kind != "Policy" {
             return invalid("apiVersion".to_owned(), "must be a Policy of audit.k8s.io/v1");
@@ -166,10 +178,22 @@ impl Policy {
                     "a rule can't apply to both resources and other URLs",
                 );
             }
-            let nameless =
-                |one: &GroupResources| !one.resource_names.is_empty() && one.resources.is_empty();
-            if rule.resources.iter().any(nameless) {
-                return invalid(field("resources"), "resourceNames need resources");
+            for (place, url) in rule.non_resource_urls.iter().enumerate() {
+                let field = field(&format!("nonResourceURLs[{place}]"));
+                if url != "*" && !url.starts_with('/') {
+                    return invalid(field, "must be * or begin with /");
+                }
+                if url.find('*').is_some_and(|place| place + 1 < url.len()) {
+                    return invalid(field, "* must be the last character");
+                }
+            }
+            for one in &rule.resources {
+                if !matches!(&*one.group, "" | "*") && !is_dns_subdomain(&one.group) {
+                    return invalid(field("resources.group"), "must be the name of a group");
+                }
+                if !one.resource_names.is_empty() && one.resources.is_empty() {
+                    return invalid(field("resources.resourceNames"), "needs resources");
+                }
             }
         }
         policy.warn_of_others();
@@ -177,13 +201,12 @@ impl Policy {
     }
 
     fn warn_of_others(&self) {
-        const KNOWN: [&str; 2] = ["metadata", "omitManagedFields"];
         let of_rules = self.rules.iter().flat_map(|rule| {
             let of_resources = rule.resources.iter().flat_map(|one| one.others.keys());
             rule.others.keys().chain(of_resources)
         });
         for name in self.others.keys().chain(of_rules) {
-            if !KNOWN.contains(&name.as_str()) {
+            if name != "metadata" {
                 warn!(field = name, "the audit policy has a field that is not known");
             }
         }
@@ -197,6 +220,30 @@ impl Policy {
         let omitted = Omitted::of(self.omit_stages.iter().chain(of_rule));
         (rule.map_or(Level::None, |rule| rule.level), omitted)
     }
+}
+
+/// In Go's JSON, `null` is as if the field were not there.
+fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(without_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        _ => {}
+    }
+}
+
+/// `IsDNS1123Subdomain` of `k8s.io/apimachinery/pkg/util/validation`.
+fn is_dns_subdomain(name: &str) -> bool {
+    let alone = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_label = |label: &str| {
+        let label = label.as_bytes();
+        let ends = label.first().zip(label.last());
+        ends.is_some_and(|(first, last)| alone(*first) && alone(*last))
+            && label.iter().all(|c| alone(*c) || *c == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 impl Rule {
@@ -275,6 +322,9 @@ mod tests {
             "{level: Request, resources: [{resources: ['pods/*']}]}",
             "{level: Request, resources: [{resources: [pods], resourceNames: [p]}]}",
             "{level: Request, resources: [{group: apps}, {resources: [pods]}]}",
+            "{level: Request, resources: [{resources: ['*'], resourceNames: [q, p]}]}",
+            "{level: Request, namespaces: [b, a], resources: [{group: '*'}], verbs: [list]}",
+            "{level: Request, users: [alice], userGroups: [ops, dev]}",
         ] {
             let rules = format!("rules: [{matching}, {{level: Metadata}}]");
             assert_eq!(level(&rules, &PODS), Level::Request, "{matching}");
@@ -288,6 +338,14 @@ mod tests {
             "{level: Request, resources: [{group: apps}]}",
             "{level: Request, resources: [{resources: [pods/log, '*/status']}]}",
             "{level: Request, resources: [{resources: [pods], resourceNames: [q]}]}",
+            "{level: Request, resources: [{resources: ['*'], resourceNames: ['']}]}",
+            "{level: Request, resources: [{resources: [pod, 'pods/', 'nodes/*', '*/*', 'p*']}]}",
+            "{level: Request, resources: [{group: core, resources: [pods]}]}",
+            "{level: Request, users: ['*']}",
+            "{level: Request, userGroups: ['*']}",
+            "{level: Request, verbs: ['*']}",
+            "{level: Request, namespaces: ['*']}",
+            "{level: Request, users: [alice], userGroups: [ops]}",
         ] {
             let rules = format!("rules: [{other}, {{level: Metadata}}]");
             assert_eq!(level(&rules, &PODS), Level::Metadata, "{other}");
@@ -320,13 +378,70 @@ mod tests {
             "rules: [{level: Metadata, omitStages: [Never]}]",
             "rules: [{level: Metadata, resources: [{resourceNames: [p]}]}]",
             "rules: [{level: Metadata, namespaces: [a], nonResourceURLs: [/x]}]",
+            "rules: [{level: Metadata, resources: [{}], nonResourceURLs: [/x]}]",
+            "rules: [{level: Metadata, nonResourceURLs: [x]}]",
+            "rules: [{level: Metadata, nonResourceURLs: ['']}]",
+            "rules: [{level: Metadata, nonResourceURLs: ['/a*b*']}]",
+            "rules: [{level: Metadata, nonResourceURLs: ['**']}]",
+            "rules: [{level: Metadata, resources: [{group: apps/v1}]}]",
+            "rules: [{level: Metadata, resources: [{group: Apps}]}]",
+            "rules: [{level: Metadata, resources: [{group: .apps}]}]",
+            "rules: [{level: Metadata, resources: [pods]}]",
+            "rules: [{level: Metadata, users: alice}]",
+            "rules: [{level: Metadata, users: [1]}]",
+            "rules: [{level: Metadata, omitManagedFields: maybe}]",
+            "rules: [{level: metadata}]",
+            "rules: [{Level: Metadata}]",
+            "rules: [{level: ''}]",
+            "rules: [{level: null}]",
+            "rules: [null]",
+            "rules: null",
+            "rules: {}",
+            "rules: [{level: None}]\nomitStages: [RequestReceived, All]",
+            "rules: [{level: None}",
         ] {
             assert!(policy(bad).is_err(), "{bad}");
         }
-        assert!(Policy::parse("apiVersion: v1\nkind: Policy\nrules: [{level: None}]").is_err());
-        // kube-apiserver takes it, too.
-        assert!(
-            policy("metadata: {name: x}\nmore: 1\nrules: [{level: None, verb: [get]}]").is_ok()
-        );
+        let rules = "rules: [{level: None}]";
+        for head in [
+            "apiVersion: v1\nkind: Policy",
+            "apiVersion: audit.k8s.io/v1beta1\nkind: Policy",
+            "apiVersion: audit.k8s.io/v1\nkind: Event",
+            "apiVersion: audit.k8s.io/v1\nkind: PolicyList",
+            "apiVersion: audit.k8s.io/v1\nkind: ''",
+            "apiVersion: audit.k8s.io/v1",
+            "kind: Policy",
+        ] {
+            assert!(Policy::parse(&format!("{head}\n{rules}")).is_err(), "{head}");
+        }
+    }
+
+    #[test]
+    fn what_kube_apiserver_takes_is_taken() {
+        for good in [
+            "metadata: {name: x}\nmore: 1\nrules: [{level: None, verb: [get]}]",
+            "metadata: {creationTimestamp: null}\nrules: [{level: None}]",
+            "omitManagedFields: true\nrules: [{level: None, omitManagedFields: false}]",
+            "omitStages: null\nrules: [{level: None, users: null, resources: null}]",
+            "rules: [{level: None, nonResourceURLs: ['*', /x, '/y*', /]}]",
+            "rules: [{level: None, resources: [{group: rbac.authorization.k8s.io}]}]",
+            "rules: [{level: None, resources: [{group: '*', resources: ['*/status']}]}]",
+            "rules: [{level: None, userGroups: ['system:nodes', '']}] # all",
+            "rules: []\nrules: [{level: None}]",
+            "rules: [{level: Metadata, level: None}]",
+            "rules: &rules\n- level: None\nmore: *rules",
+        ] {
+            let policy = policy(good).map_err(|problem| problem.to_string());
+            assert!(policy.is_ok(), "{good}: {policy:?}");
+            let policy = policy.unwrap();
+            assert_eq!(policy.of(&Subject::default(), &[], &PODS).0, Level::None, "{good}");
+        }
+        let json = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [
+            {"level": "Metadata", "verbs": ["list"]}]}"#;
+        let read = [json.to_owned(), format!("---\n{json}"), format!("\u{feff}{json}")];
+        for text in read {
+            let policy = Policy::parse(&text).unwrap();
+            assert_eq!(policy.of(&Subject::default(), &[], &PODS).0, Level::Metadata);
+        }
     }
 }

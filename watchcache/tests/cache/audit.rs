@@ -228,6 +228,10 @@ async fn records_are_those_of_kube_apiserver() {
             ("/api/v1/namespaces/a/pods?limit=-1", there(2)),
             ("/api/v1/namespaces/a/pods?pretty=1", there(2)),
             ("/api/v1/namespaces/a/secrets", there(2)),
+            (
+                "/api/v1/secrets?watch=1&timeoutSeconds=1",
+                if name == "admin-2" { By::Cache(3) } else { there(3) },
+            ),
             ("/api/v1/configmaps", if name == "admin-2" { By::Cache(2) } else { there(2) }),
         ] {
             one.ask(&logs, uri, PROTOBUF, by).await;
@@ -242,7 +246,8 @@ async fn records_are_those_of_kube_apiserver() {
     }
     let answered = ["get", "list", "watch"].into_iter().zip(answers);
     let answered: u64 = answered.map(|(verb, before)| cluster.answers(verb) - before).sum();
-    assert_eq!(answered, cached + 3, "the cache has answered");
+    // And two of the kubelet, and a list and a watch of the administrator.
+    assert_eq!(answered, cached + 4, "the cache has answered");
     let counts = &cluster.app.router.metrics().audit_events;
     let count = |result| counts.get_or_create(&ResultLabels { result }).get();
     println!("{} events, of {answered} requests, are equal", count("written"));
