@@ -24,6 +24,8 @@ const (
 	helloTime   = 2 * time.Second
 	sendTime    = 2 * time.Second
 	releaseTime = 2 * time.Second
+	// A standby to which the Lease was left has this long to take it.
+	yieldTime   = time.Second
 	linesQueued = 32
 	eventQueue  = 256
 	longestLine = 512
@@ -214,6 +216,7 @@ func (e *Elector) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+	e.yield()
 	e.release()
 	e.core.released()
 	e.apply()
@@ -303,14 +306,30 @@ func (e *Elector) call(run func(context.Context) func(*election, time.Time)) cha
 	return answered
 }
 
+// yield stops leading and leaves the Lease to the standby, if there is one.
+func (e *Elector) yield() {
+	connection, told := e.core.stop()
+	// Whoever acts on our leadership stops before others can know that the Lease is free.
+	e.publish()
+	e.apply()
+	late := time.After(yieldTime)
+	for told {
+		select {
+		case event := <-e.events:
+			event(e.core, time.Now())
+			_, told = e.core.peers.sessions[connection]
+		case <-late:
+			return
+		}
+	}
+}
+
+// release gives the Lease back, unless it has been taken.
 func (e *Elector) release() {
-	epoch := e.core.state(time.Now()).Epoch
 	lease := e.core.release(time.Now())
 	if lease == nil {
 		return
 	}
-	// Whoever acts on our leadership stops before others can see that the Lease is free.
-	e.publish()
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTime)
 	defer cancel()
 	_, err := e.write(ctx, lease)
@@ -318,17 +337,17 @@ func (e *Elector) release() {
 		// A renewal that was cut short may have landed all the same.
 		var found *coordinationv1.Lease
 		if found, err = e.client.Get(ctx, lease.Name, metav1.GetOptions{}); err == nil {
-			if lease = e.core.releaseAgain(found, epoch, time.Now()); lease == nil {
+			if lease = e.core.releaseAgain(found, time.Now()); lease == nil {
 				return
 			}
 			_, err = e.write(ctx, lease)
 		}
 	}
 	if err != nil {
-		klog.ErrorS(err, "Leadership was not released", "epoch", epoch)
+		klog.ErrorS(err, "Leadership was not released")
 		return
 	}
-	klog.InfoS("Leadership released", "epoch", epoch)
+	klog.InfoS("Leadership released")
 }
 
 func (e *Elector) apply() {

@@ -99,7 +99,9 @@ type election struct {
 	pending  *pending
 	nextLook time.Time
 	hurryAt  time.Time
-	again    bool // what was heard may be newer than the look that is under way
+	again    bool     // what was heard may be newer than the look that is under way
+	heardOf  string   // the version that the leader has written, until the next look
+	stopped  *stopped // our leadership, once we have stopped
 	standby  standby
 	peers    peers
 	synced   bool
@@ -143,7 +145,9 @@ func (e *election) looked(found *coordinationv1.Lease, now, wall time.Time) *coo
 	}
 	// It has led to nothing: the leader lives, or another one leads.
 	if e.standby.known(now) != nil {
-		e.standby.evidence = nil
+		if session, left := e.standby.forget(); left {
+			e.effects = append(e.effects, effect{leave: session})
+		}
 	}
 	next := func() uint64 { e.sessions++; return e.sessions }
 	if to := e.standby.connect(&e.record, e.config.Identity, now, next); to != nil {
@@ -154,10 +158,10 @@ func (e *election) looked(found *coordinationv1.Lease, now, wall time.Time) *coo
 		pause /= 2
 	}
 	e.nextLook = now.Add(pause)
-	if e.again {
-		e.again = false
+	if e.again || e.heardOf != "" && e.heardOf != e.record.version {
 		e.hurry(now)
 	}
+	e.again, e.heardOf = false, ""
 	return nil
 }
 
@@ -177,8 +181,12 @@ func (e *election) cause(now time.Time) (Cause, time.Time, bool) {
 		return Restart, time.Time{}, true
 	}
 	if known := e.standby.known(now); known != nil && known.leader == r.holder && known.epoch == r.epoch {
-		if known.dead {
+		switch known.sign {
+		case signDead:
 			return Death, known.since, true
+		case signYielded:
+			return Handover, known.since, true
+		case signSilent:
 		}
 		if r.standby != nil && r.standby.session == known.session {
 			return Silence, known.since, true
@@ -192,9 +200,14 @@ func (e *election) acquire(cause Cause, since time.Time, settling bool, wall tim
 	return e.claimed(e.seen, claim{settling: settling}, wall)
 }
 
-// renewal is a renewal of the record as it was last written, without a look before it; nil where
-// a look is needed.
+// renewal is what needs no look before it: a renewal of the record as it was last written, and
+// taking the Lease that a leader has left to us as it was last seen. Nil where a look is needed.
 func (e *election) renewal(now, wall time.Time) *coordinationv1.Lease {
+	if e.tenure == nil && e.stopped == nil && e.seen != nil {
+		if since, ours := e.standby.leftToUs(&e.record); ours {
+			return e.acquire(Handover, since, e.record.settling, wall)
+		}
+	}
 	if e.tenure == nil || e.tenure.suspended || e.seen == nil {
 		return nil
 	}
@@ -228,10 +241,13 @@ func (e *election) wrote(lease *coordinationv1.Lease, started, now time.Time) {
 	if !p.acquires {
 		if t := e.tenure; t != nil {
 			t.renewed, t.suspended, t.armed, t.maybeArmed = started, false, p.armed, maybe
+			for id := range e.peers.sessions {
+				e.effects = append(e.effects, effect{say: id, line: "wrote " + e.record.version + "\n"})
+			}
 		}
 		return
 	}
-	if session, left := e.standby.reset(); left {
+	for _, session := range e.standby.reset() {
 		e.effects = append(e.effects, effect{leave: session})
 	}
 	var settle, took time.Duration
@@ -250,6 +266,7 @@ func (e *election) wrote(lease *coordinationv1.Lease, started, now time.Time) {
 // the write has not landed.
 func (e *election) failed(conflict bool, now time.Time) {
 	e.pending = nil
+	e.standby.doubt()
 	if !conflict {
 		e.nextLook = now.Add(e.config.RetryPeriod / 4)
 		e.hurryAt = e.nextLook
@@ -284,6 +301,18 @@ func (e *election) heard(session uint64, line string, now time.Time) {
 				synced = 1
 			}
 			e.effects = append(e.effects, effect{answer: session, line: fmt.Sprintf("grant %s %d\n", words[2], synced)})
+			return
+		}
+	case len(words) == 2 && words[0] == "wrote":
+		if e.standby.hears(session) && e.record.version != words[1] {
+			e.heardOf = words[1]
+			e.hurry(now)
+		}
+		return
+	case len(words) == 3 && words[0] == "yours":
+		epoch, err := strconv.ParseUint(words[1], 10, 64)
+		if err == nil && e.standby.yielded(session, epoch, words[2], now) {
+			e.again, e.nextLook = true, now
 			return
 		}
 	case len(words) == 1 && words[0] == "bye":
@@ -408,37 +437,4 @@ func (e *election) state(now time.Time) State {
 	}
 	s.StandbySynced = armed != nil && armed.synced
 	return s
-}
-
-// release stops leading and gives the record that gives the Lease back; nil where it is not ours.
-func (e *election) release(wall time.Time) *coordinationv1.Lease {
-	t := e.tenure
-	if e.tenure = nil; t == nil || e.seen == nil {
-		return nil
-	}
-	successor := ""
-	if t.armed != nil {
-		successor = t.armed.identity
-	}
-	return givenBack(e.seen, successor, wall)
-}
-
-// releaseAgain is the same for a record that has moved on meanwhile.
-func (e *election) releaseAgain(found *coordinationv1.Lease, epoch uint64, wall time.Time) *coordinationv1.Lease {
-	r := readRecord(found)
-	if r.holder != e.config.Identity || r.epoch != epoch {
-		return nil
-	}
-	successor := ""
-	if r.standby != nil {
-		successor = r.standby.identity
-	}
-	return givenBack(found, successor, wall)
-}
-
-// released: the Lease was given back, and the standbys are told.
-func (e *election) released() {
-	for _, id := range e.peers.closeAll() {
-		e.effects = append(e.effects, effect{say: id, line: "bye\n"}, effect{close: id})
-	}
 }

@@ -224,6 +224,50 @@ func TestADeadLeaderIsFollowedAtOnce(t *testing.T) {
 	}
 }
 
+func TestAStandbyTakesWhatIsLeftToItInOneWrite(t *testing.T) {
+	s := simulate(t)
+	s.pass(500 * time.Millisecond)
+	epoch, version := s.leader.state(s.now).Epoch, s.server.version
+	if _, told := s.leader.stop(); !told {
+		t.Fatal("nobody was told")
+	}
+	if s.leader.state(s.now).Leader {
+		t.Fatal("it still leads")
+	}
+	s.deliver()
+	s.leader.nextLook = s.now.Add(time.Hour)
+	s.standby.passed(s.now)
+	next := s.standby.renewal(s.now, s.now)
+	if next == nil {
+		t.Fatal("it looks first")
+	}
+	s.look(s.standby)
+	state := s.standby.state(s.now)
+	if !state.Leader || state.Epoch <= epoch || s.standby.takeover.Cause != Handover || s.server.version != version+1 {
+		t.Fatalf("%+v %+v, version %d after %d", state, s.standby.takeover, s.server.version, version)
+	}
+	// Giving back what is taken changes nothing.
+	lease := s.leader.release(s.now)
+	if _, err := s.server.Update(context.Background(), lease, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
+		t.Fatal("the old leader has written")
+	}
+	if s.leader.releaseAgain(s.server.lease, s.now) != nil {
+		t.Fatal("it gives back another's")
+	}
+}
+
+func TestALeaseThatMovedOnIsLookedAt(t *testing.T) {
+	s := simulate(t)
+	s.pass(500 * time.Millisecond)
+	s.server.store(s.server.lease) // A user's edit.
+	s.leader.stop()
+	s.leader.nextLook = s.now.Add(time.Hour)
+	s.pass(300 * time.Millisecond)
+	if !s.standby.state(s.now).Leader || s.standby.takeover.Cause != Handover {
+		t.Fatalf("%+v %+v", s.standby.state(s.now), s.standby.takeover)
+	}
+}
+
 func TestAHandoverOverRealConnections(t *testing.T) {
 	api := &server{}
 	start := func(identity string) (*Elector, context.CancelFunc) {

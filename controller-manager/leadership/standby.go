@@ -36,12 +36,25 @@ type link struct {
 	promised time.Time // when the last question that we answered was read; zero if never
 }
 
+// sign is what tells of a leader's end.
+type sign int
+
+const (
+	// signSilent: it has said nothing for too long.
+	signSilent sign = iota
+	// signDead: its connection ended as only that of a dead process does.
+	signDead
+	// signYielded: it has said that it has stopped.
+	signYielded
+)
+
 // evidence is what a standby knows of the leader's end.
 type evidence struct {
 	leader  string
 	epoch   uint64
 	session uint64
-	dead    bool
+	sign    sign
+	version string // of the Lease as a leader that has yielded left it; empty once that is not so
 	since   time.Time
 	ready   time.Time
 }
@@ -91,17 +104,60 @@ func (s *standby) ended(session uint64, how end, now time.Time) bool {
 	case endReleased:
 		return true
 	case endClosed:
-		s.note(gone, true, now)
+		s.note(gone, signDead, now)
 		return true
 	case endBroken:
-		s.note(gone, false, gone.silentAt())
+		s.note(gone, signSilent, gone.silentAt())
 	case endTold:
 	}
 	return false
 }
 
-func (s *standby) note(l *link, dead bool, ready time.Time) {
-	s.evidence = &evidence{l.leader, l.epoch, l.target.session, dead, l.promised, ready}
+func (s *standby) note(l *link, sign sign, ready time.Time) {
+	s.evidence = &evidence{l.leader, l.epoch, l.target.session, sign, "", l.promised, ready}
+}
+
+// yielded: the leader has stopped for us; false where it is not the one of this session.
+func (s *standby) yielded(session, epoch uint64, version string, now time.Time) bool {
+	if !s.hears(session) || s.link.epoch != epoch || s.link.promised.IsZero() {
+		return false
+	}
+	gone := s.link
+	s.link, s.retryAt = nil, now.Add(reconnect)
+	s.evidence = &evidence{gone.leader, epoch, session, signYielded, version, now, now}
+	return true
+}
+
+// hears says whether this is the session of the leader.
+func (s *standby) hears(session uint64) bool {
+	return s.link != nil && s.link.target.session == session
+}
+
+// leftToUs gives since when the Lease, as it is in r, is left to us.
+func (s *standby) leftToUs(r *record) (time.Time, bool) {
+	known := s.evidence
+	if known == nil || known.sign != signYielded || known.version == "" {
+		return time.Time{}, false
+	}
+	return known.since, r.version == known.version && r.holder == known.leader && r.epoch == known.epoch
+}
+
+// doubt: the Lease is not as the leader has left it, so that it has to be looked at.
+func (s *standby) doubt() {
+	if s.evidence != nil {
+		s.evidence.version = ""
+	}
+}
+
+// forget forgets what is known of the leader's end, and gives the session that is to be left: a
+// leader that has yielded waits for that.
+func (s *standby) forget() (uint64, bool) {
+	known := s.evidence
+	s.evidence = nil
+	if known == nil || known.sign != signYielded {
+		return 0, false
+	}
+	return known.session, true
 }
 
 func (l *link) silentAt() time.Time {
@@ -119,7 +175,7 @@ func (s *standby) tick(now time.Time) (uint64, bool) {
 	gone := s.link
 	s.link, s.retryAt = nil, now.Add(reconnect)
 	if !gone.promised.IsZero() {
-		s.note(gone, false, gone.silentAt())
+		s.note(gone, signSilent, gone.silentAt())
 	}
 	return gone.target.session, true
 }
@@ -132,14 +188,17 @@ func (s *standby) known(now time.Time) *evidence {
 	return s.evidence
 }
 
-func (s *standby) reset() (uint64, bool) {
-	s.evidence = nil
-	if s.link == nil {
-		return 0, false
+// reset forgets all, and gives the sessions that are to be left.
+func (s *standby) reset() []uint64 {
+	var left []uint64
+	if session, yielded := s.forget(); yielded {
+		left = append(left, session)
 	}
-	session := s.link.target.session
-	s.link = nil
-	return session, true
+	if s.link != nil {
+		left = append(left, s.link.target.session)
+		s.link = nil
+	}
+	return left
 }
 
 // check leaves a leader that is no longer the one of the Lease.

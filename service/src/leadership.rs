@@ -15,8 +15,8 @@
 //!   whose standby does not answer therefore first takes it out of the Lease, and goes on.
 //! - A leader that **can't renew** does not act: its fence is [`ElectionConfig::renew_deadline`]
 //!   after the request that last renewed the Lease, by the monotonic clock.
-//! - A leader that is **asked to stop** ends what is under way, gives the Lease back and names its
-//!   standby.
+//! - A leader that is **asked to stop** ends what is under way, stops for good and tells its standby,
+//!   which takes the Lease in one write. Where it does not, the Lease is given back for anybody.
 //!
 //! Each leadership has an epoch, the resourceVersion of the write that took the Lease, greater than
 //! all before it, for messages to carry. A candidate that finds no Lease may act only after all that could be known from a deleted
@@ -25,6 +25,7 @@
 
 mod edge;
 pub mod election;
+mod handover;
 mod metrics;
 mod peers;
 pub mod record;

@@ -84,12 +84,17 @@ fn a_death_costs_no_more_than_the_calls() {
 }
 
 #[test]
-fn a_handover_costs_no_more_than_the_calls() {
+fn a_handover_costs_one_write() {
     seeds(200, |seed| {
         let mut world = World::new(seed, 2);
         world.calm();
+        world.run_while(20 * SECOND, |world| !world.steady());
+        // The standby has seen what the leader wrote last.
+        let seen = world.now() + 300 * MS;
+        world.run_until(seen);
         let took = gap(&mut world, World::terminate);
-        assert!(took < 200 * MS, "seed {seed}: {took} us");
+        // A line to the standby, and a request and its answer; a look as well would be 16 ms more.
+        assert!(took < 25 * MS, "seed {seed}: {took} us");
     });
 }
 

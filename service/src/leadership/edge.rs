@@ -34,6 +34,8 @@ const HELLO: Duration = Duration::from_secs(2);
 const SEND: Duration = Duration::from_secs(2);
 /// How long giving back may take.
 const RELEASE: Duration = Duration::from_secs(2);
+/// A standby to which the Lease was left has this long to take it.
+const YIELD: Duration = Duration::from_secs(1);
 
 enum Event {
     Told(u64, FromStandby),
@@ -120,12 +122,28 @@ pub(super) async fn campaign(
         }
     }
     drop(call);
-    release(&election, &mut state, sender).await;
+    let left_to = state.stop();
+    // Whoever acts on our leadership stops before others can know that the Lease is free.
+    publish(&election, &mut state, sender);
+    connections.apply(state.effects());
+    if let Some(id) = left_to {
+        drop(timeout(YIELD, taken(id, &mut inbox)).await);
+    }
+    release(&election, &state).await;
     state.released();
     connections.apply(state.effects());
     // The last lines go out before the connections do.
     tokio::time::sleep(Duration::from_millis(20)).await;
     drop(step_down);
+}
+
+/// Until the standby of this connection leaves it, as it does once it has taken the Lease.
+async fn taken(id: u64, inbox: &mut mpsc::Receiver<Event>) {
+    while let Some(event) = inbox.recv().await {
+        if matches!(event, Event::Gone(gone) if gone == id) {
+            return;
+        }
+    }
 }
 
 fn take(state: &mut Election, connections: &mut Connections, event: Event) {
@@ -238,20 +256,13 @@ fn finish(
     None
 }
 
-/// Gives the Lease back. A renewal that was cut short may have landed all the same: then the
-/// record has moved on, and we look once more before we write.
-async fn release(
-    election: &LeaseElection,
-    state: &mut Election,
-    sender: &watch::Sender<Leadership>,
-) {
+/// Gives the Lease back, unless it has been taken. A renewal that was cut short may have landed all
+/// the same: so where the record has moved on we look once more before we write.
+async fn release(election: &LeaseElection, state: &Election) {
     let lease = &election.config.name;
-    let epoch = state.leadership(Instant::now()).epoch;
     let Some(record) = state.release(Timestamp::now()) else { return };
-    // Whoever acts on our leadership stops before others can see that the Lease is free.
-    publish(election, state, sender);
-    match timeout(RELEASE, write_release(&election.api, lease, state, epoch, record)).await {
-        Ok(Ok(())) => info!(lease, epoch, "leadership released"),
+    match timeout(RELEASE, write_release(&election.api, lease, state, record)).await {
+        Ok(Ok(())) => info!(lease, "leadership released"),
         Ok(Err(error)) => warn!(lease, %error, "leadership not released"),
         Err(_) => warn!(lease, "leadership not released: timed out"),
     }
@@ -261,7 +272,6 @@ async fn write_release(
     api: &Api<Lease>,
     name: &str,
     state: &Election,
-    epoch: u64,
     record: Lease,
 ) -> kube::Result<()> {
     let params = PostParams::default();
@@ -269,7 +279,7 @@ async fn write_release(
     let conflict = matches!(&error, kube::Error::Api(status) if status.code == 409);
     let found = if conflict { api.get_opt(name).await? } else { None };
     let Some(found) = found else { return Err(error) };
-    match state.release_again(&found, epoch, Timestamp::now()) {
+    match state.release_again(&found, Timestamp::now()) {
         Some(record) => api.replace(name, &params, &record).await.map(drop),
         None => Ok(()),
     }
@@ -453,10 +463,10 @@ async fn drained<R: AsyncRead + Unpin>(
 ) -> End {
     while let Ok(Ok(Some(text))) = timeout(HELLO, reader.next()).await {
         match FromLeader::parse(&text) {
-            Some(line @ (FromLeader::Bye | FromLeader::No)) => {
+            Some(line @ (FromLeader::Yours { .. } | FromLeader::Bye | FromLeader::No)) => {
                 drop(events.send(Event::Heard(session, line)).await);
             }
-            Some(FromLeader::Ask { .. }) => {}
+            Some(FromLeader::Ask { .. } | FromLeader::Wrote { .. }) => {}
             None => return End::Broken,
         }
     }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 
+use super::handover::Stopped;
 use super::peers::Peers;
 use super::record::{self, Claim, Peer, Record};
-use super::standby::{End, Standby, Target};
+use super::standby::{End, Sign, Standby, Target};
 use super::wire::{FromLeader, FromStandby};
 use super::{Cause, ElectionConfig, Leadership, Takeover};
 
@@ -44,8 +45,8 @@ pub enum Write {
 
 /// Our own leadership: the record last written was ours.
 #[derive(Debug)]
-struct Tenure {
-    epoch: u64,
+pub(super) struct Tenure {
+    pub(super) epoch: u64,
     /// When the request began that last renewed it.
     renewed: Instant,
     /// No act before this.
@@ -53,7 +54,7 @@ struct Tenure {
     /// Nobody may act by it until the next renewal succeeds.
     suspended: bool,
     /// The session that the record names as the one that may take over.
-    armed: Option<record::Standby>,
+    pub(super) armed: Option<record::Standby>,
     /// All sessions that the record may name: answers get lost.
     maybe_armed: Vec<u64>,
 }
@@ -71,26 +72,30 @@ struct Pending {
 /// A candidate for one Lease.
 #[derive(Debug)]
 pub struct Election {
-    config: ElectionConfig,
+    pub(super) config: ElectionConfig,
     peer: Option<Peer>,
-    seen: Option<Lease>,
-    record: Record,
+    pub(super) seen: Option<Lease>,
+    pub(super) record: Record,
     /// When the record was seen to change, by our own clock: clocks are never compared.
     changed: Option<Instant>,
-    tenure: Option<Tenure>,
+    pub(super) tenure: Option<Tenure>,
     pending: Option<Pending>,
     next_look: Instant,
     /// No look before this, whatever happens.
     hurry_at: Instant,
     /// What was heard may be newer than the look that is under way.
     again: bool,
-    standby: Standby,
-    peers: Peers,
+    /// The version that the leader has written, until the next look.
+    told: Option<String>,
+    pub(super) standby: Standby,
+    pub(super) peers: Peers,
+    /// Our leadership, once we have stopped.
+    pub(super) stopped: Option<Stopped>,
     synced: bool,
     /// Where session numbers come from.
     seed: u64,
     sessions: u64,
-    effects: Vec<Effect>,
+    pub(super) effects: Vec<Effect>,
     takeover: Option<Takeover>,
 }
 
@@ -110,8 +115,10 @@ impl Election {
             next_look: now,
             hurry_at: now,
             again: false,
+            told: None,
             standby: Standby::default(),
             peers: Peers::default(),
+            stopped: None,
             synced: false,
             seed,
             sessions: 0,
@@ -166,12 +173,14 @@ impl Election {
         }
         // It has led to nothing: the leader lives, or another one leads.
         if self.standby.evidence(now).is_some() {
-            self.standby.forget();
+            let left = self.standby.forget();
+            self.effects.extend(left.map(Effect::Leave));
         }
         self.connect(now);
         let attached = self.standby.is_attached();
         self.next_look = now + self.config.retry_period / if attached { 1 } else { 2 };
-        if std::mem::take(&mut self.again) {
+        let newer = self.told.take().is_some_and(|told| Some(told) != self.record.version);
+        if std::mem::take(&mut self.again) || newer {
             self.hurry(now);
         }
         None
@@ -199,11 +208,13 @@ impl Election {
             && evidence.epoch == record.epoch
         {
             let armed = record.standby.as_ref().map(|standby| standby.session);
-            if evidence.dead {
-                return Some((Cause::Death, Some(evidence.since)));
-            }
-            if armed == Some(evidence.session) {
-                return Some((Cause::Silence, Some(evidence.since)));
+            let cause = match evidence.sign {
+                Sign::Dead => Some(Cause::Death),
+                Sign::Yielded(_) => Some(Cause::Handover),
+                Sign::Silent => (armed == Some(evidence.session)).then_some(Cause::Silence),
+            };
+            if let Some(cause) = cause {
+                return Some((cause, Some(evidence.since)));
             }
         }
         (unchanged >= self.patience()).then_some((Cause::Expired, self.changed))
@@ -226,8 +237,17 @@ impl Election {
         self.write(wall)
     }
 
-    /// A renewal of the record as it was last written, without a look before it.
+    /// What needs no look before it: a renewal of the record as it was last written, and taking
+    /// the Lease that a leader has left to us as it was last seen.
     pub fn renewal(&mut self, now: Instant, wall: Timestamp) -> Option<Write> {
+        if self.tenure.is_none()
+            && self.stopped.is_none()
+            && self.seen.is_some()
+            && let Some(since) = self.standby.left_to_us(&self.record)
+        {
+            let settling = self.record.settling;
+            return Some(self.acquire(Cause::Handover, Some(since), settling, wall));
+        }
         let sure = self.tenure.as_ref().is_some_and(|tenure| !tenure.suspended);
         (sure && self.seen.is_some()).then(|| self.renew(now, wall))
     }
@@ -281,6 +301,12 @@ impl Election {
                 tenure.suspended = false;
                 tenure.armed = pending.armed;
                 tenure.maybe_armed = maybe_armed;
+                if let Some(version) = &self.record.version {
+                    for id in self.peers.ids() {
+                        let line = FromLeader::Wrote { version: version.clone() };
+                        self.effects.push(Effect::Say(id, line));
+                    }
+                }
             }
             (None, None) => {}
             (Some((cause, since)), _) => {
@@ -311,6 +337,7 @@ impl Election {
     /// and the write has not landed.
     pub fn failed(&mut self, conflict: bool, now: Instant) {
         self.pending = None;
+        self.standby.doubt();
         if conflict {
             // Whoever changed it may lead by now.
             if let Some(tenure) = self.tenure.as_mut() {
@@ -349,6 +376,20 @@ impl Election {
                 if self.standby.asked(session, *epoch, now) {
                     let grant = FromStandby::Grant { number: *number, synced: self.synced };
                     self.effects.push(Effect::Answer(session, grant));
+                } else {
+                    self.effects.push(Effect::Leave(session));
+                }
+            }
+            FromLeader::Wrote { version } => {
+                if self.standby.hears(session) && self.record.version.as_ref() != Some(version) {
+                    self.told = Some(version.clone());
+                    self.hurry(now);
+                }
+            }
+            FromLeader::Yours { epoch, version } => {
+                if self.standby.yielded(session, *epoch, version, now) {
+                    self.again = true;
+                    self.next_look = now;
                 } else {
                     self.effects.push(Effect::Leave(session));
                 }
@@ -469,31 +510,5 @@ impl Election {
     /// How the present leadership began, told once.
     pub fn takeover(&mut self) -> Option<Takeover> {
         self.takeover.take()
-    }
-
-    /// Stops leading, and gives the record that gives the Lease back, where it is ours.
-    pub fn release(&mut self, wall: Timestamp) -> Option<Lease> {
-        let tenure = self.tenure.take()?;
-        let successor = tenure.armed.map(|standby| standby.identity);
-        Some(record::release(self.seen.as_ref()?, successor.as_deref(), wall))
-    }
-
-    /// The same for a record that has moved on meanwhile; `None` where it is not ours any more.
-    #[must_use]
-    pub fn release_again(&self, found: &Lease, epoch: u64, wall: Timestamp) -> Option<Lease> {
-        let record = Record::read(found);
-        let ours = record.holder.as_deref() == Some(&self.config.identity);
-        let successor = record.standby.map(|standby| standby.identity);
-        (ours && record.epoch == epoch).then(|| record::release(found, successor.as_deref(), wall))
-    }
-
-    /// The Lease was given back: what is left to say.
-    pub fn released(&mut self) {
-        for id in self.peers.ids() {
-            self.effects.push(Effect::Say(id, FromLeader::Bye));
-        }
-        for id in self.peers.close_all() {
-            self.effects.push(Effect::Close(id));
-        }
     }
 }

@@ -145,6 +145,11 @@ impl Peers {
         doubt.chain(ask).min()
     }
 
+    /// The connection of a session.
+    pub(super) fn connection(&self, number: u64) -> Option<u64> {
+        self.sessions.iter().find(|(_, session)| session.number == number).map(|(id, _)| *id)
+    }
+
     /// All connections.
     pub(super) fn ids(&self) -> Vec<u64> {
         self.sessions.keys().copied().collect()

@@ -49,14 +49,25 @@ impl Link {
     }
 }
 
+/// What tells of a leader's end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// Its connection ended as only that of a dead process does.
+    Dead,
+    /// It has said nothing for too long.
+    Silent,
+    /// It has said that it has stopped, and what version the Lease has; `None` once that is known
+    /// not to be so.
+    Yielded(Option<String>),
+}
+
 /// What a standby knows of the leader's end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Evidence {
     pub(super) leader: String,
     pub(super) epoch: u64,
     pub(super) session: u64,
-    /// It is dead: more than silent.
-    pub(super) dead: bool,
+    pub(super) sign: Sign,
     /// When the last sign of it was seen.
     pub(super) since: Instant,
     /// Not before this may anything follow from it.
@@ -123,16 +134,57 @@ impl Standby {
             End::Closed => now,
             End::Broken => promised + TAKEOVER_DELAY,
         };
-        self.note(&link, how == End::Closed, promised, ready);
+        let sign = if how == End::Closed { Sign::Dead } else { Sign::Silent };
+        self.note(&link, sign, promised, ready);
         how == End::Closed
     }
 
-    fn note(&mut self, link: &Link, dead: bool, since: Instant, ready: Instant) {
+    /// The leader has stopped for us. `false` where it is not the one of this session.
+    pub(super) fn yielded(
+        &mut self,
+        session: u64,
+        epoch: u64,
+        version: &str,
+        now: Instant,
+    ) -> bool {
+        let Some(link) = self.link.take_if(|link| {
+            link.target.session == session && link.epoch == epoch && link.promised.is_some()
+        }) else {
+            return false;
+        };
+        self.retry_at = Some(now + PAUSE);
+        self.note(&link, Sign::Yielded(Some(version.to_owned())), now, now);
+        true
+    }
+
+    /// Whether this is the session of the leader.
+    pub(super) fn hears(&self, session: u64) -> bool {
+        self.link.as_ref().is_some_and(|link| link.target.session == session)
+    }
+
+    /// Since when the Lease, as it is in `record`, is left to us.
+    pub(super) fn left_to_us(&self, record: &Record) -> Option<Instant> {
+        let evidence = self.evidence.as_ref()?;
+        let Sign::Yielded(Some(version)) = &evidence.sign else { return None };
+        let same = record.version.as_ref() == Some(version)
+            && record.holder.as_ref() == Some(&evidence.leader)
+            && record.epoch == evidence.epoch;
+        same.then_some(evidence.since)
+    }
+
+    /// The Lease is not as the leader has left it: it has to be looked at.
+    pub(super) fn doubt(&mut self) {
+        if let Some(Evidence { sign: Sign::Yielded(version), .. }) = &mut self.evidence {
+            *version = None;
+        }
+    }
+
+    fn note(&mut self, link: &Link, sign: Sign, since: Instant, ready: Instant) {
         self.evidence = Some(Evidence {
             leader: link.leader.clone(),
             epoch: link.epoch,
             session: link.target.session,
-            dead,
+            sign,
             since,
             ready,
         });
@@ -148,7 +200,7 @@ impl Standby {
         let link = self.link.take()?;
         self.retry_at = Some(now + PAUSE);
         if let Some(promised) = link.promised {
-            self.note(&link, false, promised, until);
+            self.note(&link, Sign::Silent, promised, until);
         }
         Some(link.target.session)
     }
@@ -164,15 +216,17 @@ impl Standby {
         [silent, self.evidence.as_ref().map(|evidence| evidence.ready)].into_iter().flatten().min()
     }
 
-    /// Forgets what is known of the leader's end.
-    pub(super) fn forget(&mut self) {
-        self.evidence = None;
+    /// Forgets what is known of the leader's end; the session that is to be left. A leader that has
+    /// yielded waits for that.
+    pub(super) fn forget(&mut self) -> Option<u64> {
+        let evidence = self.evidence.take()?;
+        matches!(evidence.sign, Sign::Yielded(_)).then_some(evidence.session)
     }
 
-    /// Forgets all; the session that is to be left.
-    pub(super) fn reset(&mut self) -> Option<u64> {
-        self.evidence = None;
-        self.link.take().map(|link| link.target.session)
+    /// Forgets all; the sessions that are to be left.
+    pub(super) fn reset(&mut self) -> impl Iterator<Item = u64> + use<> {
+        let link = self.link.take().map(|link| link.target.session);
+        self.forget().into_iter().chain(link)
     }
 
     /// Leaves a leader that is no longer the one of the Lease.

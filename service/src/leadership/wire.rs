@@ -1,7 +1,8 @@
 //! The lines between a standby and its leader.
 //!
 //! The standby connects and says `hello`. The leader asks several times each second; each `grant`
-//! is the standby's promise not to take over for a second from when it read the question.
+//! is the standby's promise not to take over for a second from when it read the question. What the
+//! leader writes it tells, so that the standby knows the record when it is told that it is its turn.
 
 /// The longest line.
 pub const LONGEST: usize = 512;
@@ -30,6 +31,18 @@ pub enum FromStandby {
 /// From the leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromLeader {
+    /// The Lease was renewed.
+    Wrote {
+        /// The Lease's resourceVersion now.
+        version: String,
+    },
+    /// The leader has stopped for good, and the Lease is left to this standby.
+    Yours {
+        /// The epoch that has ended.
+        epoch: u64,
+        /// The Lease's resourceVersion by the leader's last write.
+        version: String,
+    },
     /// Asks for a promise.
     Ask {
         /// The epoch in which the leader leads.
@@ -78,6 +91,8 @@ impl FromLeader {
     #[must_use]
     pub fn line(&self) -> String {
         match self {
+            Self::Wrote { version } => format!("wrote {version}\n"),
+            Self::Yours { epoch, version } => format!("yours {epoch} {version}\n"),
             Self::Ask { epoch, number } => format!("ask {epoch} {number}\n"),
             Self::Bye => "bye\n".to_owned(),
             Self::No => "no\n".to_owned(),
@@ -91,6 +106,10 @@ impl FromLeader {
         match words.as_slice() {
             ["ask", epoch, number] => {
                 Some(Self::Ask { epoch: epoch.parse().ok()?, number: number.parse().ok()? })
+            }
+            ["wrote", version] => Some(Self::Wrote { version: (*version).to_owned() }),
+            ["yours", epoch, version] => {
+                Some(Self::Yours { epoch: epoch.parse().ok()?, version: (*version).to_owned() })
             }
             ["bye"] => Some(Self::Bye),
             ["no"] => Some(Self::No),
@@ -111,14 +130,29 @@ mod tests {
         ] {
             assert_eq!(FromStandby::parse(&line.line()), Some(line));
         }
-        for line in [FromLeader::Ask { epoch: 3, number: 9 }, FromLeader::Bye, FromLeader::No] {
+        for line in [
+            FromLeader::Ask { epoch: 3, number: 9 },
+            FromLeader::Wrote { version: "17".into() },
+            FromLeader::Yours { epoch: 3, version: "17".into() },
+            FromLeader::Bye,
+            FromLeader::No,
+        ] {
             assert_eq!(FromLeader::parse(&line.line()), Some(line));
         }
     }
 
     #[test]
     fn other_lines_are_none() {
-        for line in ["", "grant", "grant x 1", "hello a b", "hello a b zz", "ask 1", "ask -1 2"] {
+        for line in [
+            "",
+            "grant",
+            "grant x 1",
+            "hello a b",
+            "hello a b zz",
+            "ask 1",
+            "ask -1 2",
+            "yours x 1",
+        ] {
             assert_eq!((FromStandby::parse(line), FromLeader::parse(line)), (None, None), "{line}");
         }
     }

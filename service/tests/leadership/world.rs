@@ -47,6 +47,8 @@ pub(crate) enum Event {
     Crash(usize),
     /// A process is asked to stop.
     Terminate(usize),
+    /// One that has stopped leading gives the Lease back, and ends.
+    GiveBack(usize, u64),
     /// A process does nothing for so long.
     Pause(usize, u64),
     /// The task of the election does nothing for so long, while the rest of the process goes on.
@@ -76,6 +78,8 @@ pub(crate) struct Process {
     pub(crate) wall: i64,
     pub(crate) paused_until: u64,
     pub(crate) stalled_until: u64,
+    /// It has been asked to stop.
+    pub(crate) ending: bool,
     pub(crate) inbox: VecDeque<Input>,
     pub(crate) call: Option<u64>,
     pub(crate) wake: u64,
@@ -141,6 +145,7 @@ impl World {
                 wall,
                 paused_until: 0,
                 stalled_until: 0,
+                ending: false,
                 inbox: VecDeque::new(),
                 call: None,
                 wake: 0,
@@ -321,6 +326,7 @@ impl World {
             Event::Start(process) => self.start(process),
             Event::Crash(process) => self.crash(process),
             Event::Terminate(process) => self.terminate(process),
+            Event::GiveBack(process, life) => self.give_back(process, life),
             Event::Pause(process, long) => self.pause(process, long),
             Event::Stall(process, long) => {
                 self.processes[process].stalled_until = self.now + long;
@@ -338,6 +344,9 @@ impl World {
     }
 
     fn start(&mut self, process: usize) {
+        if self.processes[process].ending {
+            return self.at(self.now + SECOND, Event::Start(process));
+        }
         if self.processes[process].election.is_some() {
             return;
         }
@@ -365,6 +374,7 @@ impl World {
         if self.processes[process].election.take().is_none() {
             return;
         }
+        self.processes[process].ending = false;
         let ids: Vec<u64> = self.connections.keys().copied().collect();
         for id in ids {
             let connection = &self.connections[&id];
@@ -376,23 +386,40 @@ impl World {
         }
     }
 
-    /// Gives the Lease back and ends, as on SIGTERM.
+    /// Stops leading as on SIGTERM, and leaves the Lease to the standby for a while.
     pub(crate) fn terminate(&mut self, process: usize) {
-        if !self.is_awake(process) {
+        if !self.is_awake(process) || self.processes[process].ending {
             return;
+        }
+        let Some(election) = self.processes[process].election.as_mut() else { return };
+        let left_to = election.stop();
+        self.processes[process].published = Leadership::default();
+        self.processes[process].ending = true;
+        self.effects(process);
+        // The standby leaves the connection when it has taken the Lease, or for another reason.
+        let long = if left_to.is_some() { self.below(SECOND) } else { 0 };
+        let life = self.processes[process].life;
+        self.at(self.now + long, Event::GiveBack(process, life));
+    }
+
+    fn give_back(&mut self, process: usize, life: u64) {
+        if !self.is_life((process, life)) {
+            return;
+        }
+        if self.now < self.processes[process].paused_until {
+            let later = self.processes[process].paused_until;
+            return self.at(later, Event::GiveBack(process, life));
         }
         let wall = self.wall(process);
         let reaches = self.reaches(process);
-        let epoch = self.processes[process].published.epoch;
         let Some(election) = self.processes[process].election.as_mut() else { return };
         let mut released = election.release(wall);
-        self.processes[process].published = Leadership::default();
         let version = |lease: &Lease| lease.metadata.resource_version.clone();
         if released.is_some() && released.as_ref().map(version) != self.lease.as_ref().map(version)
         {
             // A renewal was under way: the record is looked at once more.
             let again = self.lease.as_ref().zip(self.processes[process].election.as_ref());
-            released = again.and_then(|(now, election)| election.release_again(now, epoch, wall));
+            released = again.and_then(|(now, election)| election.release_again(now, wall));
         }
         if let Some(lease) = released.filter(|_| reaches) {
             self.store(lease);
@@ -442,7 +469,8 @@ impl World {
 
     /// A process takes what came in, and does what is due.
     fn step(&mut self, process: usize) {
-        let busy = self.processes[process].stalled_until > self.now;
+        let process_state = &self.processes[process];
+        let busy = process_state.stalled_until > self.now || process_state.ending;
         if !self.is_awake(process) || busy {
             return;
         }
