@@ -140,7 +140,7 @@ func TestFailoverShardKilled(t *testing.T) {
 	ns := scratch(t)
 	nodes := nodeNames(t)
 	seen := follow(t, ns)
-	newRow(t, "scheduler shard killed: new pods are bound to its nodes", time.Second).notHeld("1 to 2 s were seen where the other copy's pod is so new that DNS does not give its address").witnessedBy("scheduler-relay").measure(func(r *round) {
+	newRow(t, "scheduler shard killed: new pods are bound to its nodes", time.Second).witnessedBy("scheduler-relay").measure(func(r *round) {
 		prefix := fmt.Sprintf("shard-%d", r.number)
 		relay.warm(t)
 		shardsReady(t)
@@ -167,19 +167,18 @@ func TestFailoverShardKilled(t *testing.T) {
 }
 
 // TestFailoverSchedulerRollout creates pods as quickly as FAILOVER_RATE says, by default 500/s in
-// the long form and 100/s in the short one, while relays and shards are rolled out. The figure is
+// the long form and 50/s in the short one, while relays and shards are rolled out. The figure is
 // the longest time without a bind while pods wait.
 func TestFailoverSchedulerRollout(t *testing.T) {
-	notTriedYet(t)
 	withStandbys(t)
-	rate := 100
+	rate := 50
 	if failoverRounds() > shortRounds {
 		rate = 500
 	}
 	if wanted, err := strconv.Atoi(os.Getenv("FAILOVER_RATE")); err == nil && wanted > 0 {
 		rate = wanted
 	}
-	newRow(t, fmt.Sprintf("scheduler rolled out, %d pods/s arriving: the longest without a bind", rate), 500*time.Millisecond).notHeld("1.0 to 1.4 s were seen at 100 pods/s").witnessedBy("scheduler-relay").measure(func(r *round) {
+	newRow(t, fmt.Sprintf("scheduler rolled out, %d pods/s arriving: the longest without a bind", rate), 500*time.Millisecond).notHeld("0.2 to 0.5 s were seen at 50 pods/s, and 0.4 to 1.1 s at 100, which is all that two CPUs can take with a kube-apiserver on them").witnessedBy("scheduler-relay").measure(func(r *round) {
 		ns := scratch(t)
 		seen := follow(t, ns)
 		relay.warm(t)

@@ -35,14 +35,6 @@ func failoverRounds() int {
 	return shortRounds
 }
 
-// notTriedYet keeps a row out of the short form that has not been seen to end on a real cluster.
-func notTriedYet(t *testing.T) {
-	t.Helper()
-	if failoverRounds() <= shortRounds {
-		t.Skip("not tried on a real cluster yet: tests/e2e/failover has it")
-	}
-}
-
 // round is one measurement. What comes before begin and after end isn't measured.
 type round struct {
 	number int
