@@ -262,6 +262,40 @@ async fn a_shard_answers_only_once_it_is_synced_and_in_time() {
 }
 
 #[tokio::test]
+async fn a_session_neither_holds_up_the_end_of_a_shard_nor_outlives_it() {
+    let fleet = fleet(1, 4).await;
+    let shard = fleet.shards[0].clone();
+    let serve = async |address: SocketAddr, token: &CancellationToken| {
+        let tls = server_tls(&fleet.authority);
+        transport::serve(shard.clone(), address, tls, token.clone()).await.expect("serve")
+    };
+    let token = CancellationToken::new();
+    let (address, served) = serve("127.0.0.1:0".parse().expect("address"), &token).await;
+    let tls = client_tls(&fleet.authority, &fleet.authority);
+    let peer = Peer::new(&format!("https://localhost:{}", address.port()), &tls).expect("peer");
+    let answers = async || {
+        let response = peer.exchange(&fleet.request(vec![evaluate(2)])).await;
+        response.shards.iter().all(|report| report.refusal.is_none())
+            && evaluations(&response).iter().all(|evaluation| evaluation.nodes == 4)
+    };
+    // The first message finds out what the shard understands.
+    for _ in 0..3 {
+        assert!(answers().await);
+    }
+    // Two at once.
+    let (one, other) = futures::join!(answers(), answers());
+    assert!(one && other);
+    token.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(5), served).await;
+    ended.expect("in time").expect("served");
+    let token = CancellationToken::new();
+    serve(address, &token).await;
+    // The news of the end may not be there yet for the first one.
+    assert!(answers().await || answers().await);
+    token.cancel();
+}
+
+#[tokio::test]
 async fn a_tree_answers_as_a_flat_relay_does() {
     let fleet = fleet(7, 60).await;
     let metrics = Metrics::unregistered();

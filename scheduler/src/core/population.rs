@@ -9,6 +9,7 @@ use super::affinity::Identity;
 use super::intern::Interner;
 use super::labels::Selector;
 use super::maps::HashMap;
+use super::selector::Requirement;
 
 /// Where the pods of one identity are.
 #[derive(Debug, Default)]
@@ -28,6 +29,8 @@ pub(super) struct Population {
     identities: Interner<Identity>,
     placed: Vec<Placed>,
     by_namespace: ByNamespace,
+    /// By label and value.
+    by_label: HashMap<Arc<str>, HashMap<Arc<str>, BTreeSet<u32>>>,
     /// Those with affinity terms, by the namespaces that the terms name.
     terms_for: ByNamespace,
     /// Those with affinity terms that select namespaces by label.
@@ -65,6 +68,19 @@ impl Population {
     /// Identities of a namespace.
     pub(super) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = u32> {
         self.by_namespace.get(namespace).into_iter().flatten().copied()
+    }
+
+    /// Identities among which are all that a selector selects; `None` where no label's value is asked
+    /// for, by which they could be found.
+    pub(super) fn selected<'s>(
+        &'s self,
+        selector: &'s Selector,
+    ) -> Option<impl Iterator<Item = u32> + use<'s>> {
+        let asked = |requirement: &'s Requirement| Some((requirement.key(), requirement.values()?));
+        let (key, values) = selector.requirements().iter().find_map(asked)?;
+        let with_label = self.by_label.get(key);
+        let with_value = values.iter().filter_map(move |value| with_label?.get(value));
+        Some(with_value.flatten().copied())
     }
 
     /// Identities whose affinity terms may mean pods of a namespace.
@@ -120,6 +136,19 @@ impl Population {
         self.version += 1;
         let Some(identity) = self.identities.shared(id) else { return };
         enter(&mut self.by_namespace, &identity.namespace, id, present);
+        for (key, value) in identity.labels.iter() {
+            if present {
+                let with_label = self.by_label.entry(Arc::clone(key)).or_default();
+                with_label.entry(Arc::clone(value)).or_default().insert(id);
+            } else if let Some(with_label) = self.by_label.get_mut(key) {
+                if with_label.get_mut(value).is_some_and(|ids| ids.remove(&id) && ids.is_empty()) {
+                    with_label.remove(value);
+                }
+                if with_label.is_empty() {
+                    self.by_label.remove(key);
+                }
+            }
+        }
         for term in identity.terms() {
             if term.namespace_selector != Selector::Nothing {
                 if present {
@@ -155,5 +184,45 @@ fn subtract(counts: &mut HashMap<u32, u32>, key: u32, count: u32) {
         if *current == 0 {
             counts.remove(&key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::labels::Labels;
+
+    #[test]
+    fn identities_are_found_by_a_label_that_a_selector_asks_for() {
+        let identity = |app: &str| {
+            let labels =
+                [("app", app), ("tier", "t")].map(|(key, value)| (key.into(), value.into()));
+            Arc::new(Identity { labels: Labels::from_pairs(labels), ..Identity::default() })
+        };
+        let mut population = Population::default();
+        let ids = ["a", "b", "a"].map(|app| population.add(&identity(app), 0, None));
+        let with = |key, operator, values: &[&str]| {
+            let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+            Requirement::label(key, operator, &values).expect("a requirement")
+        };
+        let found = |population: &Population, requirements: Vec<Requirement>| {
+            let selector = Selector::All(requirements);
+            population.selected(&selector).map(Iterator::collect::<BTreeSet<u32>>)
+        };
+        let all: BTreeSet<u32> = ids.into();
+        assert_eq!(found(&population, vec![]), None);
+        assert_eq!(found(&population, vec![with("app", "NotIn", &["a"])]), None);
+        let exists = with("app", "Exists", &[]);
+        let both = vec![exists, with("app", "In", &["a", "b", "c"])];
+        assert_eq!(found(&population, both), Some(all));
+        let a = || vec![with("app", "In", &["a"]), with("tier", "In", &["other"])];
+        assert_eq!(found(&population, a()), Some([ids[0]].into()));
+        assert_eq!(found(&population, vec![with("none", "In", &["a"])]), Some(BTreeSet::new()));
+        population.remove(ids[0], 0, None);
+        assert_eq!(found(&population, a()), Some([ids[0]].into()), "another one is there");
+        population.remove(ids[0], 0, None);
+        assert_eq!(found(&population, a()), Some(BTreeSet::new()));
+        population.remove(ids[1], 0, None);
+        assert!(population.by_label.is_empty());
     }
 }

@@ -51,6 +51,15 @@ impl Requirement {
         &self.key
     }
 
+    /// The values of which the label must have one, where that is the condition.
+    #[must_use]
+    pub fn values(&self) -> Option<&[Arc<str>]> {
+        match &self.operator {
+            Operator::In(values) => Some(values),
+            _ => None,
+        }
+    }
+
     fn compile(requirement: &NodeSelectorRequirement) -> Option<Self> {
         let values = requirement.values.as_deref().unwrap_or_default();
         Self::label(&requirement.key, &requirement.operator, values)

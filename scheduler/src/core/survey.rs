@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::affinity::{Identity, PodTerm};
+use super::affinity::{Identity, PodTerm, Reach};
 use super::columns::{Columns, Slot};
 use super::diagnosis::Plugin;
 use super::evaluate::Label;
 use super::facts::{Anonymous, Hostname};
+use super::labels::Selector;
 use super::maps::HashMap;
 use super::pod::PodRequest;
 use super::population::Population;
@@ -261,18 +262,25 @@ impl Relation {
 /// The identities that are anything to a pod.
 pub(super) fn relations(population: &Population, request: &PodRequest) -> Vec<(u32, Relation)> {
     let mut candidates: Vec<u32> = population.minding(&request.identity.namespace).collect();
-    let mut everywhere = false;
-    for reach in &request.reaches {
-        match reach {
-            super::affinity::Reach::Everywhere => everywhere = true,
-            super::affinity::Reach::Named(names) => {
+    let (mut here, mut everywhere) = (false, false);
+    for constraint in request.spread.hard.iter().chain(&request.spread.soft) {
+        match population.selected(&constraint.selector) {
+            Some(selected) => candidates.extend(selected),
+            None => here |= constraint.selector != Selector::Nothing,
+        }
+    }
+    for (term, reach) in request.identity.terms().zip(&request.reaches) {
+        match (population.selected(&term.selector), reach) {
+            (Some(selected), _) => candidates.extend(selected),
+            (None, Reach::Everywhere) => everywhere = true,
+            (None, Reach::Named(names)) => {
                 candidates.extend(names.iter().flat_map(|name| population.in_namespace(name)));
             }
         }
     }
     if everywhere {
         candidates = population.all().collect();
-    } else if !request.spread.is_empty() {
+    } else if here {
         candidates.extend(population.in_namespace(&request.identity.namespace));
     }
     candidates.sort_unstable();

@@ -64,15 +64,15 @@ impl Reservation {
     /// What ends it.
     #[must_use]
     pub fn settlement(&self) -> Settlement {
-        Settlement { pod: self.pod.clone(), node: self.node.clone(), token: self.token }
+        Settlement { uid: self.pod.uid.clone(), node: self.node.clone(), token: self.token }
     }
 }
 
 /// Which reservation ends. A late release must not undo a later reservation, hence the token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settlement {
-    /// Which pod.
-    pub pod: PodId,
+    /// Which pod, by its UID.
+    pub uid: Arc<str>,
     /// Where it has a share.
     pub node: Arc<str>,
     /// The reservation's.

@@ -4,11 +4,13 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::stream::BoxStream;
 use hyper_util::rt::TokioIo;
 use megacluster_service::tls::{ClientTls, ServerTls};
+use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -16,11 +18,12 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tracing::{debug, info, warn};
 
 use super::generated as pb;
-use super::wire::{self, ClassCache};
+use super::wire::{self, ClassCache, Dialect};
 use super::{Refusal, Request, Response};
 
 /// ALPN of gRPC.
@@ -49,7 +52,45 @@ pub trait Serve: Send + Sync + 'static {
 
 struct Service<S> {
     inner: Arc<S>,
-    classes: ClassCache,
+    classes: Arc<ClassCache>,
+    /// Ends sessions.
+    token: CancellationToken,
+}
+
+impl<S> Clone for Service<S> {
+    fn clone(&self) -> Self {
+        let Self { inner, classes, token } = self;
+        Self { inner: inner.clone(), classes: classes.clone(), token: token.clone() }
+    }
+}
+
+impl<S: Serve> Service<S> {
+    async fn answer(
+        &self,
+        request: pb::ExchangeRequest,
+    ) -> Result<pb::ExchangeResponse, tonic::Status> {
+        let dialect = Dialect::of_request(&request);
+        let request = wire::decode_request(request, &self.classes)
+            .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
+        let response = self.inner.exchange(request).await;
+        Ok(wire::encode_response(&response, dialect))
+    }
+
+    /// The answer to the next message of a session; `None` at its end.
+    async fn next_answer(
+        &self,
+        requests: &mut Streaming<pb::ExchangeRequest>,
+    ) -> Result<Option<pb::ExchangeResponse>, tonic::Status> {
+        let request = tokio::select! {
+            biased;
+            request = requests.message() => request?,
+            () = self.token.cancelled() => None,
+        };
+        match request {
+            Some(request) => self.answer(request).await.map(Some),
+            None => Ok(None),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -58,10 +99,21 @@ impl<S: Serve> pb::scheduler_server::Scheduler for Service<S> {
         &self,
         request: tonic::Request<pb::ExchangeRequest>,
     ) -> Result<tonic::Response<pb::ExchangeResponse>, tonic::Status> {
-        let request = wire::decode_request(request.into_inner(), &self.classes)
-            .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
-        let response = self.inner.exchange(request).await;
-        Ok(tonic::Response::new(wire::encode_response(&response)))
+        self.answer(request.into_inner()).await.map(tonic::Response::new)
+    }
+
+    type SessionStream = BoxStream<'static, Result<pb::ExchangeResponse, tonic::Status>>;
+
+    async fn session(
+        &self,
+        request: tonic::Request<Streaming<pb::ExchangeRequest>>,
+    ) -> Result<tonic::Response<Self::SessionStream>, tonic::Status> {
+        let begin = (self.clone(), request.into_inner());
+        let answers = futures::stream::try_unfold(begin, |(service, mut requests)| async move {
+            let answer = service.next_answer(&mut requests).await?;
+            Ok(answer.map(|answer| (answer, (service, requests))))
+        });
+        Ok(tonic::Response::new(Box::pin(answers)))
     }
 }
 
@@ -80,7 +132,8 @@ pub async fn serve<S: Serve>(
     tokio::spawn(accept(listener, tls, ready, token.clone()));
     let service = pb::scheduler_server::SchedulerServer::new(Service {
         inner,
-        classes: ClassCache::default(),
+        classes: Arc::default(),
+        token: token.clone(),
     })
     .max_decoding_message_size(MAX_MESSAGE)
     .max_encoding_message_size(MAX_MESSAGE);
@@ -151,8 +204,35 @@ pub enum PeerError {
 #[derive(Clone, Debug)]
 pub struct Peer {
     client: pb::scheduler_client::SchedulerClient<Channel>,
-    /// By its last answer. One of an older version refuses what it does not know, and says so.
-    carries_over: Arc<AtomicBool>,
+    /// By its last answer.
+    dialect: Arc<Mutex<Dialect>>,
+    /// One that no message is under way on. A message that finds none begins another one; of several
+    /// the last one that is done is kept.
+    session: Arc<Mutex<Option<Session>>>,
+}
+
+/// A stream of messages and their answers. What would be done for each call, from its headers to its
+/// trailers, is done once for all of them.
+#[derive(Debug)]
+struct Session {
+    requests: mpsc::Sender<pb::ExchangeRequest>,
+    answers: Streaming<pb::ExchangeResponse>,
+}
+
+impl Session {
+    /// Whether it has ended while nobody looked: nothing is to be answered.
+    fn has_ended(&mut self) -> bool {
+        self.requests.is_closed() || self.answers.message().now_or_never().is_some()
+    }
+
+    async fn exchange(
+        &mut self,
+        message: pb::ExchangeRequest,
+    ) -> Result<pb::ExchangeResponse, tonic::Status> {
+        let ended = || tonic::Status::unavailable("the session has ended");
+        self.requests.send(message).await.map_err(|_| ended())?;
+        self.answers.message().await?.ok_or_else(ended)
+    }
 }
 
 impl Peer {
@@ -189,34 +269,60 @@ impl Peer {
         let client = pb::scheduler_client::SchedulerClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Ok(Self { client, carries_over: Arc::default() })
+        Ok(Self { client, dialect: Arc::default(), session: Arc::default() })
     }
 
     /// Sends one message. Without an answer in time, or with one that can't be read, every target
     /// is reported as unreachable: whether the operations were carried out is then unknown.
     pub async fn exchange(&self, request: &Request) -> Response {
         let lost = |why: String| Response::refused(&request.targets, &Refusal::Unreachable(why));
-        let carry_over = self.carries_over.load(Ordering::Relaxed);
-        let message = match wire::encode_request(request, carry_over) {
+        let dialect = *self.dialect.lock();
+        let message = match wire::encode_request(request, dialect) {
             Ok(message) => message,
             Err(error) => {
                 let refusal = Refusal::Malformed(error.to_string());
                 return Response::refused(&request.targets, &refusal);
             }
         };
-        let mut client = self.client.clone();
-        match timeout(request.deadline, client.exchange(message)).await {
+        match timeout(request.deadline, self.ask(message, dialect)).await {
             Ok(Ok(answer)) => {
-                let answer = answer.into_inner();
-                self.carries_over.store(answer.classes_carry_over, Ordering::Relaxed);
+                *self.dialect.lock() = Dialect::of_response(&answer);
                 wire::decode_response(answer)
             }
             Ok(Err(status)) => {
-                self.carries_over.store(false, Ordering::Relaxed);
+                *self.dialect.lock() = Dialect::First;
                 lost(describe(&status))
             }
             Err(_) => lost("no answer in time".to_owned()),
         }
+    }
+
+    async fn ask(
+        &self,
+        message: pb::ExchangeRequest,
+        dialect: Dialect,
+    ) -> Result<pb::ExchangeResponse, tonic::Status> {
+        if dialect < Dialect::Runs {
+            return Ok(self.client.clone().exchange(message).await?.into_inner());
+        }
+        // Given back with an answer alone: one whose answer is not waited for is over.
+        let mut idle = self.session.lock().take();
+        if idle.as_mut().is_some_and(Session::has_ended) {
+            idle = None;
+        }
+        let mut session = match idle {
+            Some(session) => session,
+            None => self.begin().await?,
+        };
+        let answer = session.exchange(message).await?;
+        *self.session.lock() = Some(session);
+        Ok(answer)
+    }
+
+    async fn begin(&self) -> Result<Session, tonic::Status> {
+        let (requests, messages) = mpsc::channel(1);
+        let answers = self.client.clone().session(ReceiverStream::new(messages)).await?;
+        Ok(Session { requests, answers: answers.into_inner() })
     }
 }
 

@@ -4,6 +4,7 @@
 mod preemption;
 mod request;
 mod response;
+mod runs;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,44 @@ const CLASSES: usize = 4096;
 /// Operations in one message.
 pub const MAX_OPERATIONS: usize = 4096;
 
+/// What a peer understands, by its last message; each includes those before it. One of an older
+/// version refuses what it does not know, and says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dialect {
+    /// Nothing but the first version's.
+    #[default]
+    First,
+    /// A reservation without a class is of the same as the one before it.
+    CarryOver,
+    /// Runs of operations and answers, nodes in columns, and sessions.
+    Runs,
+}
+
+impl Dialect {
+    /// What is said of this version.
+    const OURS: u32 = 2;
+
+    fn read(dialect: u32, carry_over: bool) -> Self {
+        match dialect {
+            Self::OURS.. => Self::Runs,
+            _ if carry_over => Self::CarryOver,
+            _ => Self::First,
+        }
+    }
+
+    /// What whoever sent this takes in an answer.
+    #[must_use]
+    pub fn of_request(request: &pb::ExchangeRequest) -> Self {
+        Self::read(request.dialect, false)
+    }
+
+    /// What whoever sent this takes in a request.
+    #[must_use]
+    pub fn of_response(response: &pb::ExchangeResponse) -> Self {
+        Self::read(response.dialect, response.classes_carry_over)
+    }
+}
+
 /// A message can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
@@ -42,6 +81,9 @@ pub enum WireError {
     /// A UID that isn't 16 bytes long, or a class that isn't there.
     #[error("a nominee or victim makes no sense")]
     Nominee,
+    /// A run whose parts don't fit each other, or with a text that isn't one.
+    #[error("a run of operations makes no sense")]
+    Run,
     /// More than the bound.
     #[error("{0} operations in one message: at most {MAX_OPERATIONS}")]
     TooMany(usize),

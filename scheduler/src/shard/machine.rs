@@ -342,7 +342,7 @@ impl ShardMachine {
             // The bind is a fact, whichever reservation it came from. It still expires: the pod
             // may have been deleted before this run of the shard read its list.
             Operation::Confirm(settlement) => {
-                let uid = PodUid::new(&settlement.pod.uid);
+                let uid = PodUid::new(&settlement.uid);
                 let held = self.held.get_mut(&uid);
                 if let Some(held) = held.filter(|held| held.node == settlement.node) {
                     held.confirmed = true;
@@ -350,7 +350,7 @@ impl ShardMachine {
                 Answer::Outcome(Ok(()))
             }
             Operation::Release(settlement) => {
-                let uid = PodUid::new(&settlement.pod.uid);
+                let uid = PodUid::new(&settlement.uid);
                 let held = self.held.get_mut(&uid).filter(|held| held.node == settlement.node);
                 if held.is_some_and(|held| held.release(settlement.token)) {
                     self.held.remove(&uid);

@@ -19,6 +19,9 @@ pub struct ExchangeRequest {
     pub deadline_millis: u32,
     #[prost(message, repeated, tag = "6")]
     pub operations: ::prost::alloc::vec::Vec<Operation>,
+    /// What the sender understands in an answer: from 2 on runs.
+    #[prost(uint32, tag = "7")]
+    pub dialect: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Target {
@@ -34,7 +37,7 @@ pub struct Target {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Operation {
-    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: ::core::option::Option<operation::Kind>,
 }
 /// Nested message and enum types in `Operation`.
@@ -63,7 +66,30 @@ pub mod operation {
         /// nobody.
         #[prost(message, tag = "7")]
         Preempt(super::Preempt),
+        /// As many reservations, or confirmations, one after the other. For a receiver whose dialect is
+        /// 2 or more.
+        #[prost(message, tag = "8")]
+        Reserves(super::Run),
+        #[prost(message, tag = "9")]
+        Confirms(super::Run),
     }
+}
+/// Reservations or settlements that have much in common, in columns.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Run {
+    /// What all of them have in common; namespace and class in reservations alone.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub class: ::core::option::Option<PodClass>,
+    #[prost(uint64, tag = "3")]
+    pub token: u64,
+    /// UID, name (in reservations alone) and node of each, one text behind the other.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub text: ::prost::bytes::Bytes,
+    /// How many bytes of it each of them takes.
+    #[prost(uint32, repeated, tag = "5")]
+    pub lengths: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Evaluate {
@@ -166,6 +192,7 @@ pub struct Reservation {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Settlement {
+    /// Its UID; nobody reads its name.
     #[prost(message, optional, tag = "1")]
     pub pod: ::core::option::Option<PodId>,
     #[prost(string, tag = "2")]
@@ -185,6 +212,9 @@ pub struct ExchangeResponse {
     /// The sender knows what a reservation without a class means.
     #[prost(bool, tag = "3")]
     pub classes_carry_over: bool,
+    /// What the sender understands in a request: 2 for runs and for Session.
+    #[prost(uint32, tag = "4")]
+    pub dialect: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShardReport {
@@ -281,7 +311,7 @@ pub mod refusal {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Answer {
-    #[prost(oneof = "answer::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "answer::Kind", tags = "1, 2, 3, 4, 5")]
     pub kind: ::core::option::Option<answer::Kind>,
 }
 /// Nested message and enum types in `Answer`.
@@ -300,6 +330,10 @@ pub mod answer {
         /// To preempt: of the targets' best nodes the best.
         #[prost(message, tag = "4")]
         Trial(super::Trial),
+        /// To so many operations of which each is for the node's owner, one after the other: done. For a
+        /// sender whose dialect is 2 or more.
+        #[prost(uint32, tag = "5")]
+        Done(u32),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -441,6 +475,16 @@ pub struct Tuple {
     /// Nothing takes a pod after those.
     #[prost(bool, tag = "12")]
     pub last: bool,
+    /// The same as next in columns, for a sender whose dialect is 2 or more.
+    #[prost(int64, repeated, tag = "13")]
+    pub next_locals: ::prost::alloc::vec::Vec<i64>,
+    #[prost(fixed64, repeated, tag = "14")]
+    pub next_lots: ::prost::alloc::vec::Vec<u64>,
+    /// Their names one behind the other, and how many bytes each of them takes.
+    #[prost(bytes = "bytes", tag = "15")]
+    pub next_nodes: ::prost::bytes::Bytes,
+    #[prost(uint32, repeated, tag = "16")]
+    pub next_lengths: ::prost::alloc::vec::Vec<u32>,
 }
 /// A node for a later pod.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -574,6 +618,34 @@ pub mod scheduler_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// The same for many messages on one stream: each is answered before the next one is read. For a
+        /// receiver whose dialect is 2 or more.
+        pub async fn session(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::ExchangeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExchangeResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/megacluster.scheduler.v1.Scheduler/Session",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("megacluster.scheduler.v1.Scheduler", "Session"),
+                );
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -597,6 +669,18 @@ pub mod scheduler_server {
             tonic::Response<super::ExchangeResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the Session method.
+        type SessionStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExchangeResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The same for many messages on one stream: each is answered before the next one is read. For a
+        /// receiver whose dialect is 2 or more.
+        async fn session(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ExchangeRequest>>,
+        ) -> std::result::Result<tonic::Response<Self::SessionStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct SchedulerServer<T> {
@@ -715,6 +799,54 @@ pub mod scheduler_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/megacluster.scheduler.v1.Scheduler/Session" => {
+                    #[allow(non_camel_case_types)]
+                    struct SessionSvc<T: Scheduler>(pub Arc<T>);
+                    impl<
+                        T: Scheduler,
+                    > tonic::server::StreamingService<super::ExchangeRequest>
+                    for SessionSvc<T> {
+                        type Response = super::ExchangeResponse;
+                        type ResponseStream = T::SessionStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::ExchangeRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Scheduler>::session(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SessionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

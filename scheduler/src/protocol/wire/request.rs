@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::preemption::{decode_nominees, decode_preempt, encode_nominees, encode_preempt};
-use super::{ClassCache, MAX_OPERATIONS, WireError};
+use super::runs::{self, OpenRun};
+use super::{ClassCache, Dialect, MAX_OPERATIONS, WireError};
 use super::{decode_survey, encode_class, encode_survey};
 use crate::core::maps::HashMap;
 use crate::core::pod::PodRequest;
@@ -43,29 +44,42 @@ impl Written {
     }
 }
 
-/// For sending. `carry_over`: the receiver takes a reservation without a class to be of the same as
-/// the one before it.
+/// For sending to a peer that understands so much.
 pub fn encode_request(
     request: &Request,
-    carry_over: bool,
+    dialect: Dialect,
 ) -> Result<pb::ExchangeRequest, WireError> {
-    let mut written = Written { carry_over, ..Written::default() };
+    let mut written = Written { carry_over: dialect >= Dialect::CarryOver, ..Written::default() };
     let target = |target: &Target| pb::Target {
         shard: target.shard.to_string(),
         incarnation: target.incarnation,
         changes: target.changes,
     };
+    let mut operations = Vec::new();
+    let mut run = None;
+    for operation in &request.operations {
+        if dialect < Dialect::Runs {
+            operations.push(encode_operation(operation, &mut written)?);
+            continue;
+        }
+        if run.as_mut().is_some_and(|run: &mut OpenRun| run.takes(operation)) {
+            continue;
+        }
+        operations.extend(run.take().map(OpenRun::close));
+        run = OpenRun::of(operation, |class| written.class(class))?;
+        if run.is_none() {
+            operations.push(encode_operation(operation, &mut written)?);
+        }
+    }
+    operations.extend(run.map(OpenRun::close));
     Ok(pb::ExchangeRequest {
         term: request.term,
         membership: request.membership,
         targets: request.targets.iter().map(target).collect(),
         relays: request.relays.iter().map(ToString::to_string).collect(),
         deadline_millis: u32::try_from(request.deadline.as_millis()).unwrap_or(u32::MAX),
-        operations: request
-            .operations
-            .iter()
-            .map(|operation| encode_operation(operation, &mut written))
-            .collect::<Result<_, WireError>>()?,
+        operations,
+        dialect: Dialect::OURS,
     })
 }
 
@@ -83,17 +97,23 @@ pub fn decode_request(
         changes: target.changes,
     };
     let mut reserved = None;
+    let mut operations = Vec::with_capacity(request.operations.len());
+    for operation in request.operations {
+        match runs::expand(&operation, classes)? {
+            Some(run) => operations.extend(run),
+            None => operations.push(decode_operation(operation, classes, &mut reserved)?),
+        }
+        if operations.len() > MAX_OPERATIONS {
+            return Err(WireError::TooMany(operations.len()));
+        }
+    }
     Ok(Request {
         term: request.term,
         membership: request.membership,
         targets: request.targets.into_iter().map(target).collect(),
         relays: request.relays.into_iter().map(Into::into).collect(),
         deadline: Duration::from_millis(request.deadline_millis.into()),
-        operations: request
-            .operations
-            .into_iter()
-            .map(|operation| decode_operation(operation, classes, &mut reserved))
-            .collect::<Result<_, WireError>>()?,
+        operations,
     })
 }
 
@@ -147,13 +167,15 @@ fn decode_operation(
         })
     };
     let settlement = |settlement: pb::Settlement| -> Result<Settlement, WireError> {
-        Ok(Settlement {
-            pod: decode_pod(settlement.pod)?,
-            node: settlement.node.into(),
-            token: settlement.token,
-        })
+        let uid = settlement.pod.ok_or(WireError::Missing("pod"))?.uid;
+        if uid.is_empty() {
+            return Err(WireError::Missing("uid"));
+        }
+        Ok(Settlement { uid: uid.into(), node: settlement.node.into(), token: settlement.token })
     };
     Ok(match operation.kind.ok_or(WireError::Missing("operation"))? {
+        // Expanded before.
+        Kind::Reserves(_) | Kind::Confirms(_) => return Err(WireError::Run),
         Kind::Survey(wire) => {
             Operation::Survey { class: classes.get(wire.class)?, full: wire.full }
         }
@@ -205,8 +227,9 @@ fn encode_reservation(
 }
 
 fn encode_settlement(settlement: &Settlement) -> pb::Settlement {
+    let uid = settlement.uid.to_string();
     pb::Settlement {
-        pod: Some(encode_pod(&settlement.pod)),
+        pod: Some(pb::PodId { uid, ..pb::PodId::default() }),
         node: settlement.node.to_string(),
         token: settlement.token,
     }

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::preemption::{decode_trial, encode_trial};
+use super::runs::{read_next, write_next};
+use super::{Dialect, MAX_OPERATIONS};
 use super::{decode_rejections, decode_survey, encode_rejections, encode_survey};
 use crate::core::evaluate::{Evaluation, Label, Next, Tuple};
 use crate::core::event::EventSet;
 use crate::protocol::generated as pb;
 use crate::protocol::{Answer, Refusal, Response, ShardReport};
 
-/// For sending.
+/// For sending to a peer that understands so much.
 #[must_use]
-pub fn encode_response(response: &Response) -> pb::ExchangeResponse {
+pub fn encode_response(response: &Response, dialect: Dialect) -> pb::ExchangeResponse {
     let report = |report: &ShardReport| pb::ShardReport {
         shard: report.shard.to_string(),
         incarnation: report.incarnation,
@@ -24,9 +26,26 @@ pub fn encode_response(response: &Response) -> pb::ExchangeResponse {
     };
     pb::ExchangeResponse {
         shards: response.shards.iter().map(report).collect(),
-        answers: response.answers.iter().map(encode_answer).collect(),
+        answers: encode_answers(&response.answers, dialect),
         classes_carry_over: true,
+        dialect: Dialect::OURS,
     }
+}
+
+fn encode_answers(answers: &[Answer], dialect: Dialect) -> Vec<pb::Answer> {
+    use pb::answer::Kind;
+    let mut encoded: Vec<pb::Answer> = Vec::new();
+    for answer in answers {
+        if dialect >= Dialect::Runs && matches!(answer, Answer::Outcome(Ok(()))) {
+            match encoded.last_mut() {
+                Some(pb::Answer { kind: Some(Kind::Done(done)) }) => *done += 1,
+                _ => encoded.push(pb::Answer { kind: Some(Kind::Done(1)) }),
+            }
+        } else {
+            encoded.push(encode_answer(answer, dialect));
+        }
+    }
+    encoded
 }
 
 /// From the wire.
@@ -43,8 +62,26 @@ pub fn decode_response(response: pb::ExchangeResponse) -> Response {
     };
     Response {
         shards: response.shards.into_iter().map(report).collect(),
-        answers: response.answers.into_iter().map(decode_answer).collect(),
+        answers: decode_answers(response.answers),
     }
+}
+
+fn decode_answers(encoded: Vec<pb::Answer>) -> Vec<Answer> {
+    use pb::answer::Kind;
+    let mut answers = Vec::with_capacity(encoded.len());
+    for answer in encoded {
+        // Nobody asked for more than that.
+        let room = MAX_OPERATIONS.saturating_sub(answers.len());
+        match answer.kind {
+            _ if room == 0 => break,
+            Some(Kind::Done(done)) => {
+                let done = usize::try_from(done).unwrap_or(usize::MAX).min(room);
+                answers.extend(std::iter::repeat_with(|| Answer::Outcome(Ok(()))).take(done));
+            }
+            _ => answers.push(decode_answer(answer)),
+        }
+    }
+    answers
 }
 
 fn encode_refusal(refusal: &Refusal) -> pb::Refusal {
@@ -74,11 +111,12 @@ fn decode_refusal(refusal: pb::Refusal) -> Refusal {
     }
 }
 
-fn encode_answer(answer: &Answer) -> pb::Answer {
+fn encode_answer(answer: &Answer, dialect: Dialect) -> pb::Answer {
     use pb::answer::Kind;
     let kind = match answer {
         Answer::Evaluations(evaluations) => {
-            let evaluations = evaluations.iter().map(encode_evaluation).collect();
+            let encode = |evaluation| encode_evaluation(evaluation, dialect);
+            let evaluations = evaluations.iter().map(encode).collect();
             Some(Kind::Evaluations(pb::Evaluations { evaluations }))
         }
         // What can't be written is left out, and a survey that is left out is no survey.
@@ -98,7 +136,8 @@ fn encode_answer(answer: &Answer) -> pb::Answer {
 fn decode_answer(answer: pb::Answer) -> Answer {
     use pb::answer::Kind;
     match answer.kind {
-        None => Answer::Nobody,
+        // Several of them are read before.
+        None | Some(Kind::Done(_)) => Answer::Nobody,
         Some(Kind::Evaluations(wire)) => {
             Answer::Evaluations(wire.evaluations.into_iter().map(decode_evaluation).collect())
         }
@@ -114,11 +153,13 @@ fn decode_answer(answer: pb::Answer) -> Answer {
     }
 }
 
-fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
+fn encode_evaluation(evaluation: &Evaluation, dialect: Dialect) -> pb::Evaluation {
     let label = |(key, value): &Label| pb::Label { key: key.to_string(), value: value.to_string() };
     let next =
         |next: &Next| pb::Next { local: next.local, lot: next.lot, node: next.node.to_string() };
-    let tuple = |tuple: &Tuple| pb::Tuple {
+    let columns = dialect >= Dialect::Runs;
+    let next = |all: &[Next]| all.iter().map(next).collect();
+    let plain = |tuple: &Tuple| pb::Tuple {
         taints: tuple.taints,
         affinity: tuple.affinity,
         local: tuple.local,
@@ -129,8 +170,16 @@ fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
         spread: tuple.spread.clone().unwrap_or_default(),
         ignored: tuple.spread.is_none(),
         labels: tuple.labels.iter().map(label).collect(),
-        next: tuple.next.iter().map(next).collect(),
+        next: if columns { Vec::new() } else { next(&tuple.next) },
         last: tuple.last,
+        ..pb::Tuple::default()
+    };
+    let tuple = |tuple: &Tuple| {
+        let mut wire = plain(tuple);
+        if columns {
+            write_next(&tuple.next, &mut wire);
+        }
+        wire
     };
     let domains = |domains: &BTreeSet<Arc<str>>| pb::Domains {
         values: domains.iter().map(ToString::to_string).collect(),
@@ -151,8 +200,13 @@ fn encode_evaluation(evaluation: &Evaluation) -> pb::Evaluation {
 }
 
 fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
-    let next = |next: pb::Next| Next { local: next.local, lot: next.lot, node: next.node.into() };
-    let tuple = |tuple: pb::Tuple| Tuple {
+    let read = |mut tuple: pb::Tuple| {
+        // Without those that come next its node is known, and no more.
+        let next = read_next(&mut tuple);
+        let last = next.is_some() && tuple.last;
+        (tuple, next.unwrap_or_default(), last)
+    };
+    let tuple = |(tuple, next, last): (pb::Tuple, Vec<Next>, bool)| Tuple {
         taints: tuple.taints,
         affinity: tuple.affinity,
         local: tuple.local,
@@ -162,8 +216,8 @@ fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
         preferences: tuple.preferences,
         spread: (!tuple.ignored).then_some(tuple.spread),
         labels: tuple.labels.into_iter().map(|l| (l.key.into(), l.value.into())).collect(),
-        next: tuple.next.into_iter().map(next).collect(),
-        last: tuple.last,
+        next,
+        last,
     };
     let domains = |domains: pb::Domains| domains.values.into_iter().map(Arc::from).collect();
     Evaluation {
@@ -172,7 +226,7 @@ fn decode_evaluation(evaluation: pb::Evaluation) -> Evaluation {
         rejections: decode_rejections(evaluation.rejections),
         unresolvable: evaluation.unresolvable,
         lower_priority: evaluation.lower_priority,
-        tuples: evaluation.tuples.into_iter().map(tuple).collect(),
+        tuples: evaluation.tuples.into_iter().map(read).map(tuple).collect(),
         missing: evaluation.missing,
         domains: evaluation.domains.into_iter().map(domains).collect(),
         ignored: evaluation.ignored,

@@ -125,7 +125,7 @@ fn request() -> Request {
 #[test]
 fn requests_come_back_as_they_went() {
     let classes = ClassCache::default();
-    let wire = encode_request(&request(), false).expect("encode");
+    let wire = encode_request(&request(), Dialect::First).expect("encode");
     let back = decode_request(wire.clone(), &classes).expect("decode");
     assert_eq!(format!("{back:?}"), format!("{:?}", request()));
     // Equal classes are one.
@@ -135,7 +135,7 @@ fn requests_come_back_as_they_went() {
         panic!("the operations' order")
     };
     assert!(Arc::ptr_eq(&a.class, b));
-    let again = encode_request(&back, false).expect("encode");
+    let again = encode_request(&back, Dialect::First).expect("encode");
     assert_eq!(again, wire);
 }
 
@@ -149,7 +149,7 @@ fn a_class_that_carries_over_is_sent_once() {
     other.class = Arc::new(PodRequest::default());
     let (same, other) = (reservation.clone(), Operation::Reserve(other));
     sent.operations.extend([other.clone(), other, Operation::Reserve(same)]);
-    let wire = encode_request(&sent, true).expect("encode");
+    let wire = encode_request(&sent, Dialect::CarryOver).expect("encode");
     let has_class = |operation: &pb::Operation| match &operation.kind {
         Some(Kind::Restore(wire) | Kind::Reserve(wire)) => Some(wire.class.is_some()),
         _ => None,
@@ -162,6 +162,123 @@ fn a_class_that_carries_over_is_sent_once() {
     let mut first = wire;
     first.operations.drain(..3);
     assert!(decode_request(first, &classes).is_err());
+}
+
+#[test]
+fn equal_reservations_travel_in_runs() {
+    let classes = ClassCache::default();
+    let mut sent = request();
+    let Operation::Reserve(first) = sent.operations[3].clone() else { panic!("the order") };
+    let mut like = first.clone();
+    (like.pod.uid, like.pod.name, like.node) = ("é".into(), "".into(), "another".into());
+    let mut elsewhere = like.clone();
+    elsewhere.pod.namespace = "other".into();
+    let mut later = elsewhere.clone();
+    later.token -= 1;
+    let mut other = later.clone();
+    other.class = Arc::new(PodRequest::default());
+    let runs = [&first, &like, &elsewhere, &later, &other, &first, &like];
+    let confirms = [&first, &like, &later].map(|r| Operation::Confirm(r.settlement()));
+    sent.operations.extend(runs.map(|r| Operation::Reserve(r.clone())));
+    sent.operations.extend(confirms);
+    sent.operations.push(Operation::Release(first.settlement()));
+    let wire = encode_request(&sent, Dialect::Runs).expect("encode");
+    let back = decode_request(wire.clone(), &classes).expect("decode");
+    assert_eq!(format!("{back:?}"), format!("{sent:?}"));
+    let length = |operation: &pb::Operation| match &operation.kind {
+        Some(pb::operation::Kind::Reserves(run)) => Some(run.lengths.len() / 3),
+        Some(pb::operation::Kind::Confirms(run)) => Some(run.lengths.len() / 2),
+        _ => None,
+    };
+    let lengths: Vec<usize> = wire.operations.iter().filter_map(length).collect();
+    assert_eq!(lengths, [1, 1, 2, 1, 1, 1, 2, 2, 1]);
+}
+
+#[test]
+fn runs_that_make_no_sense_are_refused() {
+    let classes = ClassCache::default();
+    let decode = |change: &dyn Fn(&mut pb::Run)| {
+        let mut wire = encode_request(&request(), Dialect::Runs).expect("encode");
+        for operation in &mut wire.operations {
+            if let Some(pb::operation::Kind::Reserves(run)) = &mut operation.kind {
+                change(run);
+            }
+        }
+        decode_request(wire, &classes)
+    };
+    assert!(decode(&|_| {}).is_ok());
+    assert!(decode(&|run| run.lengths.clear()).is_err());
+    assert!(decode(&|run| run.lengths.push(0)).is_err());
+    assert!(decode(&|run| run.lengths.swap(0, 2)).is_ok());
+    assert!(decode(&|run| run.lengths = vec![0, 2, 1]).is_err(), "without a UID");
+    assert!(decode(&|run| run.lengths = vec![u32::MAX, 4, 0]).is_err());
+    assert!(decode(&|run| run.text = Bytes::from_static(b"\xff\xff\xff")).is_err());
+    assert!(
+        decode(&|run| {
+            (run.text, run.lengths) = (Bytes::from_static("éa".as_bytes()), vec![1, 1, 1]);
+        })
+        .is_err()
+    );
+    assert!(decode(&|run| run.class = None).is_err());
+    let many = decode(&|run| run.lengths = vec![0; 3 * (MAX_OPERATIONS + 1)]);
+    assert!(matches!(many, Err(WireError::TooMany(_))));
+    let some = |wire: &mut pb::ExchangeRequest| {
+        let run = wire
+            .operations
+            .iter()
+            .find(|operation| matches!(operation.kind, Some(pb::operation::Kind::Confirms(_))));
+        wire.operations = vec![run.cloned().expect("a run"); MAX_OPERATIONS];
+    };
+    let mut wire = encode_request(&request(), Dialect::Runs).expect("encode");
+    some(&mut wire);
+    assert!(decode_request(wire.clone(), &classes).is_ok());
+    for operation in &mut wire.operations {
+        if let Some(pb::operation::Kind::Confirms(run)) = &mut operation.kind {
+            let text = [&run.text[..], &run.text[..]].concat();
+            (run.text, run.lengths) = (text.into(), [&run.lengths[..], &run.lengths[..]].concat());
+        }
+    }
+    assert!(matches!(decode_request(wire, &classes), Err(WireError::TooMany(_))));
+}
+
+#[test]
+fn a_look_ahead_that_makes_no_sense_ends_with_the_first_node() {
+    let next = vec![Next { local: -1, lot: 9, node: "m".into() }; 2];
+    let tuple = Tuple {
+        taints: 0,
+        affinity: 0,
+        preferences: 0,
+        spread: None,
+        local: 3,
+        ties: 4,
+        lot: 1,
+        node: "n".into(),
+        labels: Vec::new(),
+        next,
+        last: true,
+    };
+    let evaluation = Evaluation { tuples: vec![tuple.clone()], ..Evaluation::default() };
+    let answers = vec![Answer::Evaluations(vec![evaluation])];
+    let wire = encode_response(&Response { shards: Vec::new(), answers }, Dialect::Runs);
+    let read = |change: fn(&mut pb::Tuple)| {
+        let mut wire = wire.clone();
+        if let Some(pb::answer::Kind::Evaluations(all)) = &mut wire.answers[0].kind {
+            change(&mut all.evaluations[0].tuples[0]);
+        }
+        let Answer::Evaluations(all) = decode_response(wire).answers.remove(0) else {
+            panic!("an evaluation")
+        };
+        all[0].tuples[0].clone()
+    };
+    assert_eq!(read(|_| {}), tuple);
+    let alone = Tuple { next: Vec::new(), last: false, ..tuple };
+    assert_eq!(read(|wire| wire.next_lengths.push(1)), alone);
+    assert_eq!(read(|wire| wire.next_lots.truncate(1)), alone);
+    assert_eq!(read(|wire| wire.next_locals.truncate(1)), alone);
+    assert_eq!(read(|wire| wire.next_nodes = Bytes::from_static(b"m\xff")), alone);
+    let many = vec![pb::Answer { kind: Some(pb::answer::Kind::Done(u32::MAX)) }; 3];
+    let wire = pb::ExchangeResponse { answers: many, ..pb::ExchangeResponse::default() };
+    assert_eq!(decode_response(wire).answers.len(), MAX_OPERATIONS);
 }
 
 #[test]
@@ -219,19 +336,23 @@ fn responses_come_back_as_they_went() {
             Answer::Trial(Trial::default().into()),
             Answer::Trial(trial().into()),
             Answer::Outcome(Ok(())),
+            Answer::Outcome(Ok(())),
             Answer::Outcome(Err("full".to_owned())),
+            Answer::Outcome(Ok(())),
             Answer::Nobody,
         ],
     };
-    let back = decode_response(encode_response(&response));
-    assert_eq!(format!("{back:?}"), format!("{response:?}"));
+    for dialect in [Dialect::First, Dialect::CarryOver, Dialect::Runs] {
+        let back = decode_response(encode_response(&response, dialect));
+        assert_eq!(format!("{back:?}"), format!("{response:?}"));
+    }
 }
 
 #[test]
 fn nonsense_is_refused() {
     let classes = ClassCache::default();
     let decode = |change: fn(&mut pb::ExchangeRequest)| {
-        let mut wire = encode_request(&request(), false).expect("encode");
+        let mut wire = encode_request(&request(), Dialect::First).expect("encode");
         change(&mut wire);
         decode_request(wire, &classes)
     };
@@ -239,7 +360,7 @@ fn nonsense_is_refused() {
     assert!(decode(|wire| wire.operations[0].kind = None).is_err());
     let class = |bytes: &'static [u8]| pb::PodClass { request: Bytes::from_static(bytes) };
     for bytes in [&b""[..], b"{", b"[]", b"null"] {
-        let mut wire = encode_request(&request(), false).expect("encode");
+        let mut wire = encode_request(&request(), Dialect::First).expect("encode");
         let class = Some(class(bytes));
         let evaluate = pb::Evaluate { class, ..pb::Evaluate::default() };
         wire.operations[0].kind = Some(pb::operation::Kind::Evaluate(evaluate));
