@@ -27,12 +27,13 @@ use crate::core::queue::QueueConfig;
 use crate::metrics::Metrics;
 use crate::protocol::transport::{self, ALPN, Peer, PeerError};
 use crate::relay::bind::BindLimits;
+use crate::relay::connections::Requests;
 use crate::relay::coordinator::{Coordinator, CoordinatorConfig};
 use crate::relay::copies::Copies;
 use crate::relay::driver::{self, Surroundings};
 use crate::relay::explain::{Explainer, Explanation, PREFIX, Question};
 use crate::relay::fanout::{Fanout, Shard};
-use crate::relay::{connections, intake, lookup, report, tree};
+use crate::relay::{intake, lookup, report, tree};
 use crate::shard::local::LocalShard;
 use crate::shard::machine::{ShardConfig, ShardMachine};
 use crate::shard::watch as shard_watch;
@@ -88,7 +89,7 @@ struct Process {
     client: Client,
     for_election: Client,
     /// For what is sent for each pod.
-    for_requests: Client,
+    for_requests: Requests,
     metrics: Metrics,
     readiness: Readiness,
     elections: ElectionMetrics,
@@ -124,7 +125,7 @@ async fn start(
         let _aside = aside.enter();
         Client::try_from(cluster.clone())?
     };
-    let for_requests = connections::client(cluster.clone())?;
+    let for_requests = Requests::new(cluster.clone())?;
     let client = Client::try_from(cluster)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -405,7 +406,7 @@ async fn lead(
     readiness.set("started", true);
     let surroundings = Surroundings {
         fanout,
-        client: process.for_requests,
+        requests: process.for_requests,
         bind_concurrency: usize::from(flags.bind_concurrency),
         limits: BindLimits::default(),
         reporter,

@@ -8,7 +8,7 @@ mod common;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Reply, apiserver, status, uid};
+use common::{Reply, requests, status, uid};
 use http::Method;
 use megacluster_scheduler::protocol::PodId;
 use megacluster_scheduler::relay::bind::{BindLimits, BindOutcome, bind};
@@ -49,7 +49,7 @@ fn namesake() -> Reply {
 /// Runs a bind against POSTs and GETs answered in order; the last answer of each goes on.
 async fn outcome(posts: Vec<Reply>, gets: Vec<Reply>) -> BindOutcome {
     let (posted, got) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let client = apiserver(move |method, path, body| {
+    let requests = requests(move |method, path, body| {
         let pick = |replies: &[Reply], count: &AtomicUsize| {
             let index = count.fetch_add(1, Ordering::SeqCst).min(replies.len() - 1);
             replies[index].clone()
@@ -65,7 +65,7 @@ async fn outcome(posts: Vec<Reply>, gets: Vec<Reply>) -> BindOutcome {
         }
     })
     .await;
-    bind(&client, &id(), "n1", LIMITS).await
+    bind(&requests, &id(), "n1", LIMITS).await
 }
 
 fn error(code: u16) -> Reply {

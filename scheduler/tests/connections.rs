@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Request;
-use kube::Client;
-use megacluster_scheduler::relay::connections;
+use megacluster_scheduler::relay::connections::Requests;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -16,6 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 #[derive(Clone, Copy, PartialEq)]
 enum Does {
     Answers,
+    /// By another address.
+    Redirects,
+    /// In chunks, one by one.
+    AnswersInPieces,
     AnswersAndCloses,
     Nothing,
 }
@@ -33,15 +36,30 @@ async fn serve(mut stream: TcpStream, does: Does) {
         assert!(text.starts_with("GET /path?a=b HTTP/1.1\r\n"), "{text}");
         assert!(text.to_lowercase().contains("\r\nhost: 127.0.0.1:"), "{text}");
         text.clear();
-        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
-        if stream.write_all(answer).await.is_err() || does == Does::AnswersAndCloses {
+        let answer: &[&[u8]] = match does {
+            Does::Redirects => &[b"HTTP/1.1 307 Go\r\nlocation: /a\r\ncontent-length: 0\r\n\r\n"],
+            Does::AnswersInPieces => &[
+                b"HTTP/1.1 200 OK\r\ntransfer-",
+                b"encoding: chunked\r\n\r\n1\r\n{\r",
+                b"\n01\r\n}\r\n0\r\n\r",
+                b"\n",
+            ],
+            _ => &[b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"],
+        };
+        for piece in answer {
+            if stream.write_all(piece).await.is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        if does == Does::AnswersAndCloses {
             return;
         }
     }
 }
 
 /// A client, and how many connections it has made so far.
-async fn server(does: Does) -> (Client, Arc<AtomicUsize>) {
+async fn server(does: Does) -> (Requests, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let address = listener.local_addr().expect("address");
     let count = Arc::new(AtomicUsize::new(0));
@@ -53,14 +71,14 @@ async fn server(does: Does) -> (Client, Arc<AtomicUsize>) {
         }
     });
     let config = kube::Config::new(format!("http://{address}").parse().expect("URI"));
-    (connections::client(config).expect("client"), count)
+    (Requests::new(config).expect("client"), count)
 }
 
-async fn get(client: &Client) -> bool {
+async fn get(client: &Requests) -> bool {
     let request = Request::get("/path?a=b").body(Vec::new()).expect("a request");
-    let answer = client.request_text(request);
+    let answer = client.send(request);
     let answer = tokio::time::timeout(Duration::from_millis(500), answer).await;
-    answer.is_ok_and(|answer| answer.expect("an answer") == "{}")
+    answer.is_ok_and(|answer| answer.expect("an answer") == "{}".as_bytes())
 }
 
 #[tokio::test]
@@ -99,4 +117,21 @@ async fn a_request_that_is_given_up_takes_its_connection_along() {
     assert!(!get(&client).await);
     assert!(!get(&client).await);
     assert_eq!(connections.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn an_answer_may_come_in_pieces() {
+    let (client, connections) = server(Does::AnswersInPieces).await;
+    for _ in 0..5 {
+        assert!(get(&client).await);
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_redirection_is_no_success() {
+    let (client, _) = server(Does::Redirects).await;
+    let request = Request::get("/path?a=b").body(Vec::new()).expect("a request");
+    let refused = client.send(request).await.expect_err("no success");
+    assert!(matches!(refused, kube::Error::Api(status) if status.code == 307));
 }

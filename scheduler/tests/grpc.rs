@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Authority, apiserver, node, pod, status};
+use common::{Authority, node, pod, requests, status};
 use http::Method;
 use megacluster_scheduler::core::ahead::Course;
 use megacluster_scheduler::core::evaluate::Evaluation;
@@ -478,7 +478,7 @@ async fn pods_are_bound_through_relay_and_shards() {
     let bound: Arc<Mutex<StdMap<String, String>>> = Arc::default();
     let conditions: Arc<Mutex<Vec<String>>> = Arc::default();
     let (bindings, patches) = (bound.clone(), conditions.clone());
-    let client = apiserver(move |method, path, body| {
+    let requests = requests(move |method, path, body| {
         if let Some(name) = path.strip_suffix("/binding") {
             let name = name.rsplit('/').next().unwrap_or_default().to_owned();
             let node = body["target"]["name"].as_str().unwrap_or_default().to_owned();
@@ -498,7 +498,7 @@ async fn pods_are_bound_through_relay_and_shards() {
         Fanout::new(membership.clone(), fleet.peers(), HashMap::default(), 10, metrics.clone());
     let reports = report::ReportConfig { host: "test".to_owned(), events_per_second: 1000 };
     let token = CancellationToken::new();
-    let (reporter, _tasks) = report::spawn(client.clone(), reports, metrics.clone(), &token);
+    let (reporter, _tasks) = report::spawn(requests.clone(), reports, metrics.clone(), &token);
     let fence = std::time::Instant::now().checked_add(Duration::from_mins(10));
     let leads = Leadership { leader: true, epoch: 3, fence, ..Leadership::default() };
     let (_leader, leadership) = watch::channel(leads);
@@ -516,7 +516,7 @@ async fn pods_are_bound_through_relay_and_shards() {
     );
     let surroundings = Surroundings {
         fanout: Arc::new(fanout),
-        client,
+        requests,
         bind_concurrency: 4,
         limits: BindLimits::default(),
         reporter,

@@ -14,11 +14,11 @@ use std::time::Duration;
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use kube::core::Status;
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
+use super::connections::Requests;
 use crate::protocol::PodId;
 
 /// How long a bind may take.
@@ -75,13 +75,13 @@ enum Seen {
 }
 
 /// Binds `pod` to `node`.
-pub async fn bind(client: &Client, pod: &PodId, node: &str, limits: BindLimits) -> BindOutcome {
+pub async fn bind(requests: &Requests, pod: &PodId, node: &str, limits: BindLimits) -> BindOutcome {
     let end = Instant::now() + limits.window;
     let mut pause = limits.pause;
     let mut unanswered: Option<String> = None;
     loop {
         let deadline = end.min(Instant::now() + limits.request);
-        let reply = post(client, pod, node, deadline).await;
+        let reply = post(requests, pod, node, deadline).await;
         let mut last = String::from("out of time");
         match reply {
             Reply::Done => return BindOutcome::Bound,
@@ -94,7 +94,7 @@ pub async fn bind(client: &Client, pod: &PodId, node: &str, limits: BindLimits) 
             }
             Reply::Busy => "too many requests".clone_into(&mut last),
             Reply::Conflict => {
-                match look(client, pod, node, Instant::now() + limits.request).await {
+                match look(requests.client(), pod, node, Instant::now() + limits.request).await {
                     Seen::Ours => return BindOutcome::Bound,
                     Seen::Elsewhere(other) => return BindOutcome::Elsewhere(other),
                     Seen::Gone => return BindOutcome::Gone,
@@ -108,7 +108,7 @@ pub async fn bind(client: &Client, pod: &PodId, node: &str, limits: BindLimits) 
                 debug!(pod = %pod, node, %message, "bind unanswered");
                 unanswered = Some(message.clone());
                 last = message;
-                match look(client, pod, node, Instant::now() + limits.request).await {
+                match look(requests.client(), pod, node, Instant::now() + limits.request).await {
                     Seen::Ours => return BindOutcome::Bound,
                     Seen::Elsewhere(other) => return BindOutcome::Elsewhere(other),
                     Seen::Gone => return BindOutcome::Gone,
@@ -158,7 +158,7 @@ struct Target<'a> {
     name: &'a str,
 }
 
-async fn post(client: &Client, pod: &PodId, node: &str, deadline: Instant) -> Reply {
+async fn post(requests: &Requests, pod: &PodId, node: &str, deadline: Instant) -> Reply {
     let body = Binding {
         api_version: "v1",
         kind: "Binding",
@@ -178,7 +178,7 @@ async fn post(client: &Client, pod: &PodId, node: &str, deadline: Instant) -> Re
         Ok(request) => request,
         Err(error) => return Reply::Refused(error.to_string()),
     };
-    match timeout_at(deadline, client.request::<Status>(request)).await {
+    match timeout_at(deadline, requests.send(request)).await {
         Ok(Ok(_)) => Reply::Done,
         Ok(Err(kube::Error::Api(status))) => match status.code {
             404 => Reply::NotFound,

@@ -2,93 +2,155 @@
 //! evictions.
 //!
 //! It sends what kube's own client does, by the same credentials, with less around it: whoever
-//! sends a request drives the connection too, so that no task is woken but the sender's. Connections
-//! are HTTP/1.1, each for one exchange at a time, and the one that was used last is taken first. A
-//! request that is given up takes its connection along. How many there are is up to the senders,
-//! which are bounded.
+//! sends a request writes it and reads the answer, so that no task is woken but the sender's.
+//! Connections are HTTP/1.1, each for one exchange at a time, and the one that was used last is
+//! taken first. A request that is given up takes its connection along, and none is sent twice. How
+//! many connections there are is up to the senders, which are bounded.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use http::header::HOST;
-use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::{self, SendRequest};
+use http_body_util::{BodyExt, Full};
 use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
 use kube::client::{Body, ConfigExt};
+use kube::core::Status;
 use kube::{Client, Config};
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+
+use super::http1::{self, Answer};
 
 /// Idle connections that are kept.
 const IDLE: usize = 128;
 /// An idle connection is closed after this long; kube-apiserver keeps it for three minutes.
 const IDLE_FOR: Duration = Duration::from_mins(1);
-/// Bytes of an answer. The largest are lists of the pods on one node.
-const ANSWER: usize = 64 << 20;
-/// A connection that ended before it took the request is replaced so often.
-const ATTEMPTS: usize = 8;
+/// Read at once, and kept for each connection.
+const READ: usize = 8 << 10;
 
-/// A client for short requests, each of which must have a deadline. By a proxy they go as all
-/// others do.
-pub fn client(config: Config) -> kube::Result<Client> {
-    if config.proxy_url.is_some() {
-        return Client::try_from(config);
-    }
-    let mut connector = HttpConnector::new();
-    connector.enforce_http(false);
-    connector.set_nodelay(true);
-    let connector = config.rustls_https_connector_with_connector(connector)?;
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
-        .layer(config.extra_headers_layer()?)
-        .map_err(BoxError::from)
-        .service(Connections { connector, idle: Arc::default() });
-    Ok(Client::new(service, config.default_namespace))
+/// A client for short requests, each of which must have a deadline.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "a client has none")]
+pub struct Requests {
+    client: Client,
+    direct: Option<BoxCloneSyncService<Request<Body>, Response<Full<Bytes>>, BoxError>>,
 }
 
-struct Connection {
-    sender: SendRequest<Body>,
-    /// Reads and writes; whoever has the connection polls it.
-    driver: Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>,
-    ended: bool,
+impl Requests {
+    /// By a proxy requests go as all others do.
+    pub fn new(config: Config) -> kube::Result<Self> {
+        if config.proxy_url.is_some() {
+            return Ok(Self { client: Client::try_from(config)?, direct: None });
+        }
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        let connector = config.rustls_https_connector_with_connector(connector)?;
+        let service = ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer()?)
+            .layer(config.extra_headers_layer()?)
+            .map_err(BoxError::from)
+            .service(Connections { connector, idle: Arc::default() });
+        let direct = BoxCloneSyncService::new(service);
+        Ok(Self {
+            client: Client::new(direct.clone(), config.default_namespace),
+            direct: Some(direct),
+        })
+    }
+
+    /// The same as a client of kube's.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Sends a request and takes in its answer. One that is no success is an error, as kube's client
+    /// has it.
+    pub async fn send(&self, request: Request<Vec<u8>>) -> kube::Result<Bytes> {
+        let request = request.map(Body::from);
+        let (head, body) = if let Some(direct) = &self.direct {
+            let sent = direct.clone().oneshot(request).await;
+            let response = sent.map_err(|error| match error.downcast::<kube::Error>() {
+                Ok(error) => *error,
+                Err(error) => kube::Error::Service(error),
+            })?;
+            let (head, body) = response.into_parts();
+            let Ok(body) = body.collect().await;
+            (head, body.to_bytes())
+        } else {
+            let (head, body) = self.client.send(request).await?.into_parts();
+            (head, body.collect().await?.to_bytes())
+        };
+        if !head.status.is_success() {
+            let status = serde_json::from_slice::<Status>(&body).unwrap_or_else(|_| {
+                let text = String::from_utf8_lossy(&body);
+                Status::failure(text.trim(), "no status").with_code(head.status.as_u16())
+            });
+            return Err(kube::Error::Api(status.boxed()));
+        }
+        Ok(body)
+    }
+}
+
+struct Connection<S> {
+    stream: S,
+    /// What was read and not taken, and room for more.
+    read: BytesMut,
     since: Instant,
 }
 
-impl Connection {
-    /// Whether it takes a request. Sees, too, that the other end has closed it.
-    async fn is_ready(&mut self) -> bool {
-        if self.since.elapsed() > IDLE_FOR {
+impl<S: AsyncRead + tokio::io::AsyncWrite + Unpin> Connection<S> {
+    /// Whether it takes a request: nothing has come since the last answer, not even its end.
+    fn is_ready(&mut self) -> bool {
+        if self.since.elapsed() > IDLE_FOR || !self.read.is_empty() {
             return false;
         }
-        poll_fn(|context| {
-            self.drive(context);
-            let ready = self.sender.poll_ready(context);
-            Poll::Ready(!self.ended && matches!(ready, Poll::Ready(Ok(()))))
-        })
-        .await
+        let mut byte = [0];
+        let mut context = Context::from_waker(Waker::noop());
+        let mut byte = ReadBuf::new(&mut byte);
+        Pin::new(&mut self.stream).poll_read(&mut context, &mut byte).is_pending()
     }
 
-    fn drive(&mut self, context: &mut Context<'_>) {
-        // An error reaches the request that was under way.
-        self.ended = self.ended || self.driver.as_mut().poll(context).is_ready();
+    async fn exchange(&mut self, request: &[u8]) -> Result<Answer, BoxError> {
+        self.stream.write_all(request).await?;
+        self.stream.flush().await?;
+        let mut answer = Answer::default();
+        loop {
+            self.read.reserve(READ);
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                answer.ends()?;
+                return Ok(answer);
+            }
+            if answer.take(&mut self.read)? {
+                return Ok(answer);
+            }
+        }
     }
 }
 
+type Idle<S> = Arc<Mutex<VecDeque<Connection<TokioIo<S>>>>>;
+
 /// Opens connections and keeps the idle ones, the last used at the end.
-#[derive(Clone)]
-struct Connections<C> {
+struct Connections<C: Service<Uri>> {
     connector: C,
-    idle: Arc<Mutex<VecDeque<Connection>>>,
+    idle: Idle<C::Response>,
+}
+
+impl<C: Service<Uri> + Clone> Clone for Connections<C> {
+    fn clone(&self) -> Self {
+        Self { connector: self.connector.clone(), idle: self.idle.clone() }
+    }
 }
 
 impl<C> Connections<C>
@@ -97,61 +159,45 @@ where
     C::Response: Read + Write + Unpin + Send + 'static,
 {
     async fn exchange(self, request: Request<Body>) -> Result<Response<Full<Bytes>>, BoxError> {
-        let (address, mut request) = to_origin_form(request)?;
-        for _ in 0..ATTEMPTS {
-            let mut connection = match idle(&self.idle).await {
-                Some(connection) => connection,
-                None => self.clone().open(address.clone()).await?,
-            };
-            let sent = connection.sender.try_send_request(request);
-            let mut answer = std::pin::pin!(async move {
-                let (head, body) = match sent.await {
-                    Ok(response) => response.into_parts(),
-                    Err(mut failed) => match failed.take_message() {
-                        Some(request) => return Ok(Err(request)),
-                        None => return Err(BoxError::from(failed.into_error())),
-                    },
-                };
-                let body = Limited::new(body, ANSWER).collect().await?.to_bytes();
-                Ok(Ok(Response::from_parts(head, Full::new(body))))
-            });
-            let answered = poll_fn(|context| {
-                // Twice, so that what was just read is taken at once.
-                for _ in 0..2 {
-                    if let Poll::Ready(answer) = answer.as_mut().poll(context) {
-                        return Poll::Ready(answer);
-                    }
-                    connection.drive(context);
-                }
-                answer.as_mut().poll(context)
-            })
-            .await?;
-            match answered {
-                Ok(response) => {
-                    self.put_back(connection);
-                    return Ok(response);
-                }
-                Err(unsent) => request = unsent,
+        let (mut head, body) = request.into_parts();
+        if let Some(authority) = head.uri.authority()
+            && !head.headers.contains_key(HOST)
+        {
+            head.headers.insert(HOST, HeaderValue::from_str(authority.as_str())?);
+        }
+        let body = body.collect().await?.to_bytes();
+        let request = http1::request(&head, &body);
+        let mut connection = if let Some(connection) = self.idle() {
+            connection
+        } else {
+            let stream = TokioIo::new(self.connector.clone().oneshot(head.uri).await?);
+            Connection { stream, read: BytesMut::new(), since: Instant::now() }
+        };
+        let answer = connection.exchange(&request).await?;
+        if answer.keeps() {
+            self.put_back(connection);
+        }
+        Ok(answer.into_response().map(Full::new))
+    }
+
+    /// The connection that was used last of those that are still good.
+    fn idle(&self) -> Option<Connection<TokioIo<C::Response>>> {
+        loop {
+            let mut connection = self.idle.lock().pop_back()?;
+            if connection.is_ready() {
+                return Some(connection);
             }
         }
-        Err("every connection was closed before it took the request".into())
     }
 
-    async fn open(self, address: Uri) -> Result<Connection, BoxError> {
-        let stream = self.connector.oneshot(address).await?;
-        let (sender, driver) = http1::handshake(stream).await?;
-        let since = Instant::now();
-        Ok(Connection { sender, driver: Box::pin(driver), ended: false, since })
-    }
-
-    fn put_back(&self, mut connection: Connection) {
-        if connection.ended || connection.sender.is_closed() {
-            return;
+    fn put_back(&self, mut connection: Connection<TokioIo<C::Response>>) {
+        if connection.read.capacity() > 2 * READ {
+            connection.read = BytesMut::new();
         }
         connection.since = Instant::now();
         let mut idle = self.idle.lock();
         idle.push_back(connection);
-        let old = |oldest: &Connection| oldest.since.elapsed() > IDLE_FOR;
+        let old = |oldest: &Connection<_>| oldest.since.elapsed() > IDLE_FOR;
         while idle.len() > IDLE || idle.front().is_some_and(old) {
             idle.pop_front();
         }
@@ -160,7 +206,7 @@ where
 
 impl<C> Service<Request<Body>> for Connections<C>
 where
-    C: Service<Uri, Error = BoxError> + Clone + Send + 'static,
+    C: Service<Uri, Error = BoxError> + Clone + Send + Sync + 'static,
     C::Response: Read + Write + Unpin + Send + 'static,
     C::Future: Send,
 {
@@ -175,29 +221,4 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         Box::pin(self.clone().exchange(request))
     }
-}
-
-/// The connection that was used last of those that are still good.
-async fn idle(connections: &Mutex<VecDeque<Connection>>) -> Option<Connection> {
-    loop {
-        let mut connection = connections.lock().pop_back()?;
-        if connection.is_ready().await {
-            return Some(connection);
-        }
-    }
-}
-
-/// Whom to connect to, and the request as a server takes it: its path, and the server's name beside
-/// it.
-fn to_origin_form(mut request: Request<Body>) -> Result<(Uri, Request<Body>), BoxError> {
-    let path = request.uri().path_and_query().cloned();
-    let path = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    let address = std::mem::replace(request.uri_mut(), path);
-    if let Some(authority) = address.authority()
-        && !request.headers().contains_key(HOST)
-    {
-        let host = HeaderValue::from_str(authority.as_str())?;
-        request.headers_mut().insert(HOST, host);
-    }
-    Ok((address, request))
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::Client;
 use megacluster_service::admin::Readiness;
 use megacluster_service::leadership::Leadership;
 use prometheus_client::metrics::gauge::Gauge;
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::bind::{BindLimits, BindOutcome, bind};
+use super::connections::Requests;
 use super::coordinator::{Action, Coordinator};
 use super::evict::{EvictLimits, EvictOutcome, evict};
 use super::explain::Question;
@@ -37,7 +37,7 @@ pub struct Surroundings {
     /// The way to the shards.
     pub fanout: Arc<Fanout>,
     /// The apiserver.
-    pub client: Client,
+    pub requests: Requests,
     /// Binds sent at once.
     pub bind_concurrency: usize,
     /// How long a bind may take.
@@ -187,7 +187,7 @@ impl Driver {
                 });
             }
             Action::Evict(order) => {
-                let client = self.surroundings.client.clone();
+                let client = self.surroundings.requests.client().clone();
                 let leadership = self.surroundings.leadership.clone();
                 tokio::spawn(async move {
                     // As for a bind: a leader that was asleep must not act on what it knew.
@@ -198,7 +198,7 @@ impl Driver {
                 });
             }
             Action::Mount(order) => {
-                let client = self.surroundings.client.clone();
+                let client = self.surroundings.requests.client().clone();
                 let leadership = self.surroundings.leadership.clone();
                 tokio::spawn(async move {
                     let may_act = || leadership.borrow().may_act();
@@ -208,7 +208,7 @@ impl Driver {
             }
             Action::Bind { pod, node } => {
                 let task = BindTask {
-                    client: self.surroundings.client.clone(),
+                    requests: self.surroundings.requests.clone(),
                     turns: self.turns.clone(),
                     leadership: self.surroundings.leadership.clone(),
                     limits: self.surroundings.limits,
@@ -236,7 +236,7 @@ impl Driver {
 }
 
 struct BindTask {
-    client: Client,
+    requests: Requests,
     turns: Arc<Semaphore>,
     leadership: watch::Receiver<Leadership>,
     limits: BindLimits,
@@ -253,7 +253,7 @@ impl BindTask {
             return BindOutcome::Refused("no longer the leader".to_owned());
         }
         let begun = Instant::now();
-        let outcome = bind(&self.client, pod, node, self.limits).await;
+        let outcome = bind(&self.requests, pod, node, self.limits).await;
         self.seconds.observe(begun.elapsed().as_secs_f64());
         outcome
     }

@@ -9,6 +9,7 @@ pub mod driver;
 pub mod evict;
 pub mod explain;
 pub mod fanout;
+pub mod http1;
 pub mod intake;
 pub mod lookup;
 pub mod mount;

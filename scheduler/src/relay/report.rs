@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use http::{Method, Request};
 use jiff::Timestamp;
-use kube::Client;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -20,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::connections::Requests;
 use crate::metrics::Metrics;
 use crate::protocol::PodId;
 
@@ -103,7 +103,7 @@ pub struct ReportConfig {
 /// The join set ends when they have.
 #[must_use]
 pub fn spawn(
-    client: Client,
+    requests: Requests,
     config: ReportConfig,
     metrics: Metrics,
     token: &CancellationToken,
@@ -111,7 +111,7 @@ pub fn spawn(
     let (queue, waiting) = mpsc::channel(QUEUE);
     let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
     let writer = Arc::new(Writer {
-        client,
+        requests,
         bucket: Mutex::new(Bucket::new(config.events_per_second)),
         config,
         metrics: metrics.clone(),
@@ -139,7 +139,7 @@ async fn next(waiting: &tokio::sync::Mutex<mpsc::Receiver<Report>>) -> Option<Re
 }
 
 struct Writer {
-    client: Client,
+    requests: Requests,
     config: ReportConfig,
     metrics: Metrics,
     bucket: Mutex<Bucket>,
@@ -250,7 +250,7 @@ impl Writer {
             .header(http::header::CONTENT_TYPE, content)
             .body(body);
         let Ok(request) = request else { return };
-        let sent = self.client.request::<serde::de::IgnoredAny>(request);
+        let sent = self.requests.send(request);
         match tokio::time::timeout(REQUEST, sent).await {
             Ok(Ok(_)) => {
                 self.metrics.reports_written.inc();

@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
+use megacluster_scheduler::relay::connections::Requests;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -64,6 +65,13 @@ pub(crate) type Reply = Option<(u16, Value)>;
 pub(crate) async fn apiserver(
     answer: impl Fn(&Method, &str, Value) -> Reply + Send + Sync + 'static,
 ) -> Client {
+    requests(answer).await.client().clone()
+}
+
+/// The same, as a client for short requests.
+pub(crate) async fn requests(
+    answer: impl Fn(&Method, &str, Value) -> Reply + Send + Sync + 'static,
+) -> Requests {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address: SocketAddr = listener.local_addr().expect("address");
     let answer = Arc::new(answer);
@@ -96,7 +104,7 @@ pub(crate) async fn apiserver(
     });
     let mut config = kube::Config::new(format!("http://{address}").parse().expect("URI"));
     config.default_retry = false;
-    megacluster_scheduler::relay::connections::client(config).expect("client")
+    Requests::new(config).expect("client")
 }
 
 /// A `Status` as the apiserver sends it.
