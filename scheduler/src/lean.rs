@@ -1,32 +1,28 @@
 //! Pods from the apiserver without what nobody here reads: who manages which field, environments,
 //! probes, mounts, times of conditions. A watch shows a pod again and again, and reading all of it
-//! costs more than placing it.
+//! costs more than placing it. What is read is read as `k8s-openapi` does: null is as missing, of a
+//! key that is there twice the last counts, and what isn't a v1 Pod is refused.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::fmt;
 use std::marker::PhantomData;
 
 use k8s_openapi::api::core::v1::{
-    AWSElasticBlockStoreVolumeSource, Affinity, AzureDiskVolumeSource, CinderVolumeSource,
-    Container, ContainerPort, ContainerRestartRule, ContainerStatus, EphemeralVolumeSource,
-    GCEPersistentDiskVolumeSource, ISCSIVolumeSource, ImageVolumeSource,
-    PersistentVolumeClaimVolumeSource, Pod, PodCondition, PodResourceClaim, PodSchedulingGate,
-    PodSchedulingGroup, PodSpec, PodStatus, PortworxVolumeSource, RBDVolumeSource,
-    ResourceRequirements, Toleration, TopologySpreadConstraint, Volume,
+    Container, ContainerStatus, Pod, PodCondition, PodSpec, PodStatus, Volume,
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
+use serde::de::{Error, IgnoredAny, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// A pod with its fields as far as the scheduler reads them; the others are as if they were not
-/// set.
+/// set. Boxed, since a watch hands it on from stage to stage.
 #[derive(Clone, Debug, Default)]
-pub struct LeanPod(pub Pod);
+pub struct LeanPod(pub Box<Pod>);
 
 impl<'de> Deserialize<'de> for LeanPod {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        PodFields::deserialize(deserializer).map(|pod| Self(pod.into()))
+        Lean::deserialize(deserializer).map(|Lean(pod)| Self(Box::new(pod)))
     }
 }
 
@@ -59,335 +55,216 @@ impl Resource for LeanPod {
     }
 }
 
-type Quantities = BTreeMap<String, Quantity>;
-type Labels = BTreeMap<String, String>;
+/// A type of which some fields are read.
+trait Fields: Default {
+    /// Reads the value of a key, if it is one of them.
+    fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error>;
+}
 
-/// The fields of a type that are read: those that it may lack, and those that it always has.
-macro_rules! fields {
-    ($name:ident of $target:ident
-        may have { $($(#[$how:meta])* $field:ident: $type:ty,)* }
-        has { $($(#[$how_always:meta])* $always:ident: $type_always:ty,)* }
-    ) => {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct $name {
-            $($(#[$how])* $field: Option<$type>,)*
-            $($(#[$how_always])* $always: Option<$type_always>,)*
+/// An object of which some fields are read.
+struct Lean<T>(T);
+
+impl<'de, T: Fields> Deserialize<'de> for Lean<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Object(PhantomData))
+    }
+}
+
+struct Object<T>(PhantomData<T>);
+
+impl<'de, T: Fields> Visitor<'de> for Object<T> {
+    type Value = Lean<T>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Lean<T>, A::Error> {
+        let mut read = T::default();
+        while let Some(Text(key)) = map.next_key()? {
+            if !read.read(&key, &mut map)? {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(Lean(read))
+    }
+}
+
+/// A text, borrowed where it is there as it stands.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AsText;
+
+        impl<'de> Visitor<'de> for AsText {
+            type Value = Text<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
         }
 
-        impl From<$name> for $target {
-            #[allow(clippy::needless_update, reason = "all fields of some types are read")]
-            fn from(read: $name) -> Self {
-                Self {
-                    $($field: read.$field,)*
-                    $($always: read.$always.unwrap_or_default(),)*
-                    ..Self::default()
+        deserializer.deserialize_str(AsText)
+    }
+}
+
+/// A value as its type reads it: one that may be missing, or one that is always there.
+fn all<'de, T: Deserialize<'de>, A: MapAccess<'de>>(map: &mut A) -> Result<T, A::Error> {
+    map.next_value()
+}
+
+fn always<'de, T, A>(map: &mut A) -> Result<T, A::Error>
+where
+    T: Deserialize<'de> + Default,
+    A: MapAccess<'de>,
+{
+    Ok(map.next_value::<Option<T>>()?.unwrap_or_default())
+}
+
+/// Some fields of an object.
+fn part<'de, T: Fields, A: MapAccess<'de>>(map: &mut A) -> Result<Option<T>, A::Error> {
+    Ok(map.next_value::<Option<Lean<T>>>()?.map(|Lean(part)| part))
+}
+
+/// Some fields of each object of a list.
+fn parts<'de, T: Fields, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Vec<T>>, A::Error> {
+    let parts = map.next_value::<Option<Vec<Lean<T>>>>()?;
+    Ok(parts.map(|parts| parts.into_iter().map(|Lean(part)| part).collect()))
+}
+
+fn is<'de, A: MapAccess<'de>>(map: &mut A, expected: &'static str) -> Result<(), A::Error> {
+    let Text(found) = map.next_value()?;
+    if found == expected {
+        return Ok(());
+    }
+    Err(A::Error::invalid_value(Unexpected::Str(&found), &expected))
+}
+
+impl Fields for Pod {
+    fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error> {
+        match key {
+            "apiVersion" => is(map, <Self as k8s_openapi::Resource>::API_VERSION)?,
+            "kind" => is(map, <Self as k8s_openapi::Resource>::KIND)?,
+            "metadata" => self.metadata = part(map)?.unwrap_or_default(),
+            "spec" => self.spec = part(map)?,
+            "status" => self.status = part(map)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// The fields of a type that are read, and how.
+macro_rules! fields {
+    ($target:ident { $($key:literal => $field:ident: $how:ident,)* }) => {
+        impl Fields for $target {
+            fn read<'de, A: MapAccess<'de>>(
+                &mut self,
+                key: &str,
+                map: &mut A,
+            ) -> Result<bool, A::Error> {
+                match key {
+                    $($key => self.$field = $how(map)?,)*
+                    _ => return Ok(false),
                 }
+                Ok(true)
             }
         }
     };
 }
 
-fields! { PodFields of Pod
-    may have {
-        #[serde(default, deserialize_with = "one::<_, SpecFields, _>")]
-        spec: PodSpec,
-        #[serde(default, deserialize_with = "one::<_, StatusFields, _>")]
-        status: PodStatus,
-    }
-    has {
-        #[serde(default, deserialize_with = "one::<_, MetaFields, _>")]
-        metadata: ObjectMeta,
-    }
+fields! { ObjectMeta {
+    "deletionTimestamp" => deletion_timestamp: all,
+    "generation" => generation: all,
+    "labels" => labels: all,
+    "name" => name: all,
+    "namespace" => namespace: all,
+    "ownerReferences" => owner_references: all,
+    "resourceVersion" => resource_version: all,
+    "uid" => uid: all,
+} }
+
+fields! { PodSpec {
+    "affinity" => affinity: all,
+    "containers" => containers: containers,
+    "hostNetwork" => host_network: all,
+    "hostUsers" => host_users: all,
+    "initContainers" => init_containers: parts,
+    "nodeName" => node_name: all,
+    "nodeSelector" => node_selector: all,
+    "overhead" => overhead: all,
+    "preemptionPolicy" => preemption_policy: all,
+    "priority" => priority: all,
+    "resourceClaims" => resource_claims: all,
+    "resources" => resources: all,
+    "schedulerName" => scheduler_name: all,
+    "schedulingGates" => scheduling_gates: all,
+    "schedulingGroup" => scheduling_group: all,
+    "tolerations" => tolerations: all,
+    "topologySpreadConstraints" => topology_spread_constraints: all,
+    "volumes" => volumes: parts,
+} }
+
+fn containers<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Vec<Container>, A::Error> {
+    Ok(parts(map)?.unwrap_or_default())
 }
 
-fields! { MetaFields of ObjectMeta
-    may have {
-        deletion_timestamp: Time,
-        generation: i64,
-        labels: Labels,
-        name: String,
-        namespace: String,
-        owner_references: Vec<OwnerReference>,
-        resource_version: String,
-        uid: String,
-    }
-    has {}
-}
+fields! { Container {
+    "image" => image: all,
+    "name" => name: always,
+    "ports" => ports: all,
+    "resources" => resources: all,
+    "restartPolicy" => restart_policy: all,
+    "restartPolicyRules" => restart_policy_rules: all,
+} }
 
-fields! { SpecFields of PodSpec
-    may have {
-        affinity: Affinity,
-        host_network: bool,
-        host_users: bool,
-        #[serde(default, deserialize_with = "each::<_, ContainerFields, _>")]
-        init_containers: Vec<Container>,
-        node_name: String,
-        node_selector: Labels,
-        overhead: Quantities,
-        preemption_policy: String,
-        priority: i32,
-        resource_claims: Vec<PodResourceClaim>,
-        resources: ResourceRequirements,
-        scheduler_name: String,
-        scheduling_gates: Vec<PodSchedulingGate>,
-        scheduling_group: PodSchedulingGroup,
-        tolerations: Vec<Toleration>,
-        topology_spread_constraints: Vec<TopologySpreadConstraint>,
-        #[serde(default, deserialize_with = "each::<_, VolumeFields, _>")]
-        volumes: Vec<Volume>,
-    }
-    has {
-        #[serde(default, deserialize_with = "each::<_, ContainerFields, _>")]
-        containers: Vec<Container>,
-    }
-}
+fields! { Volume {
+    "awsElasticBlockStore" => aws_elastic_block_store: all,
+    "azureDisk" => azure_disk: all,
+    "cinder" => cinder: all,
+    "ephemeral" => ephemeral: all,
+    "gcePersistentDisk" => gce_persistent_disk: all,
+    "image" => image: all,
+    "iscsi" => iscsi: all,
+    "name" => name: always,
+    "persistentVolumeClaim" => persistent_volume_claim: all,
+    "portworxVolume" => portworx_volume: all,
+    "rbd" => rbd: all,
+} }
 
-fields! { ContainerFields of Container
-    may have {
-        image: String,
-        ports: Vec<ContainerPort>,
-        resources: ResourceRequirements,
-        restart_policy: String,
-        restart_policy_rules: Vec<ContainerRestartRule>,
-    }
-    has {
-        name: String,
-    }
-}
+fields! { PodStatus {
+    "allocatedResources" => allocated_resources: all,
+    "conditions" => conditions: parts,
+    "containerStatuses" => container_statuses: parts,
+    "initContainerStatuses" => init_container_statuses: parts,
+    "nominatedNodeName" => nominated_node_name: all,
+    "phase" => phase: all,
+    "resources" => resources: all,
+    "startTime" => start_time: all,
+} }
 
-fields! { VolumeFields of Volume
-    may have {
-        aws_elastic_block_store: AWSElasticBlockStoreVolumeSource,
-        azure_disk: AzureDiskVolumeSource,
-        cinder: CinderVolumeSource,
-        ephemeral: EphemeralVolumeSource,
-        gce_persistent_disk: GCEPersistentDiskVolumeSource,
-        image: ImageVolumeSource,
-        iscsi: ISCSIVolumeSource,
-        persistent_volume_claim: PersistentVolumeClaimVolumeSource,
-        portworx_volume: PortworxVolumeSource,
-        rbd: RBDVolumeSource,
-    }
-    has {
-        name: String,
-    }
-}
+fields! { PodCondition {
+    "message" => message: all,
+    "reason" => reason: all,
+    "status" => status: always,
+    "type" => type_: always,
+} }
 
-fields! { StatusFields of PodStatus
-    may have {
-        allocated_resources: Quantities,
-        #[serde(default, deserialize_with = "each::<_, ConditionFields, _>")]
-        conditions: Vec<PodCondition>,
-        #[serde(default, deserialize_with = "each::<_, ContainerStatusFields, _>")]
-        container_statuses: Vec<ContainerStatus>,
-        #[serde(default, deserialize_with = "each::<_, ContainerStatusFields, _>")]
-        init_container_statuses: Vec<ContainerStatus>,
-        nominated_node_name: String,
-        phase: String,
-        resources: ResourceRequirements,
-        start_time: Time,
-    }
-    has {}
-}
-
-fields! { ConditionFields of PodCondition
-    may have {
-        message: String,
-        reason: String,
-    }
-    has {
-        status: String,
-        #[serde(rename = "type")]
-        type_: String,
-    }
-}
-
-fields! { ContainerStatusFields of ContainerStatus
-    may have {
-        allocated_resources: Quantities,
-        resources: ResourceRequirements,
-    }
-    has {
-        name: String,
-    }
-}
-
-/// Some of a `T`'s fields.
-struct Part<F, T>(T, PhantomData<F>);
-
-impl<'de, F: Deserialize<'de> + Into<T>, T> Deserialize<'de> for Part<F, T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(F::deserialize(deserializer)?.into(), PhantomData))
-    }
-}
-
-fn one<'de, D, F, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    F: Deserialize<'de> + Into<T>,
-{
-    Ok(Option::<Part<F, T>>::deserialize(deserializer)?.map(|part| part.0))
-}
-
-fn each<'de, D, F, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
-where
-    D: Deserializer<'de>,
-    F: Deserialize<'de> + Into<T>,
-{
-    let parts = Option::<Vec<Part<F, T>>>::deserialize(deserializer)?;
-    Ok(parts.map(|parts| parts.into_iter().map(|part| part.0).collect()))
-}
+fields! { ContainerStatus {
+    "allocatedResources" => allocated_resources: all,
+    "name" => name: always,
+    "resources" => resources: all,
+} }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::core::affinity::Identity;
-    use crate::core::pod::PodRequest;
-    use crate::core::resources;
-
-    /// A pod with nearly every field that there is, and the part of it that is read.
-    fn pods() -> (Value, Value) {
-        let quantities = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2"}});
-        let container = json!({
-            "name": "c", "image": "registry/c:1", "resources": quantities, "restartPolicy": "Always",
-            "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": "10.0.0.1", "protocol": "UDP"}],
-            "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}}],
-        });
-        let mut whole_container = container.clone();
-        let more = json!({
-            "env": [{"name": "A", "value": "b"}], "command": ["x"], "terminationMessagePath": "/dev/log",
-            "livenessProbe": {"httpGet": {"path": "/", "port": 80}}, "volumeMounts": [{"name": "v", "mountPath": "/"}],
-        });
-        merge(&mut whole_container, more);
-        let selector = json!({"matchLabels": {"app": "a"}});
-        let term =
-            json!({"topologyKey": "zone", "labelSelector": selector, "namespaces": ["other"]});
-        let volumes = json!([
-            {"name": "claim", "persistentVolumeClaim": {"claimName": "c", "readOnly": true}},
-            {"name": "own", "ephemeral": {}},
-            {"name": "gce", "gcePersistentDisk": {"pdName": "g", "readOnly": true}},
-            {"name": "aws", "awsElasticBlockStore": {"volumeID": "vol-1"}},
-            {"name": "azure", "azureDisk": {"diskName": "d", "diskURI": "u", "kind": "Managed"}},
-            {"name": "cinder", "cinder": {"volumeID": "i"}},
-            {"name": "portworx", "portworxVolume": {"volumeID": "i"}},
-            {"name": "iscsi", "iscsi": {"iqn": "q", "lun": 1, "targetPortal": "p"}},
-            {"name": "rbd", "rbd": {"monitors": ["m"], "image": "i", "pool": "p"}},
-            {"name": "image", "image": {"reference": "registry/volume:1"}},
-            {"name": "secret"},
-        ]);
-        let mut whole_volumes = volumes.clone();
-        whole_volumes[10]["secret"] = json!({"secretName": "s"});
-        let mut spec = json!({
-            "affinity": {
-                "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-                    {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}]}},
-                "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]},
-                "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-                    {"weight": 3, "podAffinityTerm": term}]},
-            },
-            "hostNetwork": true, "hostUsers": false, "nodeName": "n", "nodeSelector": {"disk": "ssd"},
-            "overhead": {"cpu": "10m"}, "preemptionPolicy": "Never", "priority": 7,
-            "resourceClaims": [{"name": "r", "resourceClaimName": "x"}], "resources": quantities,
-            "schedulerName": "mine", "schedulingGates": [{"name": "gate"}],
-            "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoSchedule"}],
-            "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
-                "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector}],
-            "containers": [container], "initContainers": [container], "volumes": volumes,
-        });
-        let meta = json!({
-            "name": "p", "namespace": "d", "uid": "u", "resourceVersion": "5", "generation": 3,
-            "labels": {"app": "a"}, "deletionTimestamp": "2026-01-01T00:00:00Z",
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "v",
-                "controller": true}],
-        });
-        let container_status = json!({
-            "name": "c", "resources": quantities, "allocatedResources": {"cpu": "3"},
-        });
-        let condition = json!({
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "why",
-        });
-        let mut status = json!({
-            "phase": "Pending", "nominatedNodeName": "m", "startTime": "2026-01-01T00:00:00Z",
-            "conditions": [condition], "containerStatuses": [container_status],
-            "initContainerStatuses": [container_status], "resources": quantities,
-            "allocatedResources": {"memory": "1Gi"},
-        });
-        let read = json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec, "status": status});
-
-        spec["containers"] = json!([whole_container]);
-        spec["initContainers"] = json!([whole_container]);
-        spec["volumes"] = whole_volumes;
-        let more = json!({
-            "dnsPolicy": "ClusterFirst", "enableServiceLinks": true, "serviceAccountName": "default",
-            "securityContext": {"runAsUser": 1}, "terminationGracePeriodSeconds": 30,
-        });
-        merge(&mut spec, more);
-        let mut whole_meta = meta;
-        let more = json!({
-            "annotations": {"a": "b"}, "creationTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["f"],
-            "managedFields": [{"manager": "m", "operation": "Update", "apiVersion": "v1",
-                "fieldsType": "FieldsV1", "fieldsV1": {"f:metadata": {"f:labels": {}}}}],
-        });
-        merge(&mut whole_meta, more);
-        status["conditions"][0]["lastTransitionTime"] = "2026-01-01T00:00:00Z".into();
-        status["conditions"][0]["observedGeneration"] = 3.into();
-        for list in ["containerStatuses", "initContainerStatuses"] {
-            let more = json!({
-                "ready": true, "restartCount": 2, "image": "i", "imageID": "j",
-                "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
-            });
-            merge(&mut status[list][0], more);
-        }
-        status["podIPs"] = json!([{"ip": "10.0.0.2"}]);
-        let whole = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": whole_meta, "spec": spec, "status": status,
-            "unheardOf": [1],
-        });
-        (whole, read)
-    }
-
-    fn merge(value: &mut Value, more: Value) {
-        if let (Value::Object(value), Value::Object(more)) = (value, more) {
-            value.extend(more);
-        }
-    }
-
-    fn lean(pod: &Value) -> Pod {
-        serde_json::from_value::<LeanPod>(pod.clone()).expect("a pod").0
-    }
-
-    #[test]
-    fn what_is_read_is_there_and_nothing_else() {
-        let (whole, read) = pods();
-        // By the whole type, so that what is always there is there in both.
-        let expected: Pod = serde_json::from_value(read).expect("a pod");
-        assert_eq!(lean(&whole), expected);
-    }
-
-    #[test]
-    fn nothing_that_the_scheduler_reads_is_missed() {
-        let (whole, _) = pods();
-        let all: Pod = serde_json::from_value(whole.clone()).expect("a pod");
-        let lean = lean(&whole);
-        assert_eq!(PodRequest::compile(&lean), PodRequest::compile(&all));
-        assert_eq!(Identity::of(&lean), Identity::of(&all));
-        assert_eq!(resources::assigned(&lean), resources::assigned(&all));
-    }
-
-    #[test]
-    fn what_is_null_or_missing_is_as_in_the_whole_type() {
-        let pods = [
-            json!({"metadata": {}}),
-            json!({"metadata": {"labels": null, "name": null}, "spec": null, "status": null}),
-            json!({"metadata": {"name": "p"}, "spec": {"containers": []}, "status": {}}),
-            json!({"metadata": {}, "spec": {"containers": null, "volumes": null, "tolerations": null}}),
-        ];
-        for pod in pods {
-            let all: Pod = serde_json::from_value(pod.clone()).expect("a pod");
-            assert_eq!(lean(&pod), all, "{pod}");
-        }
-    }
-}
+#[path = "lean_tests.rs"]
+mod tests;
