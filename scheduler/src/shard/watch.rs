@@ -27,8 +27,10 @@ use crate::metrics::{Metrics, labels};
 use crate::relay::bind::is_bound;
 use crate::relay::lookup::key;
 
-/// Objects in one page of a list.
-const PAGE: u32 = 1000;
+/// Objects in one page of a list. A page is read in one turn, in which the shard answers nobody.
+const PAGE: u32 = 250;
+/// Objects of a list that are taken over in one turn.
+const AT_ONCE: u32 = 64;
 /// How often reservations are looked through, and gauges set.
 const TICK: Duration = Duration::from_secs(1);
 /// Reservations asked about at once.
@@ -117,6 +119,7 @@ impl Feed {
     ) {
         // The reflector's own back-off: 0.8 s doubled up to 30 s, with jitter.
         let mut events = std::pin::pin!(events.default_backoff());
+        let mut taken = 0;
         loop {
             let event = tokio::select! {
                 () = self.token.cancelled() => return,
@@ -125,7 +128,13 @@ impl Feed {
             match event {
                 Some(Ok(event)) => {
                     let done = matches!(event, Event::InitDone);
+                    taken += u32::from(matches!(event, Event::InitApply(_)));
                     take(&self.shards, event);
+                    // All of a page is there at once.
+                    if taken == AT_ONCE {
+                        taken = 0;
+                        tokio::task::yield_now().await;
+                    }
                     if done {
                         info!(resource, "list complete");
                         self.readiness.set(resource, true);
