@@ -133,7 +133,12 @@ func write4(out io.Writer, r served, stored []byte, read runtime.Object, gvk sch
 	if err != nil {
 		return err
 	}
-	for _, part := range [][]byte{[]byte(r.plural + "." + r.group), stored, json} {
+	return writeParts(out, []byte(r.plural+"."+r.group), stored, json)
+}
+
+// writeParts writes each after four bytes of length.
+func writeParts(out io.Writer, parts ...[]byte) error {
+	for _, part := range parts {
 		if err := binary.Write(out, binary.BigEndian, uint32(len(part))); err != nil {
 			return err
 		}

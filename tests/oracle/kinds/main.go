@@ -5,7 +5,9 @@
 //
 //	kinds > watchcache/src/cache/kinds.tsv
 //	kinds schema > watchcache/src/cache/json/schema.tsv    the fields of all messages
+//	kinds columns > watchcache/src/cache/json/columns.tsv  the columns of all tables
 //	kinds cases SEED COUNT > FILE                          random objects and their JSON
+//	kinds tables SEED COUNT > FILE                         random objects and their rows in a table
 package main
 
 import (
@@ -106,6 +108,10 @@ func main() {
 		err = writeKinds()
 	case os.Args[1] == "schema":
 		err = writeSchema()
+	case os.Args[1] == "columns":
+		err = writeColumns()
+	case os.Args[1] == "tables" && len(os.Args) == 4:
+		err = writeTables(os.Args[2], os.Args[3])
 	case os.Args[1] == "cases" && len(os.Args) == 4:
 		err = writeCases(os.Args[2], os.Args[3])
 	default:

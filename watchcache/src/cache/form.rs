@@ -1,4 +1,5 @@
-//! The forms of an answer: protobuf or JSON, of whole objects or of their metadata alone.
+//! The forms of an answer: protobuf or JSON, of whole objects or of their metadata alone, or a table
+//! for people.
 
 use std::sync::LazyLock;
 
@@ -6,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::json;
+use super::json::rows::{self, Include, Now};
 use super::kinds::Kind;
 use super::table::Object;
 use super::wire::{self, ListMeta, Message, Unsupported};
@@ -24,6 +26,17 @@ pub struct Form {
     pub json: bool,
     /// Metadata alone: `PartialObjectMetadata` of `meta.k8s.io/v1`.
     pub metadata: bool,
+    /// A `Table` of `meta.k8s.io/v1`, in JSON.
+    pub table: Option<Table>,
+}
+
+/// How a table is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// What rows have of their objects.
+    pub include: Include,
+    /// Whether its columns are told: once in a watch.
+    pub columns: bool,
 }
 
 /// What is asked for: the verbs are shown differently.
@@ -95,21 +108,45 @@ impl Form {
         if stream.is_some_and(|value| value != "watch" || asked != Asked::Watch) {
             return None;
         }
-        let metadata = match (what, group, version) {
-            (None, None, None) => false,
+        let (mut metadata, mut table) = (false, None);
+        match (what, group, version) {
+            (None, None, None) => {}
+            (Some("Table"), Some("meta.k8s.io"), Some("v1")) if json => {
+                table = Some(Table { include: Include::Metadata, columns: true });
+            }
             (Some(what), Some("meta.k8s.io"), Some("v1")) => {
                 let list = asked == Asked::List;
                 let known = if list { &PARTIAL.list } else { PARTIAL.name };
-                (what == known).then_some(true)?
+                metadata = (what == known).then_some(true)?;
             }
             _ => return None,
-        };
+        }
         let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes);
         let person = |agent: &[u8]| PEOPLE.iter().any(|name| agent.starts_with(name.as_bytes()));
         if json && agent.is_some_and(person) {
             return None;
         }
-        Some(Self { json, metadata })
+        Some(Self { json, metadata, table })
+    }
+
+    /// Whether kube-apiserver makes of a stored object what this form does.
+    #[must_use]
+    pub fn fits(self, kind: &Kind) -> bool {
+        let metadata = match self.table {
+            Some(_) if !rows::has_rows(kind) => return false,
+            Some(table) => table.include == Include::Metadata,
+            None => self.metadata,
+        };
+        !metadata || kind.has_own_metadata()
+    }
+
+    /// As it goes on in a watch after its first event.
+    #[must_use]
+    pub fn after_first(mut self) -> Self {
+        if let Some(table) = &mut self.table {
+            table.columns = false;
+        }
+        self
     }
 
     /// The content type of an answer.
@@ -133,6 +170,13 @@ impl Form {
 
     /// An object.
     pub fn object(self, kind: &'static Kind, object: &Object) -> Result<Bytes, Unsupported> {
+        if let Some(Table { include, columns }) = self.table {
+            let mut out = Vec::new();
+            let what = (&object.message, object.revision);
+            rows::put_table(&mut out, (kind, &PARTIAL), what, (include, columns), Now::read())?;
+            out.push(b'\n');
+            return Ok(out.into());
+        }
         let (kind, message) = (self.kind(kind), self.shown(&object.message));
         if self.json {
             return json::object(kind, message, object.revision);
@@ -148,6 +192,10 @@ impl Form {
         meta: &ListMeta,
         objects: impl Iterator<Item = &'a Object>,
     ) -> Option<usize> {
+        if let Some(table) = self.table {
+            rows::begin(out, kind, meta, table.columns);
+            return None;
+        }
         let kind = self.kind(kind);
         if self.json {
             json::begin_list(out, kind, meta);
@@ -165,9 +213,15 @@ impl Form {
         object: &Object,
         first: bool,
     ) -> Result<(), Unsupported> {
-        let (kind, message) = (self.kind(kind), self.shown(&object.message));
         if self.json {
             out.push(if first { b'[' } else { b',' });
+        }
+        if let Some(table) = self.table {
+            let what = (&object.message, object.revision);
+            return rows::put_row(out, (kind, &PARTIAL), what, table.include, Now::read());
+        }
+        let (kind, message) = (self.kind(kind), self.shown(&object.message));
+        if self.json {
             return json::put_item(out, kind, message, object.revision, self.metadata);
         }
         wire::put_item(out, message, object.revision);
@@ -193,6 +247,10 @@ impl Form {
         what: &str,
         (message, version): (&Message, u64),
     ) -> Result<(), Unsupported> {
+        if let Some(Table { include, columns }) = self.table {
+            let (kinds, wanted) = ((kind, &*PARTIAL), (include, columns));
+            return rows::put_event(out, kinds, what, (message, version), wanted, Now::read());
+        }
         let (kind, message) = (self.kind(kind), self.shown(message));
         if self.json {
             return json::put_event(out, kind, what, message, version);
@@ -218,6 +276,9 @@ impl Form {
 mod tests {
     use super::*;
 
+    const PROTOBUF_TABLE: &str =
+        "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json";
+
     fn accepted(accept: &'static str, asked: Asked) -> Option<(bool, bool)> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
@@ -242,12 +303,24 @@ mod tests {
                 ("application/cbor,application/json", None),
                 ("application/json;q=0.5,application/vnd.kubernetes.protobuf", None),
                 ("application/json;pretty=1", None),
-                ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", None),
+                (PROTOBUF_TABLE, None),
+                ("application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json", None),
+                ("application/json;as=TableList;v=v1;g=meta.k8s.io", None),
                 ("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1beta1", None),
                 ("application/json;as=PartialObjectMetadata;v=v1", None),
             ] {
                 assert_eq!(accepted(accept, asked), expected, "{accept}");
             }
+        }
+        for asked in [Get, List, Watch] {
+            let mut headers = HeaderMap::new();
+            let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,\
+                           application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+            headers.insert(header::ACCEPT, HeaderValue::from_static(kubectl));
+            let table = Form::accepted(&headers, asked).unwrap();
+            assert_eq!(table.table.map(|table| table.columns), Some(true));
+            assert_eq!((table.json, table.metadata), (true, false));
+            assert_eq!(table.after_first().table.map(|table| table.columns), Some(false));
         }
         let list = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;\
                     g=meta.k8s.io;v=v1,application/json";

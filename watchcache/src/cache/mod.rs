@@ -281,7 +281,7 @@ fn list_meta(kind: &Kind, page: &Page, filter: &Filter, form: Form) -> ListMeta 
     let last = page.objects.last().filter(|_| page.more);
     let next = last.map(|last| page::encode(kind.cached, page.revision, &last.key, namespace));
     // What is made of a list of objects does not say it.
-    let ranges = filter.ranges.as_ref().filter(|_| !form.metadata);
+    let ranges = filter.ranges.as_ref().filter(|_| !form.metadata && form.table.is_none());
     ListMeta {
         version: page.revision,
         next: next.unwrap_or_default(),

@@ -8,6 +8,7 @@ use http::{HeaderMap, Method};
 
 use super::filter::{Filter, is_plain};
 use super::form::{Asked, Form};
+use super::json::rows::Include;
 use super::kinds::Kind;
 use super::page;
 use super::ranges::Ranges;
@@ -18,7 +19,7 @@ use crate::api::{RequestInfo, first_value};
 pub type Pass = &'static str;
 
 /// Parameters that are understood, each at most once.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "watch",
     "allowWatchBookmarks",
     "timeoutSeconds",
@@ -31,6 +32,7 @@ const KNOWN: [&str; 12] = [
     "continue",
     "sendInitialEvents",
     "shardSelector",
+    "includeObject",
 ];
 
 /// Features of kube-apiserver that are not on in every cluster.
@@ -128,11 +130,26 @@ pub fn plan(
         (false, true) => Asked::List,
         (false, false) => Asked::Get,
     };
-    let form = Form::accepted(headers, asked).ok_or("content-type")?;
-    if form.metadata && !kind.has_own_metadata() {
+    let mut form = Form::accepted(headers, asked).ok_or("content-type")?;
+    match (&mut form.table, parameters.text("includeObject").as_deref()) {
+        (_, None) => {}
+        (Some(table), Some(text)) => table.include = include(text).ok_or("query")?,
+        (None, Some(_)) => return Err("query"),
+    }
+    if !form.fits(kind) {
         return Err("content-type");
     }
     Ok((plan_of(kind, info, &parameters, asked)?, form))
+}
+
+/// What rows of a table have of their objects (`ValidateTableOptions`).
+fn include(text: &str) -> Option<Include> {
+    Some(match text {
+        "" | "Metadata" => Include::Metadata,
+        "None" => Include::None,
+        "Object" => Include::Object,
+        _ => return None,
+    })
 }
 
 fn plan_of(
@@ -196,7 +213,8 @@ fn get(kind: &Kind, info: &RequestInfo<'_>, parameters: &Parameters<'_>) -> Resu
     if kind.namespaced && info.namespace.is_empty() {
         return Err("other");
     }
-    if KNOWN.iter().any(|name| *name != "resourceVersion" && parameters.text(name).is_some()) {
+    let of_lists = |name: &&&str| !matches!(**name, "resourceVersion" | "includeObject");
+    if KNOWN.iter().filter(of_lists).any(|name| parameters.text(name).is_some()) {
         return Err("query");
     }
     let freshness = freshness(parameters.version()?);

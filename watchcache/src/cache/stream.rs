@@ -166,7 +166,9 @@ impl Watch {
             let Found::Events(events, reached) = self.feed.read(self.cursor, BATCH) else {
                 return None;
             };
-            if let ([event], true) = (&events[..], self.feed.is_crowded()) {
+            // Rows are of the moment, and their first one tells columns.
+            let alike = self.form.table.is_none();
+            if let ([event], true) = (&events[..], alike && self.feed.is_crowded()) {
                 self.cursor = reached.max(self.cursor);
                 match self.shared(event) {
                     Ok(None) => continue,
@@ -185,8 +187,7 @@ impl Watch {
             if !std::mem::take(&mut self.due) {
                 return Some(Ok(None));
             }
-            let told = self.form.put_bookmark(&mut piece, self.kind, self.cursor, false);
-            if let Err(error) = told {
+            if let Err(error) = self.put_bookmark(&mut piece, false) {
                 return Some(Err(error));
             }
         }
@@ -198,6 +199,7 @@ impl Watch {
         for object in self.objects.by_ref() {
             let what = (&object.message, object.revision);
             self.form.put_event(piece, self.kind, "ADDED", what)?;
+            self.form = self.form.after_first();
             if piece.len() >= PIECE {
                 return Ok(());
             }
@@ -212,16 +214,30 @@ impl Watch {
         (self.objects, self.events) = (Vec::new().into_iter(), Vec::new().into_iter());
         self.turn = None;
         if std::mem::take(&mut self.marked) {
-            self.form.put_bookmark(piece, self.kind, self.cursor, true)?;
+            self.put_bookmark(piece, true)?;
         }
         Ok(())
     }
 
-    fn put(&self, piece: &mut Vec<u8>, event: &Event) -> Result<(), Unsupported> {
-        let Some(told) = event.told(&self.filter) else { return Ok(()) };
+    fn put_bookmark(&mut self, piece: &mut Vec<u8>, marked: bool) -> Result<(), Unsupported> {
+        self.form.put_bookmark(piece, self.kind, self.cursor, marked)?;
+        self.form = self.form.after_first();
+        Ok(())
+    }
+
+    fn put(&mut self, piece: &mut Vec<u8>, event: &Event) -> Result<(), Unsupported> {
+        if self.put_in(piece, event)? {
+            self.form = self.form.after_first();
+        }
+        Ok(())
+    }
+
+    /// Whether it is told anything of the event.
+    fn put_in(&self, piece: &mut Vec<u8>, event: &Event) -> Result<bool, Unsupported> {
+        let Some(told) = event.told(&self.filter) else { return Ok(false) };
         let (change, object) = told.parts();
         let what = (&object.message, event.revision);
-        self.form.put_event(piece, self.kind, change.name(), what)
+        self.form.put_event(piece, self.kind, change.name(), what).map(|()| true)
     }
 
     /// An event that many are told.
@@ -230,7 +246,7 @@ impl Watch {
         let (change, _) = told.parts();
         let make = || {
             let mut piece = Vec::new();
-            self.put(&mut piece, event).map(|()| piece.into())
+            self.put_in(&mut piece, event).map(|_| piece.into())
         };
         event.frame(self.form, change, make).map(Some)
     }
@@ -282,8 +298,8 @@ mod tests {
     /// In a crowd, whose events are made once, everybody is told what they would be told alone.
     #[tokio::test(start_paused = true)]
     async fn in_a_crowd_as_alone() {
-        let forms = [false, true].map(|json| Form { json, metadata: false });
-        let partial = Form { json: false, metadata: true };
+        let forms = [false, true].map(|json| Form { json, ..Form::default() });
+        let partial = Form { metadata: true, ..Form::default() };
         let mut asked = vec![("", forms[0]); 9];
         for labels in ["l=x", "l!=x", "l=y", "l=z", ""] {
             asked.extend([(labels, forms[0]), (labels, forms[1]), (labels, partial)]);

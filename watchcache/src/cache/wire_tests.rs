@@ -121,7 +121,7 @@ fn what_is_not_ours_is_refused() {
 
 #[test]
 fn json_of_what_is_stored() {
-    let pod = Form { json: true, metadata: false };
+    let pod = Form { json: true, ..Form::default() };
     let (message, labels) = read(pods(), &stored("p", "n", &[("a", "<1>")])).unwrap();
     let stored = Stored { message, labels, indexed: None, revision: 7 };
     let table = Table::new([("default/p".into(), stored)], 7);
@@ -137,7 +137,7 @@ fn json_of_what_is_stored() {
              \"status\":{{}}}}\n"
         )
     );
-    let partial = Form { json: true, metadata: true };
+    let partial = Form { json: true, metadata: true, table: None };
     assert_eq!(
         text(partial.object(pods(), &object).unwrap()),
         format!(

@@ -23,7 +23,7 @@ pub(crate) const FORMS: [[&str; 2]; 3] = [
     ],
 ];
 
-/// What kubectl accepts of what it shows in columns. The cache makes no tables: its columns are
+/// What kubectl accepts of what it shows in columns. Of what the cache makes no rows, they are
 /// kube-apiserver's, to which such reads go on.
 pub(crate) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,\
     application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
@@ -53,14 +53,14 @@ fn masked(bytes: &[u8], accept: &str) -> String {
 /// Both give the same list in each form.
 pub(crate) async fn lists(direct: &mut User, door: &mut User, path: &str) {
     for [accept, _] in FORMS {
-        lists_in(direct, door, path, accept).await;
+        same_list(direct, door, path, accept).await;
     }
 }
 
 /// Both give the same object in each form.
 pub(crate) async fn gets(direct: &mut User, door: &mut User, path: &str) {
     for [_, accept] in FORMS {
-        gets_in(direct, door, path, accept).await;
+        same_object(direct, door, path, accept).await;
     }
 }
 
@@ -69,7 +69,7 @@ pub(crate) async fn pages(direct: &mut User, door: &mut User, path: &str) {
     for [accept, _] in FORMS {
         let (mut query, mut turn) = (String::new(), 0);
         loop {
-            let tokens = lists_in(direct, door, &format!("{path}&limit=2{query}"), accept).await;
+            let tokens = same_list(direct, door, &format!("{path}&limit=2{query}"), accept).await;
             let Some(token) = &tokens[turn % 2] else { break };
             assert!(tokens.iter().all(Option::is_some), "{path} as {accept}");
             (query, turn) = (format!("&continue={token}"), turn + 1);
@@ -80,10 +80,10 @@ pub(crate) async fn pages(direct: &mut User, door: &mut User, path: &str) {
 /// Both show an object and all of its collection in the same columns. An age may become a second more
 /// from one read to the next: they are read again then.
 pub(crate) async fn tables(direct: &mut User, door: &mut User, object: &str) {
-    gets_in(direct, door, object, TABLE).await;
+    same_object(direct, door, object, TABLE).await;
     let (collection, _) = object.rsplit_once('/').unwrap();
     for query in ["", "?limit=2", "?labelSelector=app%3Dweb"] {
-        lists_in(direct, door, &format!("{collection}{query}"), TABLE).await;
+        same_list(direct, door, &format!("{collection}{query}"), TABLE).await;
     }
 }
 
@@ -95,8 +95,8 @@ fn token(bytes: &[u8], accept: &str) -> Option<String> {
     value["metadata"]["continue"].as_str().map(str::to_owned)
 }
 
-/// Gives the tokens of both for what comes next.
-async fn lists_in(
+/// Both give the same list in a form. Gives the tokens of both for what comes next.
+pub(crate) async fn same_list(
     direct: &mut User,
     door: &mut User,
     path: &str,
@@ -118,7 +118,8 @@ async fn lists_in(
     unreachable!();
 }
 
-async fn gets_in(direct: &mut User, door: &mut User, path: &str, accept: &str) {
+/// Both give the same object in a form.
+pub(crate) async fn same_object(direct: &mut User, door: &mut User, path: &str, accept: &str) {
     for attempt in 0..5 {
         let (expected, seen) = (direct.read(path, accept).await, door.read(path, accept).await);
         if attempt < 4 && expected != seen {

@@ -34,3 +34,4 @@ mod pki;
 mod resources;
 mod sharded;
 mod slow;
+mod tables;

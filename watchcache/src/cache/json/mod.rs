@@ -2,6 +2,7 @@
 //! their order, by [`schema`], each value as Go's `encoding/json` writes it, by [`text`]. What Go
 //! would not read, or not write, is refused here, and goes on.
 
+pub mod rows;
 mod schema;
 mod text;
 
@@ -75,6 +76,11 @@ pub fn begin_list(out: &mut Vec<u8>, kind: &Kind, meta: &ListMeta) {
     text::put_text(out, kind.list.as_bytes());
     out.extend_from_slice(b",\"apiVersion\":");
     text::put_text(out, kind.api_version.as_bytes());
+    put_list_meta(out, meta);
+    out.extend_from_slice(b",\"items\":");
+}
+
+fn put_list_meta(out: &mut Vec<u8>, meta: &ListMeta) {
     out.extend_from_slice(b",\"metadata\":{\"resourceVersion\":");
     text::put_text(out, meta.version.to_string().as_bytes());
     if !meta.next.is_empty() {
@@ -90,7 +96,7 @@ pub fn begin_list(out: &mut Vec<u8>, kind: &Kind, meta: &ListMeta) {
         text::put_text(out, ranges.as_bytes());
         out.push(b'}');
     }
-    out.extend_from_slice(b"},\"items\":");
+    out.push(b'}');
 }
 
 /// Ends a list. Where it has no items, `empty` says what stands for them.
