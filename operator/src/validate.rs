@@ -66,16 +66,26 @@ impl Problems {
     }
 }
 
-/// What the front door caches: nothing where reads are audited, since the kube-apiservers can log
-/// only what reaches them.
-fn cached(spec: &MegaClusterSpec) -> Vec<String> {
-    let policy = |arg: &String| {
-        arg.strip_prefix("--audit-policy-file=").is_some_and(|file| !file.is_empty())
+/// What the front door caches: nothing where reads are audited in a way that it has no part in,
+/// since the kube-apiservers can record only what reaches them. And why not.
+fn cached(spec: &MegaClusterSpec) -> (Vec<String>, Option<&'static str>) {
+    let servers = &spec.api_servers;
+    let has = |flag: &str| {
+        let value = |arg: &String| arg.strip_prefix(flag).is_some_and(|value| !value.is_empty());
+        servers.extra_args.iter().any(value)
     };
-    if spec.api_servers.extra_args.iter().any(policy) {
-        return Vec::new();
+    let why = if has("--audit-policy-file=") {
+        Some("spec.apiServers.extraArgs has --audit-policy-file")
+    } else if servers.audit_policy.is_some() && has("--audit-webhook-config-file=") {
+        Some("spec.apiServers.extraArgs has --audit-webhook-config-file")
+    } else {
+        None
+    };
+    let asked = &spec.watch_cache.cached;
+    match why {
+        Some(why) if !asked.is_empty() => (Vec::new(), Some(why)),
+        _ => (asked.iter().map(rules::full_name).collect(), None),
     }
-    spec.watch_cache.cached.iter().map(rules::full_name).collect()
 }
 
 /// Checks `object` and fills in every default.
@@ -111,6 +121,9 @@ pub fn validate(
         crate::build::controller_manager::MANAGED_FLAGS,
         &mut problems,
     );
+    if let Some(policy) = &spec.api_servers.audit_policy {
+        rules::audit_policy(policy, &spec.api_servers.extra_args, &mut problems);
+    }
     rules::pools(&spec.api_servers.pools, &mut problems);
     rules::cached(&spec.watch_cache.cached, &mut problems);
 
@@ -119,6 +132,7 @@ pub fn validate(
     else {
         return Err(InvalidSpec { fields: problems.fields });
     };
+    let (cached, uncached) = cached(spec);
     Ok(ValidatedCluster {
         name: owner.name.clone(),
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
@@ -131,7 +145,8 @@ pub fn validate(
         store,
         watch_cache: WatchCache {
             replicas: spec.watch_cache.replicas,
-            cached: cached(spec),
+            cached,
+            uncached,
             resources: requirements(spec.watch_cache.resources.as_ref()),
         },
         api_servers: api_servers(&spec.api_servers),
@@ -277,6 +292,7 @@ fn api_servers(spec: &ApiServersSpec) -> ApiServers {
     ApiServers {
         max_surge: spec.max_surge.clone().unwrap_or_else(|| IntOrString::String("100%".to_owned())),
         extra_args: spec.extra_args.clone(),
+        audit_policy: spec.audit_policy.clone(),
         pools: std::iter::once(default).chain(others).collect(),
     }
 }

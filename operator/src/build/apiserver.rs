@@ -8,7 +8,7 @@ use super::flags::{Flags, command_line};
 use super::names::{APISERVER_PORT, Names, STORE_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, Health, KEYS_DIGEST, Mount, Program};
-use super::{budget, go_runtime, labels, service, workload};
+use super::{audit, budget, go_runtime, labels, service, workload};
 use crate::children::{Children, Lifetime, Stage};
 use crate::pki::{Digests, FRONT_PROXY_CLIENT};
 use crate::validate::{Pool, ValidatedCluster};
@@ -82,6 +82,7 @@ const SERVICE_ACCOUNT: &str = "/etc/kubernetes/pki/service-account";
 pub(super) fn add(cluster: &ValidatedCluster, digests: &Digests, children: &mut Children) {
     let names = Names::of(cluster);
     pods::add_service_account(cluster, COMPONENT, children);
+    audit::add(cluster, children);
     network_policy::add(
         cluster,
         &names.child(COMPONENT),
@@ -130,7 +131,7 @@ fn deployment(
             // It exits by itself while there is no store.
             start_within: 300,
         },
-        mounts: mounts(names),
+        mounts: mounts(names).into_iter().chain(audit::mount(cluster, names)).collect(),
         resources: &pool.resources,
         // The stock binary has this capability in its file, and doesn't start where it can't have
         // it (k8s.io/kubernetes/build/server-image/kube-apiserver).
@@ -167,7 +168,12 @@ fn mounts(names: &Names) -> Vec<Mount> {
 }
 
 fn args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
-    command_line(managed(cluster, names), tunable(), FEATURE_GATES, &cluster.api_servers.extra_args)
+    command_line(
+        managed(cluster, names),
+        tunable(cluster),
+        FEATURE_GATES,
+        &cluster.api_servers.extra_args,
+    )
 }
 
 fn managed(cluster: &ValidatedCluster, names: &Names) -> Flags {
@@ -219,7 +225,7 @@ fn managed(cluster: &ValidatedCluster, names: &Names) -> Flags {
     flags
 }
 
-fn tunable() -> Flags {
+fn tunable(cluster: &ValidatedCluster) -> Flags {
     let mut flags = Flags::default();
     flags
         .set("enable-admission-plugins", "NodeRestriction")
@@ -232,6 +238,9 @@ fn tunable() -> Flags {
         // A watch that ends is a watch to begin again.
         .set("min-request-timeout", "3600")
         .set("event-ttl", "15m");
+    if let Some(file) = audit::policy_file(cluster) {
+        flags.set("audit-policy-file", file).set("audit-log-path", "-");
+    }
     flags
 }
 

@@ -60,6 +60,20 @@ fn flag_name(arg: &str) -> &str {
     flag.split_once('=').map_or(flag, |(name, _)| name)
 }
 
+/// Whether a gate of the stage alpha is opened by the user's `extra`.
+pub(super) fn opens(extra: &[String], gate: &str) -> bool {
+    let gates = extra.iter().filter(|arg| flag_name(arg) == "feature-gates");
+    let items = gates.filter_map(|arg| arg.split_once('=')).flat_map(|(_, all)| all.split(','));
+    let pairs: Vec<_> = items
+        .filter_map(|item| item.split_once('='))
+        .map(|(name, value)| (name.trim().trim_start_matches("kube:"), value.trim()))
+        .collect();
+    let named = |name| pairs.iter().rfind(|(known, _)| *known == name);
+    let value = named(gate).or_else(|| named("AllAlpha")).map(|(_, value)| *value);
+    // As Go's `strconv.ParseBool`.
+    matches!(value, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
 /// Whether the argument `--feature-gates=A=true,kube:B=false` says something of a gate.
 fn mentions(arg: &str, gate: &str) -> bool {
     let value = arg.split_once('=').map_or("", |(_, value)| value);
@@ -73,6 +87,22 @@ fn mentions(arg: &str, gate: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gates_that_are_open() {
+        let open = |args: &[&str]| {
+            let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
+            opens(&args, "A")
+        };
+        assert!(open(&["--feature-gates=B=false,A=true"]));
+        assert!(open(&["--v=2", "--feature-gates=kube:A=1"]));
+        assert!(open(&["--feature-gates=AllAlpha=true"]));
+        for closed in
+            ["--feature-gates=AllAlpha=true,A=false", "--feature-gates=B=true", "--A=true"]
+        {
+            assert!(!open(&[closed]), "{closed}");
+        }
+    }
 
     #[test]
     fn tunable_flags_give_way_and_gates_do_so_one_by_one() {

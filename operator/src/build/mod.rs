@@ -3,6 +3,7 @@
 //! the pods' programs stay the same, so that an upgrade of the operator restarts nothing.
 
 pub mod apiserver;
+mod audit;
 mod budget;
 pub mod controller_manager;
 pub(crate) mod fingerprint;

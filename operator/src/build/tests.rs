@@ -268,7 +268,8 @@ fn every_file_of_an_argument_is_mounted() {
                 (planned.secret.metadata.name.unwrap(), data.into_keys().collect())
             })
             .collect();
-        for (name, _, template) in workloads(&children(&cluster)) {
+        let all = children(&cluster);
+        for (name, _, template) in workloads(&all) {
             let pod = pod(&template);
             let container = &pod.containers[0];
             let mut files = BTreeSet::new();
@@ -283,8 +284,9 @@ fn every_file_of_an_argument_is_mounted() {
                         mounted = items.iter().map(|item| item.path.clone()).collect();
                         assert!(mounted.is_subset(known), "{name}: {mounted:?}");
                     }
-                } else if volume.is_some_and(|volume| volume.config_map.is_some()) {
-                    mounted.insert("config.yaml".to_owned());
+                } else if let Some(source) = volume.and_then(|volume| volume.config_map.as_ref()) {
+                    let map = value(all.get("ConfigMap", &source.name).unwrap());
+                    mounted.extend(map["data"].as_object().unwrap().keys().cloned());
                 }
                 files.extend(mounted.iter().map(|file| format!("{}/{file}", mount.mount_path)));
             }

@@ -14,7 +14,7 @@ use super::fingerprint::fingerprint;
 use super::names::{APISERVER_PORT, Names, STORE_PORT, WATCHCACHE_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, ADMIN, Health, Mount, Program};
-use super::{BuildError, budget, labels, service, workload};
+use super::{BuildError, audit, budget, flags, labels, service, workload};
 use crate::api::v1alpha1::EndpointType;
 use crate::children::{Children, Lifetime, Stage};
 use crate::validate::{Pool, ValidatedCluster};
@@ -30,6 +30,9 @@ const DRAIN_SECONDS: i64 = 5;
 /// Name of the socket by which the guard of the port knows that its front door lives. It belongs to
 /// the pod's network.
 const GUARD_SOCKET: &str = "megacluster-watchcache";
+
+/// The one gate of the kube-apiservers that the cache has to know.
+const SHARDED: &str = "ShardedListAndWatch";
 
 const CONFIG_FILE: &str = "config.yaml";
 
@@ -138,6 +141,7 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
             path: STORE_CLIENT,
             entries: &[],
         }))
+        .chain(audit::mount(cluster, names).filter(|_| !cluster.watch_cache.cached.is_empty()))
         .collect(),
         resources: &cluster.watch_cache.resources,
         capabilities: &[],
@@ -187,7 +191,7 @@ fn cache_args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
     if cached.is_empty() {
         return Vec::new();
     }
-    vec![
+    let mut args = vec![
         format!("--cache-resource={}", cached.join(",")),
         // It asks as someone whom every kube-apiserver lets ask: nothing has to be bound in the
         // MegaCluster first. The front-proxy certificate can name anyone anyway.
@@ -196,7 +200,15 @@ fn cache_args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
         format!("--etcd-cafile={STORE_CLIENT}/ca.crt"),
         format!("--etcd-certfile={STORE_CLIENT}/tls.crt"),
         format!("--etcd-keyfile={STORE_CLIENT}/tls.key"),
-    ]
+    ];
+    // Without it the kube-apiservers don't look at `shardSelector`, and the cache must not either.
+    if flags::opens(&cluster.api_servers.extra_args, SHARDED) {
+        args.push(format!("--feature-gates={SHARDED}=true"));
+    }
+    if let Some(file) = audit::policy_file(cluster) {
+        args.extend([format!("--audit-policy-file={file}"), "--audit-log-path=-".to_owned()]);
+    }
+    args
 }
 
 /// The front door's file, `RouterConfiguration` of `watchcache.megacluster.io/v1alpha1`.

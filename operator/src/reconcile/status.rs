@@ -89,11 +89,7 @@ pub fn compute(facts: &Facts<'_>) -> MegaClusterStatus {
     let parts = [
         (STORE_READY, "StoreNotReady", store_verdict(applied, &rollouts)),
         (API_SERVERS_READY, "APIServersNotReady", pools_verdict(applied, &rollouts)),
-        (
-            WATCH_CACHE_READY,
-            "WatchCacheNotReady",
-            one("the front door", "-watchcache", rollouts.front_door, applied),
-        ),
+        (WATCH_CACHE_READY, "WatchCacheNotReady", front_door_verdict(cluster, applied, &rollouts)),
         (
             CONTROLLER_MANAGER_READY,
             "ControllerManagerNotReady",
@@ -289,6 +285,18 @@ fn missing(what: &str, suffix: &str, applied: &Applied) -> Verdict {
         (None, None) => ("Missing", "it does not exist".to_owned()),
     };
     Verdict { well: false, reason, message: format!("{what}: {why}") }
+}
+
+fn front_door_verdict(
+    cluster: &ValidatedCluster,
+    applied: &Applied,
+    rollouts: &Rollouts,
+) -> Verdict {
+    let mut verdict = one("the front door", "-watchcache", rollouts.front_door, applied);
+    if let (true, Some(why)) = (verdict.well, cluster.watch_cache.uncached) {
+        verdict.message = format!("{}; it caches nothing, since {why}", verdict.message);
+    }
+    verdict
 }
 
 fn store_verdict(applied: &Applied, rollouts: &Rollouts) -> Verdict {

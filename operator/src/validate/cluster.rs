@@ -138,6 +138,8 @@ pub struct WatchCache {
     /// Resources that it answers from the store, as `--watch-cache-sizes` names them: `pods`,
     /// `leases.coordination.k8s.io`.
     pub cached: Vec<String>,
+    /// Why nothing is cached although the user asked for that.
+    pub uncached: Option<&'static str>,
     /// Resources of the container.
     pub resources: ResourceRequirements,
 }
@@ -149,6 +151,8 @@ pub struct ApiServers {
     pub max_surge: IntOrString,
     /// Arguments after the operator's own; none of them repeats one of those.
     pub extra_args: Vec<String>,
+    /// The audit policy, a file's content.
+    pub audit_policy: Option<String>,
     /// The default pool first (named [`DEFAULT_POOL`], no matches), then the user's in their
     /// order.
     pub pools: Vec<Pool>,

@@ -168,6 +168,35 @@ pub(super) fn extra_args(field: &str, args: &[String], managed: &[&str], problem
     }
 }
 
+/// What is an audit policy at a first look; kube-apiserver looks closer.
+pub(super) fn audit_policy(text: &str, args: &[String], problems: &mut Problems) {
+    const FIELD: &str = "spec.apiServers.auditPolicy";
+    let policy: serde_json::Value = match serde_saphyr::from_str(text) {
+        Ok(policy) => policy,
+        Err(error) => return problems.add(FIELD, format!("it is not YAML: {error}")),
+    };
+    let is = |name: &str, value: &str| policy.get(name).is_some_and(|found| found == value);
+    if !is("apiVersion", "audit.k8s.io/v1") || !is("kind", "Policy") {
+        problems.add(FIELD, "must be a Policy of audit.k8s.io/v1");
+    }
+    let rules = policy.get("rules").and_then(serde_json::Value::as_array);
+    if rules.is_none_or(Vec::is_empty) {
+        problems.add(FIELD, "must have rules");
+    }
+    for (index, rule) in rules.into_iter().flatten().enumerate() {
+        let level = rule.get("level").and_then(serde_json::Value::as_str).unwrap_or_default();
+        if !["None", "Metadata", "Request", "RequestResponse"].contains(&level) {
+            problems.add(
+                format!("{FIELD} rules[{index}].level"),
+                "must be None, Metadata, Request or RequestResponse",
+            );
+        }
+    }
+    if args.iter().any(|arg| arg.starts_with("--audit-policy-file")) {
+        problems.add(FIELD, "extraArgs has --audit-policy-file, too");
+    }
+}
+
 pub(super) fn pools(pools: &[ApiServerPool], problems: &mut Problems) {
     for (index, pool) in pools.iter().enumerate() {
         if pool.name == DEFAULT_POOL {

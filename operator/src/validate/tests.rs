@@ -69,11 +69,63 @@ fn what_is_audited_is_read_from_kube_apiserver() {
         );
         check(&spec).unwrap().watch_cache.cached
     };
-    assert!(cached("--audit-log-path=-, --audit-policy-file=/etc/policy.yaml").is_empty());
+    let policy = "--audit-log-path=-, --audit-policy-file=/etc/policy.yaml";
+    assert!(cached(policy).is_empty());
+    // By a webhook the front door sends nothing.
+    let own = r#"auditPolicy: "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: None}]""#;
+    let with_policy = |args: &str| {
+        let spec = format!(
+            "version: v1.36.3\nwatchCache: {{cached: [{{resource: pods}}]}}\n\
+             apiServers:\n  {own}\n  extraArgs: [{args}]"
+        );
+        check(&spec).unwrap().watch_cache
+    };
+    let watch_cache = with_policy("--audit-log-maxage=7");
+    assert_eq!((&*watch_cache.cached, watch_cache.uncached), (&["pods".to_owned()][..], None));
+    let watch_cache = with_policy("--audit-webhook-config-file=/etc/webhook.yaml");
+    assert!(watch_cache.cached.is_empty() && watch_cache.uncached.is_some());
+    assert_eq!(cached("--audit-webhook-config-file=/etc/webhook.yaml"), ["pods"]);
     // Without a policy nothing is audited.
     for none in ["", "--audit-log-path=-", "--audit-policy-file="] {
         assert_eq!(cached(none), ["pods"], "{none}");
     }
+}
+
+#[test]
+fn an_audit_policy_is_looked_at() {
+    let problems = |policy: &str, args: &str| {
+        let policy = serde_json::to_string(policy).unwrap();
+        let spec =
+            format!("version: v1.36.3\napiServers: {{extraArgs: [{args}], auditPolicy: {policy}}}");
+        match check(&spec) {
+            Ok(_) => Vec::new(),
+            Err(invalid) => {
+                invalid.fields.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+            }
+        }
+    };
+    let head = "apiVersion: audit.k8s.io/v1\nkind: Policy\n";
+    let good = format!("{head}rules: [{{level: Metadata, more: 1}}]");
+    assert_eq!(problems(&good, "--audit-log-path=-, --audit-log-maxage=7"), [""; 0]);
+    assert_eq!(
+        problems(&good, "--audit-policy-file=/x"),
+        ["extraArgs has --audit-policy-file, too"]
+    );
+    for (bad, expected) in [
+        (head.to_owned(), "must have rules"),
+        (format!("{head}rules: []"), "must have rules"),
+        (
+            format!("{head}rules: [{{level: All}}]"),
+            "must be None, Metadata, Request or RequestResponse",
+        ),
+        (
+            "apiVersion: v1\nkind: Policy\nrules: [{level: None}]".to_owned(),
+            "must be a Policy of audit.k8s.io/v1",
+        ),
+    ] {
+        assert_eq!(problems(&bad, ""), [expected], "{bad}");
+    }
+    assert_eq!(problems("[", "").len(), 1);
 }
 
 #[test]

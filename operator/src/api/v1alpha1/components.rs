@@ -26,7 +26,8 @@ pub struct WatchCacheSpec {
 
     /// Resources whose GET, LIST and WATCH the front door answers itself, from what
     /// the store holds. The kube-apiservers keep none of them in their own watch caches then. All
-    /// reads go on to the kube-apiservers where `apiServers.extraArgs` sets `--audit-policy-file`.
+    /// reads go on to the kube-apiservers where `apiServers.extraArgs` sets `--audit-policy-file`, or
+    /// `--audit-webhook-config-file` beside `apiServers.auditPolicy`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["group", "resource"]))]
     pub cached: Vec<GroupResource>,
@@ -64,6 +65,13 @@ pub struct ApiServersSpec {
     #[schemars(schema_with = "schema::extra_args")]
     pub extra_args: Vec<String>,
 
+    /// Which requests are recorded: an audit policy (`audit.k8s.io/v1`) as YAML. The kube-apiservers
+    /// record what they answer, and the front door what it answers from its cache, each on the
+    /// standard output of its pods. `extraArgs` may set the kube-apiservers' other `--audit-` flags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 65536))]
+    pub audit_policy: Option<String>,
+
     /// Compute resources of each kube-apiserver, where its pool doesn't say otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -81,6 +89,7 @@ impl Default for ApiServersSpec {
             replicas: two(),
             max_surge: None,
             extra_args: Vec::new(),
+            audit_policy: None,
             resources: None,
             pools: Vec::new(),
         }
