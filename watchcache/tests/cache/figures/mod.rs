@@ -1,6 +1,7 @@
 //! What reads cost: a front door's own process beside the kube-apiserver's, on one store, in one
 //! run. `bench/run watchcache` runs this, optimised; nothing else does.
 
+mod death;
 mod events;
 mod reads;
 mod source;

@@ -6,6 +6,7 @@ use futures::future::join_all;
 
 use super::{Door, NODES, connections, cpu, fill, pods, ratio, resident};
 use crate::cluster::{Cluster, PROTOBUF, User};
+use crate::forms::TABLE;
 use crate::frames::Frames;
 
 /// Clients that ask at once, where kubelets come in a storm.
@@ -127,10 +128,12 @@ async fn what_reads_cost() {
         ("a kubelet's watch-list", few, true, PROTOBUF),
         ("list of 40 pods by a label", &selected, false, PROTOBUF),
         ("the same in JSON", &selected, false, json),
+        ("the same as a table", &selected, false, TABLE),
         ("get of a pod", &gets, false, PROTOBUF),
         ("the same in JSON", &gets, false, json),
         ("list of all pods", &whole, false, PROTOBUF),
         ("the same in JSON", &whole, false, json),
+        ("the same as a table", &whole, false, TABLE),
     ] {
         let all = read(what, paths, watch, accept);
         let less = paths.get(..2_000_000 / pods).filter(|_| watch).unwrap_or(paths);
