@@ -117,7 +117,7 @@ func run(ctx context.Context, c *config.CompletedConfig, flags standbyFlags) err
 		return nil
 	}
 	klog.InfoS("Leading", "epoch", elector.State().Epoch, "controllers", len(built.controllers))
-	go app.RunControllers(life, built.context, built.controllers, app.ControllerStartJitter, c.ControllerShutdownTimeout)
+	go app.RunControllers(life, built.context, inOrder(built.controllers), app.ControllerStartJitter, c.ControllerShutdownTimeout)
 	lost := elector.Wait(ctx, func(s leadership.State) bool { return !s.Holds })
 	if lost {
 		// As the stock one does: what this process believes is of the past.
