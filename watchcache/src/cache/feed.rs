@@ -2,7 +2,7 @@
 //! reads too slowly finds that what it wants is gone, and ends: its client resumes.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
@@ -19,6 +19,10 @@ const KEPT: usize = 16 * 1024;
 const KEPT_OF_PART: usize = 256;
 /// With so many watchers an event's bytes are kept for the others.
 const CROWD: usize = 8;
+/// Groups in which those who read the feed of all objects are woken. The streams of a connection are
+/// in one: woken one after the other, they find its state in the CPU's caches, and their frames go
+/// out together.
+const GROUPS: usize = 64;
 /// Parts whose feeds are remembered before those that nobody reads are thrown out.
 const SWEEP: usize = 1024;
 
@@ -138,7 +142,8 @@ struct Ring {
 pub struct Feed {
     ring: Mutex<Ring>,
     most: usize,
-    changed: watch::Sender<()>,
+    changed: Box<[watch::Sender<()>]>,
+    crowded: AtomicBool,
     /// Shared by all feeds of a table: every event up to this revision was pushed.
     reached: Arc<AtomicU64>,
 }
@@ -153,10 +158,11 @@ pub enum Found {
 }
 
 impl Feed {
-    fn new(most: usize, reached: &Arc<AtomicU64>) -> Self {
+    fn new(most: usize, groups: usize, reached: &Arc<AtomicU64>) -> Self {
         let complete_after = reached.load(Ordering::Acquire);
         let ring = Mutex::new(Ring { complete_after, ..Ring::default() });
-        Self { ring, most, changed: watch::Sender::new(()), reached: reached.clone() }
+        let changed = (0..groups).map(|_| watch::Sender::new(())).collect();
+        Self { ring, most, changed, crowded: AtomicBool::new(false), reached: reached.clone() }
     }
 
     /// Whether it is the first event since the last that was reached.
@@ -174,19 +180,30 @@ impl Feed {
     /// All that was pushed is reached.
     fn tell(&self) {
         self.ring.lock().touched = false;
-        self.changed.send_replace(());
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let watchers: usize = self.changed.iter().map(watch::Sender::receiver_count).sum();
+        self.crowded.store(watchers >= CROWD, Ordering::Relaxed);
+        for group in self.changed.iter().filter(|group| group.receiver_count() > 0) {
+            group.send_replace(());
+        }
     }
 
     /// Whether so many watch that what they are told is better made once.
     #[must_use]
     pub fn is_crowded(&self) -> bool {
-        self.changed.receiver_count() >= CROWD
+        self.crowded.load(Ordering::Relaxed)
     }
 
-    /// Told when there is something to read. Subscribe before reading.
+    /// Told when there is something to read, together with the connection's other streams.
+    /// Subscribe before reading.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+    pub fn changes(&self, connection: usize) -> watch::Receiver<()> {
+        let group = connection % self.changed.len().max(1);
+        // There is one, of a feed that nobody reads at least.
+        self.changed.get(group).map_or_else(|| watch::channel(()).1, watch::Sender::subscribe)
     }
 
     /// The events after a revision of which something is wanted, oldest first, whether their
@@ -270,7 +287,7 @@ impl Parts {
             self.feeds.retain(|_, feed| feed.strong_count() > 0);
             self.sweep_at = (self.feeds.len() * 2).max(SWEEP);
         }
-        let feed = Arc::new(Feed::new(KEPT_OF_PART, reached));
+        let feed = Arc::new(Feed::new(KEPT_OF_PART, 1, reached));
         self.feeds.insert(name.into(), Arc::downgrade(&feed));
         feed
     }
@@ -300,7 +317,7 @@ impl Feeds {
     pub fn new(revision: u64) -> Self {
         let reached = Arc::new(AtomicU64::new(revision));
         Self {
-            all: Arc::new(Feed::new(KEPT, &reached)),
+            all: Arc::new(Feed::new(KEPT, GROUPS, &reached)),
             namespaces: Parts::default(),
             indexed: Parts::default(),
             keys: Parts::default(),
@@ -362,7 +379,7 @@ impl Feeds {
             parts.into_iter().flat_map(|parts| parts.feeds.values().filter_map(Weak::upgrade));
         for feed in feeds.chain([self.all.clone()]) {
             feed.ring.lock().closed = true;
-            feed.changed.send_replace(());
+            feed.wake();
         }
     }
 }

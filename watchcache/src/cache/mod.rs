@@ -197,13 +197,13 @@ impl Cache {
         pool: &Pool,
         who: &Subject,
         what: &Attributes<'_>,
-        (wanted, bounds): (&Wanted, Bounds),
+        (wanted, bounds, connection): (&Wanted, Bounds, usize),
     ) -> Result<(Answer, Arc<str>), Unanswered> {
         if !self.access.knows_version(pool).await {
             return Err("version".into());
         }
         let reason = self.access.allows(pool, who, what).await.ok_or("access")?;
-        Ok((self.shown(shard, who, wanted, bounds).await?, reason))
+        Ok((self.shown(shard, who, wanted, (bounds, connection)).await?, reason))
     }
 
     async fn shown(
@@ -211,7 +211,7 @@ impl Cache {
         shard: &Shard,
         who: &Subject,
         wanted: &Wanted,
-        bounds: Bounds,
+        (bounds, connection): (Bounds, usize),
     ) -> Result<Answer, Unanswered> {
         let (form, gzip) = (wanted.form, wanted.gzip);
         let turn = |expensive: bool| expensive.then(|| self.turns.take(who, bounds)).transpose();
@@ -254,7 +254,8 @@ impl Cache {
                 let start = shard.begin(|table| table.watch(filter, after)).ok_or("not-ready")?;
                 let start = start.map_err(out_of_reach)?;
                 let (bookmarks, timeout) = (*bookmarks, *timeout);
-                let wants = Wants { form, bookmarks, marked, timeout, turn: turn.map(Box::new) };
+                let turn = turn.map(Box::new);
+                let wants = Wants { connection, form, bookmarks, marked, timeout, turn };
                 let pieces = stream::watch(shard.kind, filter.clone(), start, wants);
                 let pieces = shard.unless_refused(form, pieces)?;
                 let content_type = form.content_type(Asked::Watch);

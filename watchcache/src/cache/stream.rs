@@ -1,12 +1,15 @@
 //! Answers as they are sent: a list in pieces, a watch as its events come.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
+use tokio::time::{Instant, Sleep};
 
 use super::feed::{Event, Feed, Found};
 use super::filter::Filter;
@@ -67,6 +70,8 @@ pub fn list(
 /// What a watch wants beside its events.
 #[derive(Debug)]
 pub struct Wants {
+    /// Its connection.
+    pub connection: usize,
     /// Its form.
     pub form: Form,
     /// A bookmark now and then.
@@ -91,38 +96,72 @@ struct Watch {
     events: std::vec::IntoIter<Arc<Event>>,
     turn: Option<Box<Turn>>,
     marked: bool,
-    bookmarks: Option<Interval>,
+    /// When the next bookmark is due, where there are any.
+    bookmark: Option<Instant>,
     /// A bookmark is due once nothing else is.
     due: bool,
-    end: std::pin::Pin<Box<Sleep>>,
+    /// There may be something to tell that no change of the feed tells of.
+    unread: bool,
+    end: Instant,
+    alarm: Alarm,
+}
+
+/// Wakes a watch for its bookmarks and its end. A crowd is woken for each event; that a timer is
+/// looked at each time too would cost as much as the event.
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    /// Who is woken.
+    armed: Option<Waker>,
+}
+
+impl Alarm {
+    fn at(time: Instant) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep_until(time)), armed: None }
+    }
+
+    fn set(&mut self, time: Instant) {
+        self.sleep.as_mut().reset(time);
+        self.armed = None;
+    }
+
+    /// Sees to it that the task is woken at that time. A timer never fires before it.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let waker = context.waker();
+        let is_armed = self.armed.as_ref().is_some_and(|armed| armed.will_wake(waker));
+        if is_armed && Instant::now() < self.sleep.deadline() {
+            return Poll::Pending;
+        }
+        self.armed = Some(waker.clone());
+        self.sleep.as_mut().poll(context)
+    }
 }
 
 /// A watch.
 #[must_use]
 pub fn watch(kind: &'static Kind, filter: Filter, start: Start, wants: Wants) -> Pieces {
-    let bookmarks = wants.bookmarks.then(|| {
-        let mut interval = tokio::time::interval_at(Instant::now() + BOOKMARK, BOOKMARK);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        interval
-    });
     let timeout =
         wants.timeout.unwrap_or_else(|| MIN_TIMEOUT.mul_f64(rand::random_range(1.0..2.0)));
+    let now = Instant::now();
+    let (end, bookmark) = (now + timeout, wants.bookmarks.then(|| now + BOOKMARK));
     let watch = Watch {
         kind,
         form: wants.form,
         filter,
-        changes: start.feed.changes(),
+        changes: start.feed.changes(wants.connection),
         feed: start.feed,
         cursor: start.revision,
         objects: start.objects.into_iter(),
         events: start.events.into_iter(),
         turn: wants.turn,
         marked: wants.marked,
-        bookmarks,
+        bookmark,
         due: false,
-        end: Box::pin(tokio::time::sleep(timeout)),
+        unread: true,
+        end,
+        alarm: Alarm::at(bookmark.map_or(end, |bookmark| bookmark.min(end))),
     };
-    stream::unfold(Some(watch), |watch| async move {
+    // Boxed: it would be copied to and fro for each piece, and held twice.
+    stream::unfold(Some(Box::new(watch)), |watch| async move {
         let mut watch = watch?;
         match watch.next().await? {
             Ok(piece) => Some((Ok(piece), Some(watch))),
@@ -136,22 +175,31 @@ impl Watch {
     /// The next bytes; none at the end.
     async fn next(&mut self) -> Option<Result<Bytes, Unsupported>> {
         loop {
-            self.changes.borrow_and_update();
-            match self.piece()? {
-                Ok(Some(piece)) => return Some(Ok(piece)),
-                Ok(None) => {}
-                Err(error) => return Some(Err(error)),
-            }
-            let tick = async {
-                match &mut self.bookmarks {
-                    Some(bookmarks) => drop(bookmarks.tick().await),
-                    None => std::future::pending().await,
+            // What the feed tells of from here on is told again.
+            if std::mem::take(&mut self.unread) {
+                match self.piece()? {
+                    Ok(Some(piece)) => return Some(Ok(piece)),
+                    Ok(None) => {}
+                    Err(error) => return Some(Err(error)),
                 }
-            };
-            tokio::select! {
-                () = &mut self.end => return None,
-                changed = self.changes.changed() => changed.ok()?,
-                () = tick => self.due = true,
+            }
+            let (news, alarm) = (&mut self.changes, &mut self.alarm);
+            let mut changed = std::pin::pin!(news.changed());
+            poll_fn(|context| match changed.as_mut().poll(context) {
+                Poll::Ready(told) => Poll::Ready(told.ok()),
+                Poll::Pending => alarm.poll(context).map(Some),
+            })
+            .await?;
+            self.unread = true;
+            // Also where the feed changes all the time.
+            let now = Instant::now();
+            if now >= self.end {
+                return None;
+            }
+            if self.bookmark.is_some_and(|bookmark| now >= bookmark) {
+                let next = now + BOOKMARK;
+                (self.due, self.bookmark) = (true, Some(next));
+                self.alarm.set(next.min(self.end));
             }
         }
     }
@@ -162,10 +210,13 @@ impl Watch {
         if let Err(error) = self.begin(&mut piece) {
             return Some(Err(error));
         }
+        // The feed was not looked at.
+        self.unread = !piece.is_empty();
         while piece.is_empty() {
             let Found::Events(events, reached) = self.feed.read(self.cursor, BATCH) else {
                 return None;
             };
+            self.unread = events.len() >= BATCH || self.due;
             // Rows are of the moment, and their first one tells columns.
             let alike = self.form.table.is_none();
             if let ([event], true) = (&events[..], alike && self.feed.is_crowded()) {
@@ -184,6 +235,7 @@ impl Watch {
             if !events.is_empty() {
                 continue;
             }
+            self.unread = false;
             if !std::mem::take(&mut self.due) {
                 return Some(Ok(None));
             }
@@ -276,6 +328,7 @@ mod tests {
                 Filter { labels: LabelSelector::parse(labels).unwrap(), ..Filter::default() };
             let start = table.watch(&filter, Some(1)).unwrap();
             let wants = Wants {
+                connection: watches.len(),
                 form: *form,
                 bookmarks: false,
                 marked: false,

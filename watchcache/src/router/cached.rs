@@ -121,7 +121,7 @@ impl Router {
             user: asked.limits.max_expensive_reads_per_user,
             kind: asked.limits.max_expensive_reads,
         };
-        let wanted = (&question.wanted, bounds);
+        let wanted = (&question.wanted, bounds, client.number);
         let answer = cache.answer(&question.shard, &asked.pool, &who, &what, wanted);
         let (answer, reason) = match answer.await {
             Ok(answer) => answer,

@@ -10,7 +10,7 @@ mod watches;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -62,9 +62,14 @@ pub struct Options {
     pub goaway_min_age: Duration,
 }
 
+/// Connections of this process so far.
+static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+
 /// One client connection.
 #[derive(Debug)]
 pub struct Client {
+    /// Counted from 0.
+    pub number: usize,
     /// Where it comes from.
     pub address: IpAddr,
     /// Certificates it has shown.
@@ -90,7 +95,8 @@ impl Client {
         leave: CancellationToken,
     ) -> Self {
         let (requests, since) = (AtomicU64::new(0), Instant::now());
-        Self { address, certificates, http2, leave, requests, since }
+        let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+        Self { number, address, certificates, http2, leave, requests, since }
     }
 }
 

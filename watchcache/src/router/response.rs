@@ -91,7 +91,7 @@ impl std::fmt::Debug for Cached {
 impl Cached {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Unsupported>>> {
         // Each piece of a watch ends with an event.
-        let ended = self.watch.as_ref().is_some_and(|watch| watch.is_ended(context.waker()));
+        let ended = self.watch.as_mut().is_some_and(|watch| watch.is_ended(context.waker()));
         if ended {
             self.pieces = None;
         }
@@ -118,7 +118,7 @@ impl Passing {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        if let Some(watch) = &self.watch
+        if let Some(watch) = &mut self.watch
             && watch.is_ended(context.waker())
         {
             // Dropped, the backend's stream is cancelled; the client sees a regular end.

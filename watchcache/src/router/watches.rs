@@ -34,6 +34,8 @@ pub struct Registered {
     watches: Watches,
     key: usize,
     watch: Arc<Watch>,
+    /// Who is woken for its end.
+    known: Option<Waker>,
     frames: Frames,
 }
 
@@ -43,7 +45,8 @@ impl Watches {
     pub fn register(&self, content_type: &[u8]) -> Registered {
         let watch = Arc::new(Watch::default());
         let key = self.open.lock().insert(watch.clone());
-        Registered { watches: self.clone(), key, watch, frames: Frames::of(content_type) }
+        let frames = Frames::of(content_type);
+        Registered { watches: self.clone(), key, watch, known: None, frames }
     }
 
     /// How many are open.
@@ -88,8 +91,11 @@ impl Watches {
 
 impl Registered {
     /// Whether the watch is to end here; else `waker` is woken when it is to end.
-    pub(super) fn is_ended(&self, waker: &Waker) -> bool {
-        self.watch.waker.register(waker);
+    pub(super) fn is_ended(&mut self, waker: &Waker) -> bool {
+        if self.known.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            self.watch.waker.register(waker);
+            self.known = Some(waker.clone());
+        }
         self.watch.ending.load(Ordering::Acquire) && self.frames.is_between()
     }
 
@@ -114,7 +120,7 @@ mod tests {
         let watches = Watches::default();
         let mut tasks = Vec::new();
         for _ in 0..100 {
-            let registered = watches.register(b"application/json");
+            let mut registered = watches.register(b"application/json");
             tasks.push(tokio::spawn(std::future::poll_fn(move |context| {
                 if registered.is_ended(context.waker()) {
                     std::task::Poll::Ready(())

@@ -25,8 +25,9 @@ async fn what_an_update_costs() {
 
 /// 10,000 watchers of all pods, and a few updates.
 async fn fan_out(what: &str, cluster: &Cluster, process: u32, address: SocketAddr, of: &Template) {
-    const CONNECTIONS: usize = 50;
-    const STREAMS: usize = 200;
+    const CONNECTIONS: usize = 100;
+    // As many as kube-apiserver allows on one (`k8s.io/apiserver/pkg/server/secure_serving.go`).
+    const STREAMS: usize = 100;
     const UPDATES: usize = 20;
     let seen = Arc::new(AtomicUsize::new(0));
     let mut direct = cluster.direct(&cluster.admin()).await;
