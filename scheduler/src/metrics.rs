@@ -2,8 +2,10 @@
 //! (`k8s.io/kubernetes/pkg/scheduler/metrics/metrics.go`), `megacluster_scheduler_…` for what only a
 //! relay or a shard has.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -87,7 +89,24 @@ pub struct Metrics {
     pub refusals: Family<Labels, Counter>,
     /// Watches that failed and were started again, by resource.
     pub watch_failures: Family<Labels, Counter>,
+    /// Members of the families above that each pod counts in.
+    often: Arc<Mutex<Often>>,
 }
+
+/// Members of families that are looked up once: the labels of each are few.
+#[derive(Debug, Default)]
+struct Often {
+    /// Of `attempts` and `attempt_seconds`, by result and profile.
+    attempts: Vec<(&'static str, String, Counter, Histogram)>,
+    /// Of `bind_results`.
+    binds: Vec<(&'static str, Counter)>,
+    /// Of `sli_seconds`, by number of attempts.
+    bound: Vec<(u32, Histogram)>,
+}
+
+/// Attempts from which on pods are counted together, as `getAttemptsLabel` in
+/// `pkg/scheduler/schedule_one.go`.
+const MANY_ATTEMPTS: u32 = 15;
 
 fn attempt_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 15))
@@ -143,6 +162,7 @@ impl Metrics {
             expired: Family::default(),
             refusals: Family::default(),
             watch_failures: Family::default(),
+            often: Arc::default(),
         }
     }
 
@@ -257,17 +277,46 @@ impl Metrics {
     /// Counts one attempt of a pod and its duration. `result` is kube-scheduler's label:
     /// `scheduled`, `unschedulable` or `error`.
     pub fn attempt(&self, result: &'static str, profile: &str, took: Duration) {
-        let labels = labels([("result", result), ("profile", profile)]);
-        self.attempts.get_or_create(&labels).inc();
-        self.attempt_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+        let mut often = self.often.lock();
+        let all = &mut often.attempts;
+        let known = all.iter().position(|(of, by, ..)| *of == result && by == profile);
+        let place = known.unwrap_or_else(|| {
+            let labels = labels([("result", result), ("profile", profile)]);
+            let count = self.attempts.get_or_create_owned(&labels);
+            let seconds = self.attempt_seconds.get_or_create_owned(&labels);
+            all.push((result, profile.to_owned(), count, seconds));
+            all.len() - 1
+        });
+        let Some((_, _, count, seconds)) = all.get(place) else { return };
+        count.inc();
+        seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts one bind that has ended, by what became of it.
+    pub fn bind_ended(&self, result: &'static str) {
+        let mut often = self.often.lock();
+        if let Some((_, count)) = often.binds.iter().find(|(of, _)| *of == result) {
+            count.inc();
+            return;
+        }
+        let count = self.bind_results.get_or_create_owned(&labels([("result", result)]));
+        count.inc();
+        often.binds.push((result, count));
     }
 
     /// Counts a bound pod's whole way, from its first entering the queue.
     pub fn bound(&self, attempts: u32, since_first: Duration) {
-        // As `getAttemptsLabel` in pkg/scheduler/schedule_one.go.
-        let label = if attempts >= 15 { "15+".to_owned() } else { attempts.to_string() };
-        let labels = Labels(vec![("attempts", label)]);
-        self.sli_seconds.get_or_create(&labels).observe(since_first.as_secs_f64());
         self.pod_attempts.observe(f64::from(attempts));
+        let attempts = attempts.min(MANY_ATTEMPTS);
+        let mut often = self.often.lock();
+        if let Some((_, seconds)) = often.bound.iter().find(|(of, _)| *of == attempts) {
+            seconds.observe(since_first.as_secs_f64());
+            return;
+        }
+        let many = attempts == MANY_ATTEMPTS;
+        let label = if many { "15+".to_owned() } else { attempts.to_string() };
+        let seconds = self.sli_seconds.get_or_create_owned(&Labels(vec![("attempts", label)]));
+        seconds.observe(since_first.as_secs_f64());
+        often.bound.push((attempts, seconds));
     }
 }

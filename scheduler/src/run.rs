@@ -40,8 +40,9 @@ use crate::shard::watch as shard_watch;
 
 /// Pods on their way from the watch to the queue.
 const INTAKE: usize = 1024;
-/// Binds that may be decided for each that is sent at once.
-const BINDS_AHEAD: usize = 4;
+/// Binds that may be decided for each that is sent at once. By default there is room for three
+/// rounds: binds of one begin while the next is reserved and the one after that evaluated.
+const BINDS_AHEAD: usize = 6;
 /// What is left to report has this long when the process ends.
 const LAST_REPORTS: Duration = Duration::from_secs(3);
 

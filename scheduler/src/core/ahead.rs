@@ -70,12 +70,12 @@ impl Tuple {
         Next { local: self.local, lot: self.lot, node: Arc::clone(&self.node) }
     }
 
-    /// Goes on to the next node. Whether it is known; `None` where there is none.
+    /// Goes on to the next node, the last one of `next`. Whether it is known; `None` where there is
+    /// none.
     fn advance(&mut self) -> Option<bool> {
-        if self.next.is_empty() {
+        let Some(Next { local, lot, node }) = self.next.pop() else {
             return if self.last { None } else { Some(false) };
-        }
-        let Next { local, lot, node } = self.next.remove(0);
+        };
         (self.local, self.lot, self.node, self.ties) = (local, lot, node, 1);
         Some(true)
     }
@@ -128,6 +128,7 @@ fn better(a: &Next, b: &Next) -> bool {
 #[derive(Debug)]
 pub struct Course<'a> {
     class: &'a PodRequest,
+    /// The nodes that come next are here in reverse, so that the first of them is taken off the end.
     evaluation: Evaluation,
     survey: Option<Survey>,
     /// Groups in domains that are too full.
@@ -140,13 +141,14 @@ pub struct Course<'a> {
 impl<'a> Course<'a> {
     /// What all shards answered, and the survey that they were given.
     #[must_use]
-    pub fn new(evaluation: Evaluation, class: &'a PodRequest, survey: Option<&Survey>) -> Self {
+    pub fn new(mut evaluation: Evaluation, class: &'a PodRequest, survey: Option<&Survey>) -> Self {
+        evaluation.tuples.iter_mut().for_each(|tuple| tuple.next.reverse());
         let ahead = evaluation.tuples.iter().any(Tuple::looks_ahead);
         let survey = survey.filter(|_| ahead).cloned();
         Self { class, evaluation, survey, barred: Vec::new(), decided: 0, spent: false }
     }
 
-    /// What the shards answered, as far as it isn't used up.
+    /// What the shards answered, as far as it isn't used up; nodes that come next in reverse.
     #[must_use]
     pub fn evaluation(&self) -> &Evaluation {
         &self.evaluation

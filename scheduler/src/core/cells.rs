@@ -2,13 +2,13 @@
 //!
 //! A cell holds the nodes with the same labels but for the hostname, the same taints and the same
 //! allocatable resources: a pod's verdict on them differs by what is taken alone. Within a cell
-//! nodes are in a [`Tree`]: a search goes down where the best may be and leaves out the rest, and
+//! nodes are in a [`Tree`]: a search opens first what may be best and leaves out the rest, and
 //! what is taken on a node moves it within the tree.
 
 use super::bound::{Exceptions, Load, Offer, Resident, Top, Wanted};
 use super::columns::{Columns, Slot};
 use super::maps::HashMap;
-use super::tree::Tree;
+use super::tree::{Node, Tree};
 
 /// What nodes of a cell have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,16 +36,26 @@ impl Cell {
         self.tree.rows()
     }
 
-    /// How good a node of the cell can be at best, and the highest lot; `None` where none fits.
-    pub(super) fn root(&self, wanted: &Wanted) -> Option<(i64, u64)> {
+    /// How good a node of the cell can be at best, the highest lot, and where a search begins; `None`
+    /// where none fits.
+    pub(super) fn root(&self, wanted: &Wanted) -> Option<(i64, u64, Node)> {
         let offer = &self.key.offer;
-        let root = self.tree.bound()?;
-        wanted.fits(&root.least, offer).then(|| (wanted.at_best(root, offer), root.lot))
+        let bound = self.tree.bound()?;
+        let root = self.tree.root()?;
+        wanted.fits(&bound.least, offer).then(|| (wanted.at_best(bound, offer), bound.lot, root))
     }
 
-    /// Looks for nodes that belong to the best.
-    pub(super) fn search(&self, wanted: &Wanted, exceptions: Option<&Exceptions>, top: &mut Top) {
-        self.tree.search(wanted, &self.key.offer, exceptions, top);
+    /// As [`Tree::open`].
+    pub(super) fn open(
+        &self,
+        node: Node,
+        at_most: i64,
+        (wanted, exceptions): (&Wanted, Option<&Exceptions>),
+        top: &mut Top,
+        promising: impl FnMut(i64, u64, Node),
+    ) {
+        let asked = (wanted, &self.key.offer, exceptions);
+        self.tree.open(node, at_most, asked, top, promising);
     }
 
     /// How many nodes have room for the pod.

@@ -5,6 +5,7 @@
 //! Where a pod asks for what no cell knows (host ports, extended resources, a node by name), and
 //! where nothing takes it, so that every node's reason is wanted, all nodes are looked at.
 
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use super::ahead::{After, can_look_ahead, has_way};
@@ -22,6 +23,7 @@ use super::pod::PodRequest;
 use super::score::Scorer;
 use super::survey::{self, Survey};
 use super::table::NodeTable;
+use super::tree::Node;
 use super::views::{Group, View};
 
 /// A request beyond this is beyond reason: sums may overflow.
@@ -289,7 +291,8 @@ impl Search<'_> {
     }
 }
 
-/// The best nodes of some cells.
+/// The best nodes of some cells: of all that isn't opened yet, what may be best is opened first, so
+/// that little is opened that holds none of them.
 pub(super) fn best_of(
     all: &Cells,
     wanted: &Wanted,
@@ -297,17 +300,18 @@ pub(super) fn best_of(
     exceptions: Option<&Exceptions>,
     top: &mut Top,
 ) {
-    let of = |id: &u32| {
-        let cell = all.get(*id)?;
-        let (local, lot) = cell.root(wanted)?;
-        Some((local, lot, cell))
+    let root = |id: &u32| {
+        let (local, lot, node) = all.get(*id)?.root(wanted)?;
+        Some((local, lot, *id, node))
     };
-    let mut promising: Vec<_> = cells.iter().filter_map(of).collect();
-    promising.sort_unstable_by_key(|(local, lot, _)| std::cmp::Reverse((*local, *lot)));
-    for (local, lot, cell) in promising {
+    let mut promising: BinaryHeap<(i64, u64, u32, Node)> = cells.iter().filter_map(root).collect();
+    while let Some((local, lot, id, node)) = promising.pop() {
         if !top.takes(local, lot) {
             break;
         }
-        cell.search(wanted, exceptions, top);
+        let Some(cell) = all.get(id) else { continue };
+        cell.open(node, local, (wanted, exceptions), top, |local, lot, node| {
+            promising.push((local, lot, id, node));
+        });
     }
 }

@@ -33,7 +33,7 @@ struct Inner {
 }
 
 /// Which node: its level, 0 for a leaf, and its number.
-type Node = (u32, u32);
+pub(super) type Node = (u32, u32);
 
 /// The tree.
 #[derive(Debug, Default)]
@@ -372,39 +372,37 @@ impl Tree {
         }
     }
 
-    /// Looks for nodes that belong to the best.
-    pub(super) fn search(
-        &self,
-        wanted: &Wanted,
-        offer: &Offer,
-        exceptions: Option<&Exceptions>,
-        top: &mut Top,
-    ) {
-        if let Some(root) = self.root {
-            self.descend(root, wanted, offer, exceptions, top);
-        }
+    /// Where a search begins; `None` where nothing is.
+    pub(super) fn root(&self) -> Option<Node> {
+        self.root
     }
 
-    fn descend(
+    /// Looks at what is directly below a node, where nothing scores more than `at_most`: residents
+    /// are offered, and `promising` is told of nodes with what they can be at best. What can't be
+    /// among the best by its lot isn't weighed.
+    pub(super) fn open(
         &self,
         (level, id): Node,
-        wanted: &Wanted,
-        offer: &Offer,
-        exceptions: Option<&Exceptions>,
+        at_most: i64,
+        (wanted, offer, exceptions): (&Wanted, &Offer, Option<&Exceptions>),
         top: &mut Top,
+        mut promising: impl FnMut(i64, u64, Node),
     ) {
         if level == 0 {
             let mut last = None;
             for resident in &self.leaf(id).residents {
-                let load = &resident.load;
+                let (load, lot) = (&resident.load, resident.lot);
+                if !top.takes(at_most, lot) {
+                    continue;
+                }
                 // Equal ones lie side by side.
                 let local = match last {
                     Some((known, local)) if known == load => local,
                     _ => wanted.fits(load, offer).then(|| wanted.score(load, offer)),
                 };
                 last = Some((load, local));
-                let (Some(local), lot) = (local, resident.lot) else { continue };
-                if top.takes(local, lot)
+                if let Some(local) = local
+                    && top.takes(local, lot)
                     && exceptions.is_none_or(|rows| !rows.contains(&resident.row))
                 {
                     top.offer(Found { local, lot, row: resident.row });
@@ -412,25 +410,14 @@ impl Tree {
             }
             return;
         }
-        let mut order = [(i64::MIN, 0_u64, 0_u32); FAN];
-        let mut promising = 0;
-        for Entry { child, bound, .. } in self.inner(id).entries.iter().take(FAN) {
-            if !wanted.fits(&bound.least, offer) {
+        for Entry { child, bound, .. } in &self.inner(id).entries {
+            if !top.takes(at_most, bound.lot) || !wanted.fits(&bound.least, offer) {
                 continue;
             }
-            let local = wanted.at_best(bound, offer);
+            let local = wanted.at_best(bound, offer).min(at_most);
             if top.takes(local, bound.lot) {
-                order[promising] = (local, bound.lot, *child);
-                promising += 1;
+                promising(local, bound.lot, (level - 1, *child));
             }
-        }
-        let order = &mut order[..promising];
-        order.sort_unstable_by(|a, b| b.cmp(a));
-        for (local, lot, child) in order {
-            if !top.takes(*local, *lot) {
-                return;
-            }
-            self.descend((level - 1, *child), wanted, offer, exceptions, top);
         }
     }
 

@@ -114,6 +114,8 @@ struct Chosen {
     attempt: Attempt,
     id: PodId,
     node: Arc<str>,
+    /// The node's shard.
+    owner: Arc<str>,
     /// What was evaluated.
     class: Arc<PodRequest>,
     begun: Moment,
@@ -170,6 +172,8 @@ struct Surveyed {
 struct Binding {
     attempt: Attempt,
     reservation: Reservation,
+    /// The node's shard.
+    owner: Arc<str>,
     begun: Moment,
 }
 

@@ -87,6 +87,7 @@ pub async fn run(
     let mut term = None;
     let mut drain_until: Option<Instant> = None;
     let mut batch = Vec::with_capacity(INTAKE_BATCH);
+    let mut actions = Vec::new();
     driver.surroundings.readiness.set("pending-pods", false);
     loop {
         let now = begun.elapsed();
@@ -96,9 +97,11 @@ pub async fn run(
             term = new_term;
             driver.leads(&mut coordinator, now, term);
         }
-        for action in coordinator.poll(now) {
+        // The next message first: the shards work on it while the binds of the last one begin.
+        for action in coordinator.poll(now).into_iter().chain(actions) {
             driver.start(action);
         }
+        coordinator.prepare(now);
         driver.observe(&coordinator);
         if let Some(until) = drain_until
             && (coordinator.is_idle() || Instant::now() >= until)
@@ -106,7 +109,7 @@ pub async fn run(
             return;
         }
         let wake = coordinator.next_wake(now).saturating_sub(now).max(Duration::from_millis(1));
-        let actions = tokio::select! {
+        actions = tokio::select! {
             biased;
             () = token.cancelled(), if drain_until.is_none() => {
                 coordinator.drain();
@@ -144,9 +147,6 @@ pub async fn run(
             }
             () = tokio::time::sleep(wake) => Vec::new(),
         };
-        for action in actions {
-            driver.start(action);
-        }
     }
 }
 

@@ -127,7 +127,10 @@ fn place(
     for number in (0..workload.len()).filter(|number| !alone(number)) {
         world.submit(number, &workload.pod(number));
     }
+    let (deciding, showing) = (measure::cpu(), world.spent.showing);
     world.settle(workload);
+    let showing = world.spent.showing.saturating_sub(showing);
+    figures.deciding_cpu = measure::cpu().saturating_sub(deciding + showing);
     world.watch(workload);
     if first {
         figures.start = begun.elapsed();

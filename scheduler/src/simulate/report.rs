@@ -32,7 +32,9 @@ pub(super) struct Figures {
     pub(super) attempts: u64,
     pub(super) messages: u64,
     pub(super) spent: Spent,
+    /// CPU time of all threads, and what of it went into decisions.
     pub(super) cpu: Duration,
+    pub(super) deciding_cpu: Duration,
 }
 
 #[derive(Default)]
@@ -140,11 +142,12 @@ pub(super) fn figures(out: &mut impl Write, figures: &Figures) -> std::io::Resul
         )?;
         writeln!(
             out,
-            "  for each decision               {:.2} µs: relay {:.2}, {} {:.2}",
+            "  for each decision               {:.2} µs: relay {:.2}, {} {:.2}; CPU {:.2} µs",
             each(deciding),
             each(spent.relay),
             if figures.wire { "answers of shards after" } else { "shards" },
-            each(spent.shards)
+            each(spent.shards),
+            each(figures.deciding_cpu)
         )?;
         writeln!(
             out,

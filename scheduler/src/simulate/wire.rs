@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use megacluster_service::tls::{ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -15,7 +15,7 @@ use crate::core::maps::HashMap;
 use crate::core::membership::Membership;
 use crate::metrics::Metrics;
 use crate::protocol::transport::{self, ALPN, Peer, Serve};
-use crate::protocol::{Request, Response};
+use crate::protocol::{Refusal, Request, Response, Target};
 use crate::relay::copies::Copies;
 use crate::relay::fanout::{Fanout, Shard};
 use crate::shard::local::LocalShard;
@@ -23,8 +23,24 @@ use crate::shard::local::LocalShard;
 /// Connections to all shards, each of which has a thread of its own as a process has.
 pub(super) struct Wire {
     runtime: Runtime,
-    fanout: Fanout,
+    fanout: Arc<Fanout>,
     token: CancellationToken,
+}
+
+/// A message whose answer isn't there yet.
+pub(super) struct Flying {
+    targets: Vec<Target>,
+    answer: mpsc::Receiver<Response>,
+}
+
+impl Flying {
+    /// Waits for the answer.
+    pub(super) fn answer(self) -> Response {
+        self.answer.recv().unwrap_or_else(|_| {
+            let refusal = Refusal::Unreachable("nobody asked".to_owned());
+            Response::refused(&self.targets, &refusal)
+        })
+    }
 }
 
 impl Drop for Wire {
@@ -55,12 +71,20 @@ impl Wire {
         }
         let width = shards.len();
         let fanout = Fanout::new(membership.clone(), children, HashMap::default(), width, metrics);
-        Ok(Self { runtime, fanout, token })
+        Ok(Self { runtime, fanout: Arc::new(fanout), token })
     }
 
-    /// Asks the shards.
-    pub(super) fn exchange(&self, request: Request) -> Response {
-        self.runtime.block_on(self.fanout.exchange(request))
+    /// Asks the shards, by a task of its own as in earnest.
+    pub(super) fn exchange(&self, request: Request) -> Flying {
+        let targets = request.targets.clone();
+        let (sender, answer) = mpsc::sync_channel(1);
+        let fanout = Arc::clone(&self.fanout);
+        self.runtime.spawn(async move {
+            let response = fanout.exchange(request).await;
+            // Nobody waits for it when the simulation has ended.
+            drop(sender.send(response));
+        });
+        Flying { targets, answer }
     }
 }
 

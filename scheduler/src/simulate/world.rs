@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::error::SimulateError;
-use super::wire::Wire;
+use super::wire::{Flying, Wire};
 use super::workload::Workload;
 use crate::core::directory::{self, Change, Kind};
 use crate::core::maps::HashMap;
@@ -35,7 +35,7 @@ use crate::shard::machine::{ShardConfig, ShardMachine};
 /// Binds that the watch shows together.
 const LAG: usize = 4096;
 /// Binds under way at most, as by default.
-const MAX_BINDS: usize = 256;
+const MAX_BINDS: usize = 384;
 /// Simulated time after which a pod that still isn't settled is given up.
 const PATIENCE: Duration = Duration::from_hours(1);
 
@@ -58,10 +58,13 @@ pub(super) struct Spent {
     pub(super) intake: Duration,
     /// The relay: queue, messages, choices, binds.
     pub(super) relay: Duration,
-    /// The shards: surveys, evaluations, reservations. With the wire, all that the relay waits for.
+    /// The shards: surveys, evaluations, reservations. With the wire, how long the relay has nothing
+    /// to do but to wait for them.
     pub(super) shards: Duration,
     /// What the watch shows of the binds.
     pub(super) watch: Duration,
+    /// The same with the making of what it shows; nothing else happens meanwhile.
+    pub(super) showing: Duration,
 }
 
 impl Spent {
@@ -75,8 +78,15 @@ impl Spent {
             relay: self.relay.saturating_sub(before.relay),
             shards: self.shards.saturating_sub(before.shards),
             watch: self.watch.saturating_sub(before.watch),
+            showing: self.showing.saturating_sub(before.showing),
         }
     }
+}
+
+/// A message and its answer.
+enum Asked {
+    Answered(Response),
+    Flying(Flying),
 }
 
 /// All of it.
@@ -222,10 +232,11 @@ impl World {
         let end = self.now + PATIENCE;
         let mut actions = VecDeque::new();
         loop {
+            // The next message first, then what came of the last one, as in earnest.
             let begun = Instant::now();
-            actions.extend(self.coordinator.poll(self.now));
+            let next = self.coordinator.poll(self.now);
             self.spent.relay += begun.elapsed();
-            if actions.is_empty() {
+            if actions.is_empty() && next.is_empty() {
                 let depths = self.coordinator.depths();
                 if depths.active + depths.backoff + depths.in_flight == 0 || self.now > end {
                     break;
@@ -233,9 +244,26 @@ impl World {
                 let wake = self.coordinator.next_wake(self.now);
                 self.now = wake.max(self.now + Duration::from_millis(1));
             }
+            let mut asked = Vec::new();
+            for action in next {
+                match action {
+                    Action::Exchange { id, request } => asked.push((id, self.ask(request))),
+                    other => actions.push_back(other),
+                }
+            }
             while let Some(action) = actions.pop_front() {
                 actions.extend(self.act(action));
             }
+            let begun = Instant::now();
+            self.coordinator.prepare(self.now);
+            self.spent.relay += begun.elapsed();
+            for (id, answer) in asked {
+                let response = self.answer(answer);
+                let begun = Instant::now();
+                actions.extend(self.coordinator.exchanged(self.now, id, response));
+                self.spent.relay += begun.elapsed();
+            }
+            // Between messages, so that nobody decides meanwhile.
             if self.unseen.len() >= LAG {
                 self.watch(workload);
             }
@@ -244,6 +272,7 @@ impl World {
 
     /// The watch shows the binds since the last time.
     pub(super) fn watch(&mut self, workload: &Workload) {
+        let showing = Instant::now();
         for (uid, node) in std::mem::take(&mut self.unseen) {
             let Some(number) = self.numbers.remove(&uid) else { continue };
             let mut pod = workload.pod(number as usize);
@@ -255,26 +284,11 @@ impl World {
             self.coordinator.intake(self.now, Intake::Gone(uid));
             self.spent.watch += begun.elapsed();
         }
+        self.spent.showing += showing.elapsed();
     }
 
     fn act(&mut self, action: Action) -> Vec<Action> {
         match action {
-            Action::Exchange { id, request } => {
-                self.messages += 1;
-                let response = match &self.wire {
-                    Some(wire) => {
-                        let begun = Instant::now();
-                        let response = wire.exchange(request);
-                        self.spent.shards += begun.elapsed();
-                        response
-                    }
-                    None => self.exchange(&request),
-                };
-                let begun = Instant::now();
-                let actions = self.coordinator.exchanged(self.now, id, response);
-                self.spent.relay += begun.elapsed();
-                actions
-            }
             Action::Bind { pod, node } => {
                 self.attempts += 1;
                 let uid = PodUid::new(&pod.uid);
@@ -302,11 +316,31 @@ impl World {
                 };
                 self.coordinator.evicted(self.now, &order.preemptor, outcome)
             }
-            // Here every pod is held.
-            Action::List | Action::Report(Report::Scheduled { .. } | Report::Preempted { .. }) => {
-                Vec::new()
-            }
+            // Messages are sent before anything else is done, and here every pod is held.
+            Action::Exchange { .. }
+            | Action::List
+            | Action::Report(Report::Scheduled { .. } | Report::Preempted { .. }) => Vec::new(),
         }
+    }
+
+    /// Sends a message. Without the wire the answer is there at once.
+    fn ask(&mut self, request: Request) -> Asked {
+        self.messages += 1;
+        let Some(wire) = &self.wire else { return Asked::Answered(self.exchange(&request)) };
+        let begun = Instant::now();
+        let flying = wire.exchange(request);
+        self.spent.relay += begun.elapsed();
+        Asked::Flying(flying)
+    }
+
+    fn answer(&mut self, asked: Asked) -> Response {
+        let begun = Instant::now();
+        let response = match asked {
+            Asked::Answered(response) => return response,
+            Asked::Flying(flying) => flying.answer(),
+        };
+        self.spent.shards += begun.elapsed();
+        response
     }
 
     fn exchange(&mut self, request: &Request) -> Response {

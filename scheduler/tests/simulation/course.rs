@@ -81,6 +81,7 @@ impl Simulation {
             let Some(relay) = &mut self.relays[index] else { continue };
             let run = relay.run;
             let actions = relay.state.coordinator.poll(now);
+            relay.state.coordinator.prepare(now);
             let next = relay.state.coordinator.next_wake(now).max(now + ms(1));
             if relay.state.term.is_some() {
                 wake = wake.min(next);

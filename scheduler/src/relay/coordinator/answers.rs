@@ -126,7 +126,7 @@ impl Coordinator {
         silent: &HashMap<Arc<str>, Refusal>,
     ) -> Option<Action> {
         let uid = chosen.attempt.pod.uid;
-        let owner = self.config.membership.owner(&chosen.node).cloned()?;
+        let owner = Arc::clone(&chosen.owner);
         let outcome = match (silent.get(&owner), answer) {
             (None, Some(Answer::Outcome(outcome))) => Some(outcome),
             _ => None,
@@ -135,7 +135,7 @@ impl Coordinator {
             Some(Ok(())) if self.term.is_some() && self.pods.binds(uid) => {
                 let Reservation { pod, node, .. } = reservation.clone();
                 let Chosen { attempt, begun, plan, .. } = chosen;
-                let binding = Binding { attempt, reservation, begun };
+                let binding = Binding { attempt, reservation, owner, begun };
                 if let Some(plan) = plan {
                     return self.mount(now, binding, plan);
                 }
@@ -290,10 +290,14 @@ impl Coordinator {
                     self.queue.retry(uid, now);
                     return None;
                 };
+                let node = placement.node;
+                let Some(owner) = self.config.membership.owner(&node).cloned() else {
+                    self.queue.retry(uid, now);
+                    return None;
+                };
                 if let Some(id) = self.pods.id(uid) {
                     let Evaluated { attempt, class, begun, refusals } = pod;
-                    let node = placement.node;
-                    let chosen = Chosen { attempt, id, node, class, begun, refusals, plan };
+                    let chosen = Chosen { attempt, id, node, owner, class, begun, refusals, plan };
                     if self.plans(&chosen) {
                         self.chosen.push(chosen);
                     } else {

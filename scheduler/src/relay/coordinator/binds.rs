@@ -8,7 +8,6 @@ use tracing::{info, warn};
 use super::{Action, Binding, Coordinator, MAX_RECENT, RECENT, Recent};
 use crate::core::pod::PodUid;
 use crate::core::queue::Moment;
-use crate::metrics::labels;
 use crate::protocol::{Operation, PodId, Reservation};
 use crate::relay::bind::BindOutcome;
 use crate::relay::report::Report;
@@ -17,12 +16,11 @@ impl Coordinator {
     /// Takes over the outcome of [`Action::Bind`].
     pub fn bound(&mut self, now: Moment, pod: &PodId, outcome: BindOutcome) -> Vec<Action> {
         let uid = PodUid::new(&pod.uid);
-        let Some(Binding { attempt, reservation, begun }) = self.binds.remove(&uid) else {
+        let Some(Binding { attempt, reservation, owner, begun }) = self.binds.remove(&uid) else {
             return Vec::new();
         };
         let node = reservation.node.clone();
         let pod = reservation.pod.clone();
-        let Some(owner) = self.config.membership.owner(&node).cloned() else { return Vec::new() };
         let settlement = reservation.settlement();
         let (result, operation) = match &outcome {
             BindOutcome::Bound => ("bound", Some(Operation::Confirm(settlement))),
@@ -31,7 +29,7 @@ impl Coordinator {
             BindOutcome::Refused(_) => ("refused", Some(Operation::Release(settlement))),
             BindOutcome::Unknown(_) => ("unknown", None),
         };
-        self.metrics.bind_results.get_or_create(&labels([("result", result)])).inc();
+        self.metrics.bind_ended(result);
         if let Some(operation) = operation {
             self.shards.tell(&owner, operation);
         }

@@ -43,10 +43,9 @@ impl Coordinator {
         let promised = operations.len() > before + 1;
         let mut targets = self.shards.up_targets();
         if question.is_none() && !idle {
-            let owner = |chosen: &Chosen| self.config.membership.owner(&chosen.node);
             targets.retain(|target| {
                 told.iter().any(|(name, _)| *name == target.shard)
-                    || reserve.iter().any(|(chosen, _)| owner(chosen) == Some(&target.shard))
+                    || reserve.iter().any(|(chosen, _)| chosen.owner == target.shard)
             });
         }
         let request = self.request(term, targets.clone(), operations);
@@ -113,9 +112,7 @@ impl Coordinator {
     fn takeable_choices(&mut self, now: Moment) -> Vec<Chosen> {
         let mut takeable = Vec::new();
         for chosen in std::mem::take(&mut self.chosen) {
-            let owner = self.config.membership.owner(&chosen.node);
-            let usable = owner.is_some_and(|owner| self.shards.is_up(owner));
-            if usable && self.pods.is_waiting(chosen.attempt.pod.uid) {
+            if self.shards.is_up(&chosen.owner) && self.pods.is_waiting(chosen.attempt.pod.uid) {
                 takeable.push(chosen);
             } else {
                 self.abandon(now, &chosen);
@@ -207,6 +204,32 @@ impl Coordinator {
             pods.push(next);
         }
         pods
+    }
+
+    /// Takes the pods of the next round from the queue beforehand, while the shards work on the last
+    /// one. What comes meanwhile waits for a round more.
+    pub fn prepare(&mut self, now: Moment) {
+        let Some(round) = &self.round else { return };
+        let asked = match &round.question {
+            Some(Question::Evaluate(pods)) => pods.len(),
+            Some(Question::Preempt(_)) | None => 0,
+        };
+        let reserving = round.reserve.len() + asked;
+        let waits = !self.again.is_empty() || !self.contenders.is_empty() || round.surveying;
+        if self.term.is_none() || waits {
+            return;
+        }
+        let mut like = None;
+        while self.again.len() < BATCH && self.may_evaluate(now, reserving + self.again.len()) {
+            let attempt = match like {
+                None => self.queue.pop(now),
+                Some(first) => self.queue.pop_like(first, now),
+            };
+            let Some(attempt) = attempt else { return };
+            like.get_or_insert(attempt.pod.uid);
+            let class = attempt.pod.request.clone();
+            self.again.push_back(Evaluated { attempt, class, begun: now, refusals: 0 });
+        }
     }
 
     /// The next pod, one that asks for the same as `like` first.
