@@ -1,11 +1,13 @@
 //! The forms of an answer: protobuf or JSON, of whole objects or of their metadata alone, or a table
 //! for people.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
+use super::alone;
 use super::json;
 use super::json::rows::{self, Include, Now};
 use super::kinds::Kind;
@@ -50,7 +52,8 @@ pub enum Asked {
     Watch,
 }
 
-static PARTIAL: LazyLock<Kind> = LazyLock::new(|| Kind {
+/// The kind of metadata alone.
+pub(super) static PARTIAL: LazyLock<Kind> = LazyLock::new(|| Kind {
     group: "meta.k8s.io",
     version: "v1",
     api_version: "meta.k8s.io/v1".to_owned(),
@@ -132,12 +135,7 @@ impl Form {
     /// Whether kube-apiserver makes of a stored object what this form does.
     #[must_use]
     pub fn fits(self, kind: &Kind) -> bool {
-        let metadata = match self.table {
-            Some(_) if !rows::has_rows(kind) => return false,
-            Some(table) => table.include == Include::Metadata,
-            None => self.metadata,
-        };
-        !metadata || kind.has_own_metadata()
+        self.table.is_none() || rows::has_rows(kind)
     }
 
     /// As it goes on in a watch after its first event.
@@ -164,6 +162,11 @@ impl Form {
         if self.metadata { &PARTIAL } else { kind }
     }
 
+    /// What of a message may be shown.
+    fn read<'a>(self, kind: &Kind, message: &'a Message) -> Cow<'a, Message> {
+        if self.metadata { alone::metadata(kind, message) } else { Cow::Borrowed(message) }
+    }
+
     fn shown(self, message: &Message) -> wire::Shown<'_> {
         message.shown(!self.metadata)
     }
@@ -177,7 +180,8 @@ impl Form {
             out.push(b'\n');
             return Ok(out.into());
         }
-        let (kind, message) = (self.kind(kind), self.shown(&object.message));
+        let message = self.read(kind, &object.message);
+        let (kind, message) = (self.kind(kind), self.shown(&message));
         if self.json {
             return json::object(kind, message, object.revision);
         }
@@ -196,13 +200,13 @@ impl Form {
             rows::begin(out, kind, meta, table.columns);
             return None;
         }
-        let kind = self.kind(kind);
         if self.json {
-            json::begin_list(out, kind, meta);
+            json::begin_list(out, self.kind(kind), meta);
             return None;
         }
-        let length = |one: &Object| wire::item_len(self.shown(&one.message), one.revision);
-        Some(wire::begin_list(out, kind, meta, objects.map(length).sum()))
+        let length =
+            |one: &Object| wire::item_len(self.shown(&self.read(kind, &one.message)), one.revision);
+        Some(wire::begin_list(out, self.kind(kind), meta, objects.map(length).sum()))
     }
 
     /// Adds an item of a list.
@@ -220,7 +224,8 @@ impl Form {
             let what = (&object.message, object.revision);
             return rows::put_row(out, (kind, &PARTIAL), what, table.include, Now::read());
         }
-        let (kind, message) = (self.kind(kind), self.shown(&object.message));
+        let message = self.read(kind, &object.message);
+        let (kind, message) = (self.kind(kind), self.shown(&message));
         if self.json {
             return json::put_item(out, kind, message, object.revision, self.metadata);
         }
@@ -229,13 +234,17 @@ impl Form {
     }
 
     /// Ends a list.
-    pub fn end_list(self, out: &mut Vec<u8>, empty: bool) {
+    pub fn end_list(self, out: &mut Vec<u8>, kind: &Kind, empty: bool) {
         if !self.json {
             return wire::end_list(out);
         }
         // kube-apiserver makes an empty list of objects sure to be one, but not the list of
         // metadata that it turns that into.
-        let items: &[u8] = if self.metadata { b"null" } else { b"[]" };
+        let items: &[u8] = match self.table {
+            Some(_) => rows::no_rows(kind),
+            None if self.metadata => b"null",
+            None => b"[]",
+        };
         json::end_list(out, empty.then_some(items));
     }
 
@@ -251,7 +260,8 @@ impl Form {
             let (kinds, wanted) = ((kind, &*PARTIAL), (include, columns));
             return rows::put_event(out, kinds, what, (message, version), wanted, Now::read());
         }
-        let (kind, message) = (self.kind(kind), self.shown(message));
+        let message = self.read(kind, message);
+        let (kind, message) = (self.kind(kind), self.shown(&message));
         if self.json {
             return json::put_event(out, kind, what, message, version);
         }

@@ -44,12 +44,15 @@ impl Kind {
         self.fields.iter().find(|(known, _)| *known == name).map(|(_, field)| field)
     }
 
-    /// Whether the metadata that is stored is what kube-apiserver shows by itself, too. Of some
-    /// resources it turns annotations into fields as it reads them, and back only where it shows
-    /// the whole object (`k8s.io/kubernetes/pkg/apis/apps/v1/conversion.go`).
+    /// An annotation that kube-apiserver turns into a field as it reads a resource, and back only
+    /// where it shows the whole object (`k8s.io/kubernetes/pkg/apis/apps/v1/conversion.go`).
     #[must_use]
-    pub fn has_own_metadata(&self) -> bool {
-        self.group != "apps" || !matches!(self.resource, "daemonsets" | "deployments")
+    pub fn hidden_annotation(&self) -> Option<&'static str> {
+        match (self.group, self.resource) {
+            ("apps", "daemonsets") => Some("deprecated.daemonset.template.generation"),
+            ("apps", "deployments") => Some("deprecated.deployment.rollback.to"),
+            _ => None,
+        }
     }
 
     /// An annotation that kube-apiserver gives to whatever it shows of a resource, also to the empty

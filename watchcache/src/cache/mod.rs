@@ -9,6 +9,7 @@
 //! and no sockets.
 
 mod access;
+pub mod alone;
 mod etcd;
 pub mod feed;
 pub mod filter;

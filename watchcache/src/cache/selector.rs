@@ -124,44 +124,46 @@ fn requirement_of(text: &str) -> Option<(Requirement, &str)> {
 }
 
 /// A label key: names of at most 63 characters, a prefix before one slash.
-fn word(text: &str, fits: impl Fn(&str) -> bool) -> Option<(String, &str)> {
+fn word(text: &str, fits: impl Fn(&[u8]) -> bool) -> Option<(String, &str)> {
     let end = text
         .find(|letter: char| !(letter.is_ascii_alphanumeric() || "-_./".contains(letter)))
         .unwrap_or(text.len());
     let (word, rest) = text.split_at(end);
-    fits(word).then(|| (word.to_owned(), rest))
+    fits(word.as_bytes()).then(|| (word.to_owned(), rest))
 }
 
 /// A value; empty ones are left to kube-apiserver in sets, where its lexer has rules of its own.
 fn value(text: &str) -> Option<(String, &str)> {
-    word(text, |value| is_name(value) && !matches!(value, "in" | "notin"))
+    word(text, |value| is_name(value) && !matches!(value, b"in" | b"notin"))
 }
 
-fn is_key(key: &str) -> bool {
-    match key.split_once('/') {
-        Some((prefix, name)) => {
-            prefix.len() <= 253
-                && !prefix.is_empty()
-                && prefix.split('.').all(|label| {
-                    !label.is_empty()
-                        && !label.starts_with('-')
-                        && !label.ends_with('-')
-                        && label.bytes().all(|byte| {
-                            byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
-                        })
-                })
-                && is_name(name)
-        }
-        None => is_name(key),
-    }
+/// A label key: a name, and before a slash the name of a domain.
+pub(super) fn is_key(key: &[u8]) -> bool {
+    let Some(slash) = key.iter().position(|byte| *byte == b'/') else { return is_name(key) };
+    let (prefix, name) = key.split_at(slash);
+    let is_label = |label: &[u8]| {
+        !label.is_empty()
+            && !label.starts_with(b"-")
+            && !label.ends_with(b"-")
+            && label.iter().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    };
+    prefix.len() <= 253
+        && prefix.split(|byte| *byte == b'.').all(is_label)
+        && is_name(name.get(1..).unwrap_or_default())
+}
+
+/// A label's value: a name, or nothing.
+pub(super) fn is_value(value: &[u8]) -> bool {
+    value.is_empty() || is_name(value)
 }
 
 /// `([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]`, at most 63.
-fn is_name(name: &str) -> bool {
+fn is_name(name: &[u8]) -> bool {
+    let ends = |end: Option<&u8>| end.is_some_and(u8::is_ascii_alphanumeric);
     name.len() <= 63
-        && name.starts_with(|letter: char| letter.is_ascii_alphanumeric())
-        && name.ends_with(|letter: char| letter.is_ascii_alphanumeric())
-        && !name.contains('/')
+        && ends(name.first())
+        && ends(name.last())
+        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
 }
 
 /// What a field selector asks of an object, all of which must hold

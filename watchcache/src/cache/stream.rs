@@ -57,7 +57,7 @@ pub fn list(
                 return Some((Ok(piece.into()), (next, objects)));
             }
         }
-        form.end_list(&mut piece, first);
+        form.end_list(&mut piece, kind, first);
         Some((Ok(piece.into()), (None, objects)))
     });
     // It is the reader's turn until it has read all.

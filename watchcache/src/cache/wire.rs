@@ -41,8 +41,8 @@ pub(super) enum Value<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Field<'a> {
     pub(super) number: u64,
-    start: usize,
-    end: usize,
+    pub(super) start: usize,
+    pub(super) end: usize,
     pub(super) value: Value<'a>,
 }
 
@@ -266,7 +266,7 @@ fn put_field(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
 
 impl Message {
     /// A message of its parts: `ObjectMeta` before and after the resource version, and the rest.
-    fn of(before: &[u8], after: &[u8], rest: &[u8]) -> Self {
+    pub(super) fn of(before: &[u8], after: &[u8], rest: &[u8]) -> Self {
         let metadata = before.len() + NO_VERSION.len() + after.len();
         let mut bytes = Vec::new();
         bytes.put_u8(0x0a);
@@ -310,12 +310,12 @@ pub struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     /// `ObjectMeta` before the resource version.
-    fn before(self) -> &'a [u8] {
+    pub(super) fn before(self) -> &'a [u8] {
         self.message.part(self.message.metadata as usize, self.message.version as usize)
     }
 
     /// `ObjectMeta` after the resource version.
-    fn after(self) -> &'a [u8] {
+    pub(super) fn after(self) -> &'a [u8] {
         let from = self.message.version as usize + NO_VERSION.len();
         self.message.part(from, self.message.end as usize)
     }

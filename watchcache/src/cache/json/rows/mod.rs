@@ -5,14 +5,22 @@
 
 mod age;
 mod cells;
+mod event;
+mod metric;
+mod network;
+mod other;
 mod pod;
+mod selector;
+mod storage;
 mod view;
+mod workload;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use self::cells::Cells;
 use self::view::View;
+use super::super::alone;
 use super::super::kinds::Kind;
 use super::super::wire::{ListMeta, Message, Unsupported};
 use super::text;
@@ -48,19 +56,56 @@ type Printer = fn(View<'_>, &mut Cells<'_>);
 fn printer(kind: &Kind) -> Option<Printer> {
     Some(match (kind.group, kind.resource) {
         ("", "pods") => pod::pod,
-        ("", "nodes") => cells::node,
-        ("", "events") => cells::event,
-        ("", "configmaps") => cells::config_map,
-        ("", "secrets") => cells::secret,
-        ("", "services") => cells::service,
-        ("", "endpoints") => cells::endpoints,
-        ("", "namespaces") => cells::namespace,
-        ("", "serviceaccounts") => cells::service_account,
-        ("apps", "statefulsets") => cells::stateful_set,
-        ("coordination.k8s.io", "leases") => cells::lease,
-        ("discovery.k8s.io", "endpointslices") => cells::endpoint_slice,
+        ("", "nodes") => other::node,
+        ("", "events") => event::event,
+        ("", "configmaps") => other::config_map,
+        ("", "secrets") => other::secret,
+        ("", "services") => network::service,
+        ("", "endpoints") => network::endpoints,
+        ("", "namespaces") => other::namespace,
+        ("", "persistentvolumes") => storage::volume,
+        ("", "replicationcontrollers") => workload::replication_controller,
+        ("", "resourcequotas") => other::quota,
+        ("", "podtemplates") => workload::pod_template,
+        ("apps", "deployments") => workload::deployment,
+        ("apps", "replicasets") => workload::replica_set,
+        ("apps", "statefulsets") => workload::stateful_set,
+        ("apps", "daemonsets") => workload::daemon_set,
+        ("apps", "controllerrevisions") => workload::controller_revision,
+        ("autoscaling", "horizontalpodautoscalers") => metric::autoscaler,
+        ("batch", "jobs") => workload::job,
+        ("batch", "cronjobs") => workload::cron_job,
+        ("coordination.k8s.io", "leases") => other::lease,
+        ("discovery.k8s.io", "endpointslices") => network::endpoint_slice,
+        ("networking.k8s.io", "ingresses") => network::ingress,
+        ("networking.k8s.io", "ingressclasses") => network::ingress_class,
+        ("networking.k8s.io", "networkpolicies") => network::network_policy,
+        ("node.k8s.io", "runtimeclasses") => other::runtime_class,
+        ("policy", "poddisruptionbudgets") => workload::disruption_budget,
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
+            other::role_binding
+        }
+        ("resource.k8s.io", "resourceclaims") => storage::resource_claim,
+        ("resource.k8s.io", "resourceslices") => storage::resource_slice,
+        ("scheduling.k8s.io", "priorityclasses") => other::priority_class,
+        ("storage.k8s.io", "storageclasses") => storage::storage_class,
+        ("storage.k8s.io", "volumeattachments") => storage::attachment,
+        ("storage.k8s.io", "csidrivers") => storage::driver,
+        ("storage.k8s.io", "csinodes") => storage::node,
+        ("", "serviceaccounts") | ("resource.k8s.io", "deviceclasses") => other::aged,
+        _ if is_plain(kind) => other::plain,
         _ => return None,
     })
+}
+
+/// Whether kube-apiserver has no printer for a resource: a row is then a name and a time.
+fn is_plain(kind: &Kind) -> bool {
+    matches!(
+        (kind.group, kind.resource),
+        ("", "limitranges")
+            | ("rbac.authorization.k8s.io", "roles" | "clusterroles")
+            | ("storage.k8s.io", "csistoragecapacities")
+    )
 }
 
 /// Whether rows of a resource can be made.
@@ -79,6 +124,12 @@ pub fn begin(out: &mut Vec<u8>, kind: &Kind, meta: &ListMeta, columns: bool) {
     out.extend_from_slice(b",\"rows\":");
 }
 
+/// What stands for the rows where there are none.
+#[must_use]
+pub fn no_rows(kind: &Kind) -> &'static [u8] {
+    if is_plain(kind) { b"null" } else { b"[]" }
+}
+
 /// Adds a row. `partial` is the kind of metadata alone.
 pub fn put_row(
     out: &mut Vec<u8>,
@@ -93,7 +144,10 @@ pub fn put_row(
     out.extend_from_slice(b"{\"cells\":[");
     let mut cells = Cells::new(out, now);
     print(object, &mut cells);
-    let conditions = cells.conditions;
+    let (conditions, bad) = (cells.conditions, cells.wrong);
+    if let Some(problem) = bad {
+        return Err(wrong(problem));
+    }
     out.push(b']');
     if let Some(conditions) = conditions {
         out.extend_from_slice(b",\"conditions\":[");
@@ -104,7 +158,10 @@ pub fn put_row(
     match include {
         Include::Object => super::put_object(out, kind, message.shown(true), version)?,
         Include::None if !ends_initial_events(object) => out.extend_from_slice(b"null"),
-        _ => super::put_object(out, partial, message.shown(false), version)?,
+        _ => {
+            let message = alone::metadata(kind, message);
+            super::put_object(out, partial, message.shown(false), version)?;
+        }
     }
     out.push(b'}');
     Ok(())

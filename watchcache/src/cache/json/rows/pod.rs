@@ -1,12 +1,11 @@
 //! The cells of a pod: `printPod` of `k8s.io/kubernetes/pkg/printers/internalversion/printers.go`.
 
-use super::cells::{Cells, or};
-use super::view::View;
+use super::cells::{Cells, NONE, or};
+use super::view::{View, ZERO};
 
 const SUCCEEDED: &str = r#"{"type":"Completed","status":"True","reason":"Succeeded","message":"The pod has completed successfully."}"#;
 const FAILED: &str =
     r#"{"type":"Completed","status":"True","reason":"Failed","message":"The pod failed."}"#;
-const NONE: &[u8] = b"<none>";
 
 /// How often containers were started again, and when the last one that was had ended.
 #[derive(Clone, Copy, Default)]
@@ -26,9 +25,6 @@ impl Restarts {
         }
     }
 }
-
-/// Go's zero time, 0001-01-01, in nanoseconds.
-const ZERO: i128 = super::super::ZERO_TIME as i128 * 1_000_000_000;
 
 /// What is told of a pod.
 struct Told {

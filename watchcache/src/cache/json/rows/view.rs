@@ -3,7 +3,10 @@
 use super::super::super::kinds::Kind;
 use super::super::super::wire::{self, Value};
 use super::super::schema::{Field, Fields, Schema, Type};
-use super::super::{narrow, time};
+use super::super::{ZERO_TIME, narrow, number_in, text_in, time};
+
+/// Go's zero time, 0001-01-01, in nanoseconds.
+pub(super) const ZERO: i128 = ZERO_TIME as i128 * 1_000_000_000;
 
 static NOTHING: Fields = Fields(Vec::new());
 
@@ -52,12 +55,25 @@ impl<'a> View<'a> {
         self.texts(name).last().unwrap_or_default()
     }
 
+    /// A text that may be missing.
+    pub(super) fn maybe_text(self, name: &str) -> Option<&'a [u8]> {
+        self.texts(name).last()
+    }
+
     /// A list of texts.
     pub(super) fn texts(self, name: &str) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         self.values(name).filter_map(|value| match value {
             Value::Bytes(text) => Some(text),
             _ => None,
         })
+    }
+
+    /// A number of 64 bits.
+    pub(super) fn long(self, name: &str) -> i64 {
+        match self.values(name).last() {
+            Some(Value::Number(number)) => number.cast_signed(),
+            _ => 0,
+        }
     }
 
     /// A number of 32 bits.
@@ -116,10 +132,47 @@ impl<'a> View<'a> {
         })
     }
 
+    /// The value that a map of texts has for a key. Of a key that is there twice, Go has the last.
+    pub(super) fn entry(self, name: &str, key: &[u8]) -> Option<&'a [u8]> {
+        self.map(name).filter(|(one, _)| *one == key).last().map(|(_, value)| value)
+    }
+
+    /// A quantity that may be missing.
+    pub(super) fn quantity(self, name: &str) -> Option<&'a [u8]> {
+        self.maybe_text(name).map(quantity)
+    }
+
+    /// A map of quantities.
+    pub(super) fn quantities(self, name: &str) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.map(name).map(|(key, value)| (key, quantity(value)))
+    }
+
+    /// A number or text, as text.
+    pub(super) fn number_or_text(self, name: &str) -> Option<Vec<u8>> {
+        let message = self.maybe_text(name)?;
+        Some(match number_in(message, 1) {
+            Ok(1) => text_in(message, 3).unwrap_or_default().to_vec(),
+            _ => narrow(number_in(message, 2).unwrap_or(0)).to_string().into_bytes(),
+        })
+    }
+
+    /// A time that may be missing. Go's zero is one, too.
+    pub(super) fn moment(self, name: &str) -> Option<i128> {
+        self.has(name).then(|| self.time(name).unwrap_or(ZERO))
+    }
+
     /// A time, in nanoseconds since 1970; none for Go's zero.
     pub(super) fn time(self, name: &str) -> Option<i128> {
         let is = self.field(name)?.is;
         let (seconds, micros) = time(self.text(name), is).ok().flatten()?;
         Some(i128::from(seconds) * 1_000_000_000 + i128::from(micros.unwrap_or(0)) * 1_000)
+    }
+}
+
+/// A quantity's text; a missing one is none of it.
+fn quantity(message: &[u8]) -> &[u8] {
+    match text_in(message, 1) {
+        Ok(text) if !text.is_empty() => text,
+        _ => b"0",
     }
 }
