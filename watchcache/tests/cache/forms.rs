@@ -23,8 +23,7 @@ pub(crate) const FORMS: [[&str; 2]; 3] = [
     ],
 ];
 
-/// What kubectl accepts of what it shows in columns. Of what the cache makes no rows, they are
-/// kube-apiserver's, to which such reads go on.
+/// What kubectl accepts of what it shows in columns.
 pub(crate) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,\
     application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
 

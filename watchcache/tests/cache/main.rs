@@ -34,4 +34,5 @@ mod pki;
 mod resources;
 mod sharded;
 mod slow;
+mod states;
 mod tables;

@@ -122,7 +122,10 @@ async fn every_resource_is_read_as_from_kube_apiserver() {
             let expected = direct.read(path, PROTOBUF).await;
             assert_eq!(door.read(path, PROTOBUF).await, expected, "{path}");
             forms::gets(&mut direct, &mut door, path).await;
+            let answered = || cluster.answers("get") + cluster.answers("list");
+            let before = answered();
             forms::tables(&mut direct, &mut door, path).await;
+            assert!(answered() - before >= 4, "{path} in columns went on");
             let at = kind.namespaced.then(|| random.choose(&NAMESPACES));
             let path = collection(kind, random.choose(&[None, at]));
             let selector = selector(kind, &mut random);
