@@ -8,6 +8,7 @@ use super::kinds::Kind;
 use super::wire::{Fields, Message, Value};
 
 /// A message whose metadata may be shown by itself.
+#[must_use]
 pub fn metadata<'a>(kind: &Kind, message: &'a Message) -> Cow<'a, Message> {
     let Some(key) = kind.hidden_annotation() else { return Cow::Borrowed(message) };
     let shown = message.shown(false);

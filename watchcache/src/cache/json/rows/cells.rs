@@ -61,7 +61,6 @@ impl<'o> Cells<'o> {
     /// Adds the name of a class, and whether it is the one to take where none is named.
     pub(super) fn class_name(&mut self, object: View<'_>, annotations: &[&[u8]]) {
         let metadata = object.one("metadata");
-        // Of a key that is there twice, Go's map has the last.
         let is_default =
             annotations.iter().any(|key| metadata.entry("annotations", key) == Some(b"true"));
         let default: &[u8] = if is_default { b" (default)" } else { b"" };

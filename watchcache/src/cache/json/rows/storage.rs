@@ -81,14 +81,14 @@ pub(super) fn resource_claim(object: View<'_>, cells: &mut Cells<'_>) {
     let status = object.one("status");
     let deleted = object.one("metadata").has("deletionTimestamp");
     let allocated = status.has("allocation");
-    let states = [
+    let told = [
         (deleted, "deleted"),
         (!allocated && !deleted, "pending"),
         (allocated, "allocated"),
         (allocated && status.has("reservedFor"), "reserved"),
     ];
     cells.name(object);
-    cells.text(join(states.iter().filter(|(holds, _)| *holds).map(|(_, state)| *state)));
+    cells.text(join(told.iter().filter(|(holds, _)| *holds).map(|(_, state)| *state)));
     cells.age(object);
 }
 
