@@ -6,7 +6,7 @@ use http::Method;
 use megacluster_watchcache::cache::kinds::{self, Kind};
 use serde_json::json;
 
-use crate::cluster::{Cluster, PROTOBUF};
+use crate::cluster::{Cluster, PROTOBUF, User};
 use crate::differential::{Pair, lists, pages};
 use crate::forms::{self, FORMS};
 use crate::history::{NAMESPACES, Random};
@@ -55,6 +55,14 @@ fn selector(kind: &Kind, random: &mut Random) -> String {
         },
     };
     format!("{fields}{labels}")
+}
+
+/// Both show an object and its like in the same columns, and the cache itself does.
+async fn in_columns(cluster: &Cluster, direct: &mut User, door: &mut User, path: &str) {
+    let answered = || cluster.answers("get") + cluster.answers("list");
+    let before = answered();
+    forms::tables(direct, door, path).await;
+    assert!(answered() - before >= 4, "{path} in columns went on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,10 +130,7 @@ async fn every_resource_is_read_as_from_kube_apiserver() {
             let expected = direct.read(path, PROTOBUF).await;
             assert_eq!(door.read(path, PROTOBUF).await, expected, "{path}");
             forms::gets(&mut direct, &mut door, path).await;
-            let answered = || cluster.answers("get") + cluster.answers("list");
-            let before = answered();
-            forms::tables(&mut direct, &mut door, path).await;
-            assert!(answered() - before >= 4, "{path} in columns went on");
+            in_columns(&cluster, &mut direct, &mut door, path).await;
             let at = kind.namespaced.then(|| random.choose(&NAMESPACES));
             let path = collection(kind, random.choose(&[None, at]));
             let selector = selector(kind, &mut random);

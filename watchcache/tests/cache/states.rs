@@ -222,7 +222,7 @@ fn storage() -> Vec<State> {
 }
 
 fn others() -> Vec<State> {
-    let rule = |number: usize| json!({"host": format!("h{number}.example")});
+    let host = |number: usize| json!({"host": format!("h{number}.example")});
     let subject = |kind: &str, name: &str| {
         let group = if kind == "ServiceAccount" { "" } else { "rbac.authorization.k8s.io" };
         let namespace = if kind == "ServiceAccount" { "a" } else { "" };
@@ -237,7 +237,7 @@ fn others() -> Vec<State> {
             "/apis/networking.k8s.io/v1/namespaces/a/ingresses",
             "many",
             json!({"spec": {"ingressClassName": "default", "tls": [{"hosts": ["h0.example"]}],
-                            "rules": (0..5).map(rule).collect::<Vec<_>>()}}),
+                            "rules": (0..5).map(host).collect::<Vec<_>>()}}),
             json!({"loadBalancer": {"ingress": [{"hostname": "z.example"}, {"ip": "192.0.2.7"}]}}),
         ),
         (
