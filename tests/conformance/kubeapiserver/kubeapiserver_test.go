@@ -99,16 +99,22 @@ type client struct {
 
 func (c *client) do(method, path string, body any) (int, []byte) {
 	c.t.Helper()
-	response, err := c.send(context.Background(), method, path, body)
+	status, text, err := c.try(method, path, body)
 	if err != nil {
 		c.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return status, text
+}
+
+// try is do for others than the test's own goroutine.
+func (c *client) try(method, path string, body any) (int, []byte, error) {
+	response, err := c.send(context.Background(), method, path, body)
+	if err != nil {
+		return 0, nil, err
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		c.t.Fatalf("%s %s: %v", method, path, err)
-	}
-	return response.StatusCode, text
+	return response.StatusCode, text, err
 }
 
 func (c *client) send(ctx context.Context, method, path string, body any) (*http.Response, error) {
@@ -167,7 +173,8 @@ type event struct {
 	Object object `json:"object"`
 }
 
-func startAPIServer(t *testing.T) *client {
+// startAPIServer starts a store and a kube-apiserver on it, with further flags.
+func startAPIServer(t *testing.T, flags ...string) *client {
 	t.Helper()
 	dir := t.TempDir()
 	store := fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
@@ -190,7 +197,7 @@ func startAPIServer(t *testing.T) *client {
 		}
 	}
 	port := freePort(t)
-	output := start(t, "APISERVER_BINARY",
+	output := start(t, "APISERVER_BINARY", append(flags,
 		"--etcd-servers="+store, "--cert-dir="+filepath.Join(dir, "certs"),
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port),
 		"--service-account-key-file="+filepath.Join(dir, "sa.key"),
@@ -198,7 +205,7 @@ func startAPIServer(t *testing.T) *client {
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-cluster-ip-range=10.0.0.0/24", "--authorization-mode=RBAC",
 		"--token-auth-file="+filepath.Join(dir, "tokens"), "--endpoint-reconciler-type=none",
-	)
+	)...)
 	c := &client{t: t, base: fmt.Sprintf("https://127.0.0.1:%d", port), http: &http.Client{
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
 	}}
