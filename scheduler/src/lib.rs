@@ -10,6 +10,7 @@ pub mod config;
 pub mod core;
 pub mod lean;
 pub mod metrics;
+pub mod pace;
 pub mod protocol;
 pub mod relay;
 pub mod run;

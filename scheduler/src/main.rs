@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use megacluster_scheduler::cli::{Cli, Role};
 use megacluster_scheduler::core::maps;
-use megacluster_scheduler::run;
 use megacluster_scheduler::simulate::{self, SimulateFlags};
+use megacluster_scheduler::{pace, run};
 use megacluster_service::shutdown::Shutdown;
 use megacluster_service::{crypto, logging};
 use tokio::runtime::{Builder, Handle};
@@ -71,7 +71,11 @@ fn run_to_the_end(cli: Cli) -> Result<(), String> {
         return runtime.block_on(scheduler(cli, here));
     }
     let aside = threads.worker_threads(1).enable_all().build().map_err(text)?;
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(text)?;
+    let mut thread = Builder::new_current_thread();
+    if cli.role.is_none() {
+        pace::gather(&mut thread);
+    }
+    let runtime = thread.enable_all().build().map_err(text)?;
     let ended = runtime.block_on(scheduler(cli, aside.handle().clone()));
     aside.shutdown_background();
     ended

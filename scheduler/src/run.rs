@@ -36,7 +36,7 @@ use crate::relay::fanout::{Fanout, Shard};
 use crate::relay::{intake, lookup, report, tree};
 use crate::shard::local::LocalShard;
 use crate::shard::machine::{ShardConfig, ShardMachine};
-use crate::shard::watch as shard_watch;
+use crate::shard::watch::{self as shard_watch, Shards};
 
 /// Pods on their way from the watch to the queue.
 const INTAKE: usize = 1024;
@@ -170,13 +170,13 @@ pub async fn all_in_one(
     let process = start(&flags.common, &stop, aside).await?;
     let names: Vec<Arc<str>> = (0..flags.shards).map(|i| format!("shard-{i}").into()).collect();
     let membership = Membership::new(0, &names);
-    let shards: Vec<_> = names
+    let shards: Shards = names
         .iter()
         .map(|name| Arc::new(local_shard(&process, name, &membership, &flags.reservation)))
         .collect();
     let Process { client, metrics, readiness, .. } = &process;
-    shard_watch::spawn(client, &shards, readiness, metrics, &stop);
-    let children = names.into_iter().zip(shards.into_iter().map(Shard::Local)).collect();
+    shard_watch::spawn(client, &shards, false, readiness, metrics, &stop);
+    let children = names.into_iter().zip(shards.iter().cloned().map(Shard::Local)).collect();
     let width = usize::from(flags.shards);
     let fanout = Fanout::new(
         membership.clone(),
@@ -185,7 +185,7 @@ pub async fn all_in_one(
         width,
         process.metrics.clone(),
     );
-    lead(process, &flags.lead, membership, Arc::new(fanout), token).await;
+    lead(process, &flags.lead, membership, Arc::new(fanout), shards, token).await;
     stop.cancel();
     Ok(())
 }
@@ -213,7 +213,8 @@ pub async fn shard(
     let name: Arc<str> = flags.name.as_str().into();
     let shard = Arc::new(local_shard(&process, &name, &membership, &flags.reservation));
     let Process { client, metrics, readiness, .. } = &process;
-    shard_watch::spawn(client, std::slice::from_ref(&shard), readiness, metrics, &token);
+    let shards: Shards = [shard.clone()].into();
+    shard_watch::spawn(client, &shards, true, readiness, metrics, &token);
     let address = flags.listen_address;
     let (_, grpc) = transport::serve(shard, address, tls, token)
         .await
@@ -319,7 +320,7 @@ pub async fn relay(flags: RelayFlags, token: CancellationToken) -> Result<(), Ru
             .await
             .map_err(|source| RunError::Bind { what: "--listen-address", address, source })?;
     }
-    lead(process, &flags.lead, membership, fanout, token).await;
+    lead(process, &flags.lead, membership, fanout, Shards::default(), token).await;
     stop.cancel();
     Ok(())
 }
@@ -329,6 +330,7 @@ async fn lead(
     flags: &LeadFlags,
     membership: Membership,
     fanout: Arc<Fanout>,
+    shards: Shards,
     token: CancellationToken,
 ) {
     let Process { config, client, metrics, readiness, explainer, questions, .. } = process;
@@ -378,7 +380,7 @@ async fn lead(
     tokio::spawn(intake::run(
         client.clone(),
         profiles.clone(),
-        sink,
+        intake::Hearers { sink, shards, readiness: readiness.clone() },
         list.clone(),
         metrics.clone(),
         stop_watch.clone(),

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use http::{Method, Request};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
@@ -192,7 +193,17 @@ async fn post(requests: &Requests, pod: &PodId, node: &str, deadline: Instant) -
     }
 }
 
-async fn look(client: &Client, pod: &PodId, node: &str, deadline: Instant) -> Seen {
+/// Boxed, since a bind is a task, this its largest part, and seldom.
+fn look<'a>(
+    client: &'a Client,
+    pod: &'a PodId,
+    node: &'a str,
+    deadline: Instant,
+) -> BoxFuture<'a, Seen> {
+    Box::pin(seen(client, pod, node, deadline))
+}
+
+async fn seen(client: &Client, pod: &PodId, node: &str, deadline: Instant) -> Seen {
     let request = Request::get(format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name))
         .body(Vec::new());
     let Ok(request) = request else { return Seen::Lost };

@@ -30,6 +30,8 @@ const BIND_TURN: Duration = Duration::from_secs(15);
 const DRAIN: Duration = Duration::from_secs(20);
 /// Pods taken from the watch before other things get their turn.
 const INTAKE_BATCH: usize = 256;
+/// What has ended, taken before the next step.
+const DONE_BATCH: usize = 64;
 
 /// What a relay acts through.
 #[expect(missing_debug_implementations, reason = "a client has none")]
@@ -88,6 +90,7 @@ pub async fn run(
     let mut drain_until: Option<Instant> = None;
     let mut batch = Vec::with_capacity(INTAKE_BATCH);
     let mut actions = Vec::new();
+    let mut ended = Vec::with_capacity(DONE_BATCH);
     driver.surroundings.readiness.set("pending-pods", false);
     loop {
         let now = begun.elapsed();
@@ -116,17 +119,9 @@ pub async fn run(
                 drain_until = Some(Instant::now() + DRAIN);
                 Vec::new()
             }
-            Some(done) = done.recv() => match done {
-                Done::Exchange { id, response } => {
-                    coordinator.exchanged(begun.elapsed(), id, response)
-                }
-                Done::Bind { pod, outcome } => coordinator.bound(begun.elapsed(), &pod, outcome),
-                Done::Mount { order, outcome } => {
-                    coordinator.mounted(begun.elapsed(), &order, outcome)
-                }
-                Done::Evict { pod, outcome } => {
-                    coordinator.evicted(begun.elapsed(), &pod, outcome)
-                }
+            _ = done.recv_many(&mut ended, DONE_BATCH) => {
+                let now = begun.elapsed();
+                ended.drain(..).flat_map(|done| take(&mut coordinator, now, done)).collect()
             },
             count = intake.recv_many(&mut batch, INTAKE_BATCH), if !intake.is_closed() => {
                 let now = begun.elapsed();
@@ -147,6 +142,15 @@ pub async fn run(
             }
             () = tokio::time::sleep(wake) => Vec::new(),
         };
+    }
+}
+
+fn take(coordinator: &mut Coordinator, now: Duration, done: Done) -> Vec<Action> {
+    match done {
+        Done::Exchange { id, response } => coordinator.exchanged(now, id, response),
+        Done::Bind { pod, outcome } => coordinator.bound(now, &pod, outcome),
+        Done::Mount { order, outcome } => coordinator.mounted(now, &order, outcome),
+        Done::Evict { pod, outcome } => coordinator.evicted(now, &pod, outcome),
     }
 }
 

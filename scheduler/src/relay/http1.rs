@@ -35,14 +35,20 @@ pub enum Malformed {
     Ended,
 }
 
-/// A request as it is sent.
+/// A request as it is sent. `common`: what all requests of a client have in front of their path, and
+/// what headers.
 #[must_use]
-pub fn request(head: &Parts, body: &[u8]) -> Vec<u8> {
+pub fn request(head: &Parts, common: (&str, &HeaderMap), body: &[u8]) -> Vec<u8> {
+    let (prefix, common) = common;
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    let headers = || head.headers.iter().filter(|(name, _)| **name != CONTENT_LENGTH);
+    let headers = || {
+        let own = head.headers.iter().filter(|(name, _)| **name != CONTENT_LENGTH);
+        own.chain(common.iter().filter(|(name, _)| !head.headers.contains_key(*name)))
+    };
     let lines: usize = headers().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    let mut out = Vec::with_capacity(path.len() + lines + body.len() + 64);
-    for part in [head.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+    let length = prefix.len() + path.len() + lines + body.len() + 64;
+    let mut out = Vec::with_capacity(length);
+    for part in [head.method.as_str(), " ", prefix, path, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     let mut line = |name: &str, value: &[u8]| {
@@ -173,6 +179,12 @@ impl Answer {
     #[must_use]
     pub fn keeps(&self) -> bool {
         self.keeps
+    }
+
+    /// Its status, once its head was taken.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// The answer.

@@ -43,12 +43,24 @@ fn a_request_has_its_length_and_its_headers() {
             .header("Host", "host:6443")
             .header("content-length", "77");
         let (head, ()) = request.body(()).expect("a request").into_parts();
-        String::from_utf8(super::request(&head, body)).expect("text")
+        let none = ("", &HeaderMap::new());
+        String::from_utf8(super::request(&head, none, body)).expect("text")
     };
     let head = "/a/b?c=d HTTP/1.1\r\nhost: host:6443\r\n";
     assert_eq!(request("POST", b"{}"), format!("POST {head}content-length: 2\r\n\r\n{{}}"));
     assert_eq!(request("POST", b""), format!("POST {head}content-length: 0\r\n\r\n"));
     assert_eq!(request("GET", b""), format!("GET {head}\r\n"));
+}
+
+#[test]
+fn what_requests_have_in_common_is_beside_their_own() {
+    let request = Request::put("/c").header("a", "own").body(()).expect("a request");
+    let common = Request::get("/").header("a", "common").header("b", "both").body(());
+    let common = common.expect("a request");
+    let (head, ()) = request.into_parts();
+    let sent = super::request(&head, ("/prefix", common.headers()), b"x");
+    let text = "PUT /prefix/c HTTP/1.1\r\na: own\r\nb: both\r\ncontent-length: 1\r\n\r\nx";
+    assert_eq!(String::from_utf8_lossy(&sent), text);
 }
 
 #[test]

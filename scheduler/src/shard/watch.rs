@@ -28,9 +28,9 @@ use crate::relay::bind::is_bound;
 use crate::relay::lookup::key;
 
 /// Objects in one page of a list. A page is read in one turn, in which the shard answers nobody.
-const PAGE: u32 = 250;
+pub(crate) const PAGE: u32 = 250;
 /// Objects of a list that are taken over in one turn.
-const AT_ONCE: u32 = 64;
+pub(crate) const AT_ONCE: u32 = 64;
 /// How often reservations are looked through, and gauges set.
 const TICK: Duration = Duration::from_secs(1);
 /// Reservations asked about at once.
@@ -38,11 +38,15 @@ const CHECKS: usize = 16;
 /// One question's time.
 const CHECK: Duration = Duration::from_secs(5);
 
+/// The shards of a process.
+pub type Shards = Arc<[Arc<LocalShard>]>;
+
 /// Starts the tasks that feed the shards until `token` is cancelled. One watch of a process feeds
-/// all its shards.
+/// all its shards. Where a relay is in the process, too, it has a watch of pods for both.
 pub fn spawn(
     client: &Client,
-    shards: &[Arc<LocalShard>],
+    shards: &Shards,
+    watches_pods: bool,
     readiness: &Readiness,
     metrics: &Metrics,
     token: &CancellationToken,
@@ -51,17 +55,19 @@ pub fn spawn(
         readiness.set(resource, false);
     }
     let nodes = watcher(Api::<Node>::all(client.clone()), config(""));
-    // What has ended takes nothing, and shows up as deleted here when it ends.
-    let assigned = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
-    let pods = watcher(Api::<LeanPod>::all(client.clone()), config(assigned));
     let feed = Feed {
-        shards: shards.into(),
+        shards: shards.clone(),
         readiness: readiness.clone(),
         metrics: metrics.clone(),
         token: token.clone(),
     };
     tokio::spawn(feed.clone().run("nodes", nodes, to_each(node_event)));
-    tokio::spawn(feed.clone().run("pods", pods, to_each(pod_event)));
+    if watches_pods {
+        // What has ended takes nothing, and shows up as deleted here when it ends.
+        let assigned = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
+        let pods = watcher(Api::<LeanPod>::all(client.clone()), config(assigned));
+        tokio::spawn(feed.clone().run("pods", pods, to_each(pod_event)));
+    }
     feed.volumes(client, "persistentvolumeclaims", Kind::Claim, |claim: &PersistentVolumeClaim| {
         Some(Object::Claim(Claim::of(claim)))
     });
@@ -77,7 +83,7 @@ pub fn spawn(
     feed.volumes(client, "volumeattachments", Kind::Attachment, |one: &VolumeAttachment| {
         Attachment::of(one).map(Object::Attachment)
     });
-    for shard in shards {
+    for shard in shards.iter() {
         tokio::spawn(expire(shard.clone(), client.clone(), metrics.clone(), token.clone()));
     }
 }
@@ -89,7 +95,7 @@ fn config(fields: &str) -> watcher::Config {
 
 #[derive(Clone)]
 struct Feed {
-    shards: Arc<[Arc<LocalShard>]>,
+    shards: Shards,
     readiness: Readiness,
     metrics: Metrics,
     token: CancellationToken,
@@ -195,7 +201,8 @@ fn node_event(shard: &mut ShardMachine, event: &Event<Node>) {
     }
 }
 
-fn pod_event(shard: &mut ShardMachine, event: &Event<LeanPod>) {
+/// Tells a shard of pods on nodes.
+pub(crate) fn pod_event(shard: &mut ShardMachine, event: &Event<LeanPod>) {
     match event {
         Event::Init => shard.pod_list_begins(),
         Event::InitApply(LeanPod(pod)) | Event::Apply(LeanPod(pod)) => shard.pod_applied(pod),
