@@ -17,8 +17,8 @@ pub use cluster::{
 };
 
 use crate::api::v1alpha1::{
-    ApiServersSpec, DurabilityMode, DurabilityRule, ImagesSpec, MegaCluster, MegaClusterSpec,
-    NetworkingSpec, PkiSpec, PullPolicy, Resources, StoreSpec,
+    ApiServersSpec, DurabilityMode, DurabilityRule, GroupResource, ImagesSpec, MegaCluster,
+    MegaClusterSpec, NetworkingSpec, PkiSpec, PullPolicy, Resources, StoreSpec,
 };
 
 /// Where images come from when the spec doesn't say: the operator's flags.
@@ -133,6 +133,9 @@ pub fn validate(
         return Err(InvalidSpec { fields: problems.fields });
     };
     let (cached, uncached) = cached(spec);
+    let own = |one: &&GroupResource| rules::is_built_in(&one.group, &one.resource);
+    let built_in = spec.watch_cache.cached.iter().filter(|_| uncached.is_none()).filter(own);
+    let built_in = built_in.map(rules::full_name).collect();
     Ok(ValidatedCluster {
         name: owner.name.clone(),
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
@@ -146,6 +149,7 @@ pub fn validate(
         watch_cache: WatchCache {
             replicas: spec.watch_cache.replicas,
             cached,
+            built_in,
             uncached,
             resources: requirements(spec.watch_cache.resources.as_ref()),
         },

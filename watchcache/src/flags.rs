@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Parser;
 use megacluster_service::flags::LogFlags;
 
-use crate::cache::Gates;
 use crate::cache::kinds::{self, Kind};
+use crate::cache::{Gates, Name, Resource};
 
 /// The front door of a Kubernetes control plane: takes requests, finds out who asks, and passes
 /// them on to pools of kube-apiservers.
@@ -57,9 +57,10 @@ pub struct Flags {
     #[arg(long, default_value = "20s", value_parser = duration)]
     pub shutdown_timeout: Duration,
     /// Resource whose reads are answered from the front door's own cache, such as `pods` or
-    /// `leases.coordination.k8s.io`; may be given more than once, or as a list. Off by default.
-    #[arg(long, value_parser = kind, value_delimiter = ',', requires = "etcd_servers")]
-    pub cache_resource: Vec<&'static Kind>,
+    /// `leases.coordination.k8s.io`, or a custom one such as `widgets.example.com`; may be given more
+    /// than once, or as a list. Off by default.
+    #[arg(long, value_parser = resource, value_delimiter = ',', requires = "etcd_servers")]
+    pub cache_resource: Vec<Resource>,
     /// URL of the store that the cache follows, as kube-apiserver's flag; may be given more than
     /// once, or as a list.
     #[arg(long, value_delimiter = ',')]
@@ -124,11 +125,12 @@ impl Flags {
     }
 }
 
-fn kind(text: &str) -> Result<&'static Kind, String> {
+fn resource(text: &str) -> Result<Resource, String> {
     let (resource, group) = text.split_once('.').unwrap_or((text, ""));
-    kinds::find(group, resource).ok_or_else(|| {
+    let custom = || Name::new(group, resource).map(Resource::Custom);
+    kinds::find(group, resource).map(Resource::Kind).or_else(custom).ok_or_else(|| {
         let known: Vec<_> = kinds::all().iter().map(Kind::full_name).collect();
-        format!("must be one of {}", known.join(", "))
+        format!("must be a custom resource or one of {}", known.join(", "))
     })
 }
 
@@ -193,6 +195,32 @@ mod tests {
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         for bad in ["", "5", "s", "5x", "-5s", "5 s", "1.5s", "99999999999999999999s"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn resources() {
+        assert!(matches!(resource("pods"), Ok(Resource::Kind(kind)) if kind.name == "Pod"));
+        let leases = "leases.coordination.k8s.io";
+        assert!(matches!(resource(leases), Ok(Resource::Kind(kind)) if kind.name == "Lease"));
+        let Ok(Resource::Custom(name)) = resource("gateways.gateway.networking.k8s.io") else {
+            panic!("not custom");
+        };
+        assert_eq!((&*name.resource, &*name.group), ("gateways", "gateway.networking.k8s.io"));
+        for bad in [
+            "",
+            "widgets",
+            "widgets.",
+            "widgets.local",
+            "persistentvolumeclaims",
+            "lease.coordination.k8s.io",
+            "Widgets.example.com",
+            "widgets.example..com",
+            "-w.example.com",
+            "w.example.com/x",
+            ".example.com",
+        ] {
+            assert!(resource(bad).is_err(), "{bad}");
         }
     }
 

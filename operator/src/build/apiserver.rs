@@ -216,9 +216,10 @@ fn managed(cluster: &ValidatedCluster, names: &Names) -> Flags {
         .set("shutdown-delay-duration", format!("{DRAIN_SECONDS}s"))
         .set("shutdown-send-retry-after", "true")
         .set("shutdown-watch-termination-grace-period", format!("{WATCH_DRAIN_SECONDS}s"));
-    // The front door answers them; a second copy here would only cost.
+    // The front door answers them; a second copy here would only cost. Of custom resources
+    // kube-apiserver keeps one whatever it is told (`NewCRDRESTOptionsGetter`).
     let unused: Vec<_> =
-        cluster.watch_cache.cached.iter().map(|name| format!("{name}#0")).collect();
+        cluster.watch_cache.built_in.iter().map(|name| format!("{name}#0")).collect();
     if !unused.is_empty() {
         flags.set("watch-cache-sizes", unused.join(","));
     }

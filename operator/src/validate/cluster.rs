@@ -136,8 +136,10 @@ pub struct WatchCache {
     /// Replicas, at least one.
     pub replicas: i32,
     /// Resources that it answers from the store, as `--watch-cache-sizes` names them: `pods`,
-    /// `leases.coordination.k8s.io`.
+    /// `leases.coordination.k8s.io`, also custom ones: `widgets.example.com`.
     pub cached: Vec<String>,
+    /// Those of them that are Kubernetes' own.
+    pub built_in: Vec<String>,
     /// Why nothing is cached although the user asked for that.
     pub uncached: Option<&'static str>,
     /// Resources of the container.

@@ -20,6 +20,9 @@ const MIN_SERVICE_BITS: u8 = 3;
 
 /// The resources that the front door can answer, by group and plural name: its own list.
 const KINDS: &str = include_str!("../../../watchcache/src/cache/kinds.tsv");
+/// The groups of Kubernetes' own resources: its list, too.
+const BUILT_IN_GROUPS: &str =
+    include_str!("../../../watchcache/src/cache/custom/built-in-groups.txt");
 
 /// `resource` or `resource.group`.
 pub(super) fn full_name(resource: &GroupResource) -> String {
@@ -29,13 +32,32 @@ pub(super) fn full_name(resource: &GroupResource) -> String {
     }
 }
 
+/// Whether a resource is one of Kubernetes' own that the front door can answer.
+pub(super) fn is_built_in(group: &str, resource: &str) -> bool {
+    KINDS.lines().filter(|line| !line.starts_with('#')).any(|line| {
+        let mut columns = line.split('\t');
+        columns.next() == Some(group) && columns.nth(1) == Some(resource)
+    })
+}
+
+/// Whether a custom resource may have this name, as the front door decides it
+/// (`watchcache/src/cache/custom`): its group has a dot, and is none of Kubernetes' own.
+fn may_be_custom(group: &str, resource: &str) -> bool {
+    let label = |label: &str| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=63).contains(&label.len())
+            && label.bytes().all(plain)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let own = BUILT_IN_GROUPS.lines().any(|own| own == group);
+    label(resource) && group.contains('.') && group.split('.').all(label) && !own
+}
+
 pub(super) fn cached(resources: &[GroupResource], problems: &mut Problems) {
     for (index, resource) in resources.iter().enumerate() {
-        let known = KINDS.lines().filter(|line| !line.starts_with('#')).any(|line| {
-            let mut columns = line.split('\t');
-            columns.next() == Some(&resource.group) && columns.nth(1) == Some(&resource.resource)
-        });
-        if !known {
+        let (group, name) = (resource.group.as_str(), resource.resource.as_str());
+        if !is_built_in(group, name) && !may_be_custom(group, name) {
             problems.add(
                 format!("spec.watchCache.cached[{index}]"),
                 format!("the front door can't answer {}", full_name(resource)),

@@ -53,7 +53,23 @@ watchCache: {cached: [{resource: pods}, {group: coordination.k8s.io, resource: l
 ";
     let cluster = check(spec).unwrap();
     assert_eq!(cluster.watch_cache.cached, ["pods", "leases.coordination.k8s.io"]);
-    for other in ["{resource: leases}", "{resource: persistentvolumeclaims}", "{resource: x}"] {
+    assert_eq!(cluster.watch_cache.built_in, cluster.watch_cache.cached);
+    let spec = "
+version: v1.36.3
+watchCache: {cached: [{group: example.com, resource: widgets}, {resource: pods}]}
+";
+    let cluster = check(spec).unwrap();
+    assert_eq!(cluster.watch_cache.cached, ["widgets.example.com", "pods"]);
+    // Of a custom resource every kube-apiserver keeps what it keeps.
+    assert_eq!(cluster.watch_cache.built_in, ["pods"]);
+    for other in [
+        "{resource: leases}",
+        "{resource: persistentvolumeclaims}",
+        "{resource: x}",
+        "{group: example, resource: widgets}",
+        "{group: example..com, resource: widgets}",
+        "{group: coordination.k8s.io, resource: lease}",
+    ] {
         let spec = format!("version: v1.36.3\nwatchCache: {{cached: [{other}]}}");
         let problems = check(&spec).unwrap_err().fields;
         assert_eq!(problems.len(), 1, "{other}");

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::alone;
+use super::custom;
 use super::json;
 use super::json::rows::{self, Include, Now};
 use super::kinds::Kind;
@@ -66,6 +67,7 @@ pub(super) static PARTIAL: LazyLock<Kind> = LazyLock::new(|| Kind {
     empty: Vec::new(),
     index: None,
     fields: Vec::new(),
+    custom: false,
 });
 
 impl Form {
@@ -135,6 +137,10 @@ impl Form {
     /// Whether kube-apiserver makes of a stored object what this form does.
     #[must_use]
     pub fn fits(self, kind: &Kind) -> bool {
+        // Of custom resources there is no protobuf but of their metadata, and no table.
+        if kind.custom && (self.table.is_some() || !(self.json || self.metadata)) {
+            return false;
+        }
         self.table.is_none() || rows::has_rows(kind)
     }
 
@@ -171,8 +177,19 @@ impl Form {
         message.shown(!self.metadata)
     }
 
+    /// Whether it is a custom resource that is shown as a whole.
+    fn is_custom(self, kind: &Kind) -> bool {
+        kind.custom && !self.metadata
+    }
+
     /// An object.
     pub fn object(self, kind: &'static Kind, object: &Object) -> Result<Bytes, Unsupported> {
+        if self.is_custom(kind) {
+            let mut out = Vec::with_capacity(object.message.bytes().len());
+            custom::put(&mut out, &object.message, object.revision);
+            out.push(b'\n');
+            return Ok(out.into());
+        }
         if let Some(Table { include, columns }) = self.table {
             let mut out = Vec::new();
             let what = (&object.message, object.revision);
@@ -200,6 +217,10 @@ impl Form {
             rows::begin(out, kind, meta, table.columns);
             return None;
         }
+        if self.is_custom(kind) {
+            custom::begin_list(out, kind);
+            return None;
+        }
         if self.json {
             json::begin_list(out, self.kind(kind), meta);
             return None;
@@ -224,6 +245,10 @@ impl Form {
             let what = (&object.message, object.revision);
             return rows::put_row(out, (kind, &PARTIAL), what, table.include, Now::read());
         }
+        if self.is_custom(kind) {
+            custom::put(out, &object.message, object.revision);
+            return Ok(());
+        }
         let message = self.read(kind, &object.message);
         let (kind, message) = (self.kind(kind), self.shown(&message));
         if self.json {
@@ -233,8 +258,18 @@ impl Form {
         Ok(())
     }
 
+    /// What a list says of itself after its items, where that is its place.
+    #[must_use]
+    pub fn list_end(self, kind: &Kind, meta: &ListMeta) -> Option<Vec<u8>> {
+        self.is_custom(kind).then(|| custom::list_end(kind, meta))
+    }
+
     /// Ends a list.
-    pub fn end_list(self, out: &mut Vec<u8>, kind: &Kind, empty: bool) {
+    pub fn end_list(self, out: &mut Vec<u8>, kind: &Kind, empty: bool, end: Option<&[u8]>) {
+        if let Some(end) = end {
+            out.extend_from_slice(if empty { b"[]" } else { b"]" });
+            return out.extend_from_slice(end);
+        }
         if !self.json {
             return wire::end_list(out);
         }
@@ -260,6 +295,10 @@ impl Form {
             let (kinds, wanted) = ((kind, &*PARTIAL), (include, columns));
             return rows::put_event(out, kinds, what, (message, version), wanted, Now::read());
         }
+        if self.is_custom(kind) {
+            custom::put_event(out, what, message, version);
+            return Ok(());
+        }
         let message = self.read(kind, message);
         let (kind, message) = (self.kind(kind), self.shown(&message));
         if self.json {
@@ -277,6 +316,10 @@ impl Form {
         version: u64,
         initial_events_end: bool,
     ) -> Result<(), Unsupported> {
+        if self.is_custom(kind) {
+            custom::put_bookmark(out, kind, version, initial_events_end);
+            return Ok(());
+        }
         let message = wire::bookmark(self.kind(kind), initial_events_end);
         self.put_event(out, kind, "BOOKMARK", (&message, version))
     }

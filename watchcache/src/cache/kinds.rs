@@ -35,6 +35,8 @@ pub struct Kind {
     pub index: Option<&'static str>,
     /// What a field selector may name, beside `metadata.name` and `metadata.namespace`.
     pub fields: Vec<(&'static str, Field)>,
+    /// Whether it is a custom resource, which is stored in JSON ([`super::custom`]).
+    pub custom: bool,
 }
 
 impl Kind {
@@ -89,6 +91,11 @@ enum Type {
 }
 
 impl Field {
+    /// A text that stands in an object's message itself.
+    pub(super) fn text(number: u64) -> Self {
+        Self { paths: vec![vec![number]], is: Type::Text }
+    }
+
     /// `2.10:text`, or `8.1:text|14:text`.
     fn parse(text: &str) -> Option<Self> {
         let (mut paths, mut is) = (Vec::new(), Type::Text);
@@ -180,6 +187,7 @@ fn parse(line: &'static str) -> Option<Kind> {
         empty,
         index: Some(index).filter(|index| !index.is_empty()),
         fields: fields.collect::<Option<_>>()?,
+        custom: false,
     })
 }
 

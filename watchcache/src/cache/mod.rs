@@ -10,6 +10,7 @@
 
 mod access;
 pub mod alone;
+mod custom;
 mod etcd;
 pub mod feed;
 pub mod filter;
@@ -37,6 +38,7 @@ use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
 pub use access::{Access, Attributes};
+pub use custom::Name;
 pub use form::Form;
 pub use query::{Gates, Pass, Plan, plan};
 pub use shard::Shard;
@@ -46,6 +48,7 @@ pub use subject::Subject;
 pub use turns::{Bounds, Busy, Turns};
 pub use wire::Unsupported;
 
+use self::custom::Custom;
 use self::filter::Filter;
 use self::form::Asked;
 use self::kinds::Kind;
@@ -126,10 +129,20 @@ impl std::convert::From<Busy> for Unanswered {
     }
 }
 
+/// A resource that is cached.
+#[derive(Clone, Debug)]
+pub enum Resource {
+    /// One of Kubernetes' own.
+    Kind(&'static Kind),
+    /// A custom resource, of which the store holds a definition, or will.
+    Custom(Name),
+}
+
 /// Caches of some resources.
 #[derive(Debug)]
 pub struct Cache {
     shards: Vec<Arc<Shard>>,
+    customs: Vec<Arc<Custom>>,
     access: Access,
     turns: Turns,
     gates: Gates,
@@ -140,18 +153,27 @@ impl Cache {
     /// asks as `own` who may read them.
     #[must_use]
     pub fn start(
-        kinds: &[&'static Kind],
+        resources: &[Resource],
         prefix: &str,
         store: &Store,
         own: Identity,
         turns: Turns,
         token: &CancellationToken,
     ) -> Self {
-        let shards: Vec<_> = kinds.iter().map(|kind| Arc::new(Shard::new(kind, prefix))).collect();
+        let (mut shards, mut customs) = (Vec::new(), Vec::new());
+        for resource in resources {
+            match resource {
+                Resource::Kind(kind) => shards.push(Arc::new(Shard::new(kind, prefix))),
+                Resource::Custom(name) => customs.push(Arc::new(Custom::new(name.clone()))),
+            }
+        }
         for shard in &shards {
             tokio::spawn(shard.clone().run(store.clone(), token.clone()));
         }
-        Self { shards, access: Access::new(own), turns, gates: Gates::default() }
+        for custom in &customs {
+            tokio::spawn(custom.clone().run(store.clone(), prefix.to_owned(), token.clone()));
+        }
+        Self { shards, customs, access: Access::new(own), turns, gates: Gates::default() }
     }
 
     /// With these gates open.
@@ -167,13 +189,21 @@ impl Cache {
         self.gates
     }
 
-    /// The shard of the resource that a request is about.
+    /// The shard of the resource that a request is about; none where that is not cached at all, and
+    /// why the request goes on where it is not known now.
     #[must_use]
-    pub fn shard(&self, info: &RequestInfo<'_>) -> Option<&Arc<Shard>> {
+    pub fn shard(&self, info: &RequestInfo<'_>) -> Option<Result<Arc<Shard>, Pass>> {
+        if !info.is_resource {
+            return None;
+        }
         let same = |shard: &&Arc<Shard>| {
             shard.kind.resource == info.resource && shard.kind.group == info.group
         };
-        self.shards.iter().filter(|_| info.is_resource).find(same)
+        if let Some(shard) = self.shards.iter().find(same) {
+            return Some(Ok(shard.clone()));
+        }
+        let custom = self.customs.iter().find(|one| one.is(info.group, info.resource))?;
+        Some(custom.shard(info.version).ok_or("definition"))
     }
 
     /// Who asks; none where that is for kube-apiserver to say.
@@ -242,7 +272,10 @@ impl Cache {
                     From::After(revision) => {
                         let known = fresh(shard, Freshness::NotOlderThan(*revision));
                         // A revision from the future goes on, as one from the past does.
-                        let _ = tokio::time::timeout(CATCH_UP, known).await;
+                        let known = tokio::time::timeout(CATCH_UP, known).await;
+                        if shard.kind.custom && !matches!(known, Ok(Ok(()))) {
+                            return Err("stale".into());
+                        }
                         (Some(*revision), false, None)
                     }
                     From::State { freshness, marked } => {

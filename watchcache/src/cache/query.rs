@@ -121,7 +121,9 @@ pub fn plan(
         return Err("name");
     }
     let parameters = Parameters::read(query)?;
-    if parameters.text("shardSelector").is_some() && !gates.sharded {
+    // Of a share, a list of custom resources says nothing.
+    let sharded = gates.sharded && !kind.custom;
+    if parameters.text("shardSelector").is_some() && !sharded {
         return Err("query");
     }
     let watch = parameters.flag("watch")?.unwrap_or(false);

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::custom::Followed;
 use super::etcd::{
     Etcd, Event, EventType, KeyValue, RangeRequest, WatchCreate, WatchProgress, WatchRequest,
     WatchResponse, Wish,
@@ -59,6 +60,9 @@ enum End {
     /// A value.
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
+    /// A custom resource is to be shown differently.
+    #[error("its definition has changed")]
+    Redefined,
 }
 
 /// One resource.
@@ -86,6 +90,11 @@ pub struct Shard {
     lagging: Notify,
     /// An object was met that can't be shown in JSON.
     no_json: Arc<AtomicBool>,
+    /// Of a custom resource.
+    custom: Option<Followed>,
+    /// What nobody has asked for is not read: a version that others are shown in as well.
+    unasked: AtomicBool,
+    asked: Notify,
 }
 
 impl Shard {
@@ -105,6 +114,22 @@ impl Shard {
             seen: watch::Sender::new((0, 0)),
             lagging: Notify::new(),
             no_json: Arc::default(),
+            custom: None,
+            unasked: AtomicBool::new(false),
+            asked: Notify::new(),
+        }
+    }
+
+    /// A shard of a custom resource, in one version; `patient` waits until it is asked for.
+    pub(super) fn custom(followed: Followed, prefix: &str, patient: bool) -> Self {
+        let shard = Self::new(followed.rules.kind, prefix);
+        Self { custom: Some(followed), unasked: AtomicBool::new(patient), ..shard }
+    }
+
+    /// Someone asks for it.
+    pub(super) fn want(&self) {
+        if self.unasked.swap(false, Ordering::Relaxed) {
+            self.asked.notify_one();
         }
     }
 
@@ -138,14 +163,18 @@ impl Shard {
     /// Waits until the table is as new as it must be; false where it does not get there in time.
     pub async fn is_fresh(&self, freshness: Freshness) -> bool {
         let wait = async {
+            // However old a custom resource may be, it is not shown by what its definition was.
+            let latest = if freshness == Freshness::Latest || self.custom.is_some() {
+                let Some(revision) = self.latest().await else { return false };
+                revision
+            } else {
+                0
+            };
             let revision = match freshness {
                 // Not from a past of which no one knows how long ago it was.
                 Freshness::Any => return self.connected.load(Ordering::Acquire),
                 Freshness::NotOlderThan(revision) => revision,
-                Freshness::Latest => match self.latest().await {
-                    Some(revision) => revision,
-                    None => return false,
-                },
+                Freshness::Latest => latest,
             };
             let mut reached = self.reached.subscribe();
             loop {
@@ -178,6 +207,12 @@ impl Shard {
 
     /// Follows the store until the token is cancelled.
     pub async fn run(self: Arc<Self>, store: Store, token: CancellationToken) {
+        if self.unasked.load(Ordering::Relaxed) {
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = self.asked.notified() => {}
+            }
+        }
         let mut seen = Instant::now();
         loop {
             let alone = async {
@@ -196,6 +231,12 @@ impl Shard {
                 seen = Instant::now();
             }
             let pause = match &ended {
+                Err(End::Redefined) => {
+                    self.forget();
+                    // Ends this one, too.
+                    self.custom.iter().for_each(|custom| custom.changed.cancel());
+                    Duration::ZERO
+                }
                 Err(End::Anew(_)) => {
                     self.forget();
                     Duration::ZERO
@@ -226,7 +267,8 @@ impl Shard {
         connected
     }
 
-    fn forget(&self) {
+    /// Ends all watches; requests go on.
+    pub(super) fn forget(&self) {
         if let Some(mut table) = self.table.write().take() {
             table.close();
         }
@@ -255,9 +297,14 @@ impl Shard {
             let look = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
             let key = Bytes::copy_from_slice(self.prefix.as_bytes());
             let range = RangeRequest { key, ..RangeRequest::default() };
-            let answer = tokio::time::timeout(PATIENCE, etcd.range(range)).await;
-            let revision = match answer {
-                Ok(Ok(answer)) => answer.header.map_or(0, |header| header.revision),
+            let revision = async {
+                match &self.custom {
+                    Some(custom) => custom.look(&mut etcd).await,
+                    None => Ok(etcd.range(range).await?.header.map(|header| header.revision)),
+                }
+            };
+            let revision = match tokio::time::timeout(PATIENCE, revision).await {
+                Ok(Ok(Some(revision))) => revision,
                 _ => 0,
             };
             self.seen.send_replace((look, u64::try_from(revision).unwrap_or(0)));
@@ -269,13 +316,31 @@ impl Shard {
         let end = prefix_end(self.prefix.as_bytes());
         let mut key = Bytes::copy_from_slice(self.prefix.as_bytes());
         let (mut revision, mut objects) = (0, Vec::new());
-        loop {
-            let range = RangeRequest { key, range_end: end.clone(), limit: PAGE, revision };
+        if let Some(custom) = &self.custom {
+            let range = RangeRequest { key: custom.key.clone(), ..RangeRequest::default() };
             let answer = etcd.range(range).await?;
-            if revision == 0 {
+            if !custom.holds(answer.kvs.first()) {
+                return Err(End::Redefined);
+            }
+            // Of the same moment.
+            revision = answer.header.unwrap_or_default().revision;
+        }
+        let mut known = false;
+        loop {
+            let range = RangeRequest {
+                key,
+                range_end: end.clone(),
+                limit: PAGE,
+                revision,
+                ..RangeRequest::default()
+            };
+            let answer = etcd.range(range).await?;
+            if !std::mem::replace(&mut known, true) {
                 let header = answer.header.clone().unwrap_or_default();
                 self.cluster.store(header.cluster_id, Ordering::Relaxed);
-                revision = header.revision;
+                if revision == 0 {
+                    revision = header.revision;
+                }
             }
             for kv in &answer.kvs {
                 objects.push((Arc::from(self.key(&kv.key)?), self.object(kv)?));
@@ -291,7 +356,10 @@ impl Shard {
     }
 
     fn object(&self, kv: &KeyValue) -> Result<Stored, Unsupported> {
-        let (message, labels) = wire::read(self.kind, &kv.value)?;
+        let (message, labels) = match &self.custom {
+            Some(custom) => custom.rules.read(&kv.value)?,
+            None => wire::read(self.kind, &kv.value)?,
+        };
         let revision = u64::try_from(kv.mod_revision).unwrap_or(0);
         Ok(Stored { message, labels, indexed: self.indexed, revision })
     }
@@ -312,9 +380,20 @@ impl Shard {
             start_revision: i64::try_from(from + 1).unwrap_or(i64::MAX),
             progress_notify: true,
         };
-        let wish = Some(Wish::Create(create));
         let gone = || End::Watch("the stream is closed".to_owned());
-        requests.send(WatchRequest { wish }).await.map_err(|_| gone())?;
+        // The definition first: it is watched once its objects are.
+        let definition = self.custom.as_ref().map(|custom| WatchCreate {
+            key: custom.key.clone(),
+            range_end: Bytes::new(),
+            // Its word on progress would be taken for that of the objects.
+            progress_notify: false,
+            ..create
+        });
+        let mut awaited = 1 + usize::from(definition.is_some());
+        for create in definition.into_iter().chain([create]) {
+            let wish = Some(Wish::Create(create));
+            requests.send(WatchRequest { wish }).await.map_err(|_| gone())?;
+        }
         let mut responses = etcd.watch(sent).await?;
         let mut created = false;
         loop {
@@ -328,7 +407,8 @@ impl Shard {
             };
             let Some(response) = response else { return Err(gone()) };
             if response.created && !created {
-                created = true;
+                awaited -= 1;
+                created = awaited == 0;
                 let header = response.header.clone().unwrap_or_default();
                 if header.cluster_id != self.cluster.load(Ordering::Relaxed) {
                     return Err(End::Anew("it is another store"));
@@ -336,7 +416,7 @@ impl Shard {
                 if u64::try_from(header.revision).unwrap_or(0) < from {
                     return Err(End::Anew("its revision is lower"));
                 }
-                self.connected.store(true, Ordering::Release);
+                self.connected.store(created, Ordering::Release);
             }
             self.take(response)?;
         }
@@ -351,6 +431,9 @@ impl Shard {
             return Err(End::Watch(response.cancel_reason));
         }
         if response.created {
+            return Ok(());
+        }
+        if self.is_of_definition(&response)? {
             return Ok(());
         }
         // Values are read before the table is locked.
@@ -373,6 +456,20 @@ impl Shard {
         let reached = table.revision();
         self.reached.send_if_modified(|known| std::mem::replace(known, reached) != reached);
         Ok(())
+    }
+
+    /// Whether what the watch tells is about the definition; it ends where that has changed.
+    fn is_of_definition(&self, response: &WatchResponse) -> Result<bool, End> {
+        let Some(custom) = &self.custom else { return Ok(false) };
+        // Each watch tells of its own in messages of its own.
+        let Some(Event { kv: Some(kv), .. }) = response.events.last() else { return Ok(false) };
+        if kv.key != custom.key {
+            return Ok(false);
+        }
+        let last = response.events.last().filter(|event| event.kind() == EventType::Put);
+        let same = custom.holds(last.and_then(|event| event.kv.as_ref()));
+        // It may have been another for a moment.
+        if same && response.events.len() == 1 { Ok(true) } else { Err(End::Redefined) }
     }
 
     fn change<'a>(&self, event: &'a Event) -> Result<(&'a str, Option<Stored>, u64), End> {

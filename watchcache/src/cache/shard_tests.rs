@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use prost::Message;
 
+use super::super::custom;
 use super::super::etcd::{RangeResponse, ResponseHeader};
 use super::super::feed::Found;
 use super::super::filter::Filter;
@@ -27,6 +28,8 @@ struct State {
     revision: i64,
     kvs: Vec<KeyValue>,
     watches: Vec<UnboundedSender<WatchResponse>>,
+    /// What stands at a key by itself: a definition.
+    definition: Option<KeyValue>,
     /// Reads get no answer.
     silent: bool,
 }
@@ -58,7 +61,15 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Respons
         }
         let bytes = request.into_body().collect().await.unwrap().to_bytes();
         let asked = RangeRequest::decode(&bytes[5..]).unwrap();
-        let kvs = if asked.limit > 0 { state.lock().kvs.clone() } else { Vec::new() };
+        let kvs = if asked.limit > 0 {
+            state.lock().kvs.clone()
+        } else {
+            let one = state.lock().definition.clone();
+            let one = one.filter(|one| one.key == asked.key);
+            let value =
+                |one: &KeyValue| if asked.keys_only { Bytes::new() } else { one.value.clone() };
+            one.map(|one| KeyValue { value: value(&one), ..one }).into_iter().collect()
+        };
         let range = framed(&RangeResponse { header, kvs, more: false });
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
@@ -67,7 +78,10 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Respons
     } else {
         let (sender, receiver) = unbounded();
         let created = WatchResponse { header, created: true, ..WatchResponse::default() };
-        sender.unbounded_send(created).unwrap();
+        // Of a resource and, if it has one, of its definition.
+        for created in [created.clone(), created] {
+            sender.unbounded_send(created).unwrap();
+        }
         state.lock().watches.push(sender);
         let requests = request.into_body();
         let told = receiver.map(move |response| {
@@ -255,4 +269,90 @@ async fn a_shard_that_lags_does_not_answer() {
     fake.change(|state| state.silent = true);
     assert!(!shard.is_fresh(Freshness::Latest).await);
     token.cancel();
+}
+
+const DEFINITION: &str =
+    "/registry/apiextensions.k8s.io/customresourcedefinitions/widgets.example.com";
+
+fn definition(schema: &serde_json::Value, mod_revision: i64) -> KeyValue {
+    let value = custom::tests::stored(&[("v1", schema.clone())]).into();
+    KeyValue { key: DEFINITION.into(), mod_revision, value }
+}
+
+fn widget(mod_revision: i64) -> KeyValue {
+    let value = r#"{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"w"}}"#;
+    let key = "/registry/example.com/widgets/a/w".into();
+    KeyValue { key, mod_revision, value: value.into() }
+}
+
+/// A shard of widgets that has come to know what the store holds, and a watch of it.
+async fn widgets(fake: &Fake) -> (Arc<Shard>, Start, CancellationToken) {
+    megacluster_service::crypto::install();
+    let known = definition(&serde_json::json!({}), 3);
+    fake.change(|state| {
+        state.kvs = vec![widget(5)];
+        state.definition = Some(known.clone());
+    });
+    let changed = CancellationToken::new();
+    let followed = custom::tests::followed(&known.value, &changed);
+    let shard = Arc::new(Shard::custom(followed, "/registry", false));
+    let store = Store {
+        endpoints: vec![format!("http://{}", fake.address)],
+        ca: None,
+        identity: None,
+        next: Arc::default(),
+    };
+    tokio::spawn(shard.clone().run(store, changed.clone()));
+    until(|| shard.connected.load(Ordering::Acquire)).await;
+    assert_eq!(keys(&shard).as_deref(), Some(&["a/w".to_owned()][..]));
+    let start = shard.begin(|table| table.watch(&Filter::default(), None)).unwrap().unwrap();
+    (shard, start, changed)
+}
+
+/// A definition that says the same is no reason to end anything, and is not taken for an object.
+#[tokio::test]
+async fn a_definition_that_says_the_same_changes_nothing() {
+    let fake = Fake::start().await;
+    let (shard, start, changed) = widgets(&fake).await;
+    assert!(shard.is_fresh(Freshness::Latest).await);
+    let same = definition(&serde_json::json!({}), 11);
+    fake.change(|state| state.definition = Some(same.clone()));
+    // Also where the read comes before the event.
+    assert!(shard.is_fresh(Freshness::Latest).await);
+    fake.put(same);
+    fake.put(widget(12));
+    until(|| shard.read(Table::revision) == Some(12)).await;
+    assert!(!is_gone(&start) && !changed.is_cancelled());
+    changed.cancel();
+}
+
+/// Watches end when the definition changes, and the shard with them: by the event, or by a read that
+/// comes before it.
+#[tokio::test]
+async fn a_definition_that_changes_ends_all() {
+    let other = definition(&serde_json::json!({"default": {"a": 1}, "properties": {"a": {}}}), 11);
+    let event = |fake: &Fake| fake.put(other.clone());
+    let gone = |fake: &Fake| {
+        let kv = Some(KeyValue { value: Bytes::new(), ..other.clone() });
+        let events = vec![Event { kind: 1, kv }];
+        fake.tell(WatchResponse { events, ..WatchResponse::default() });
+    };
+    let cases: [&dyn Fn(&Fake); 2] = [&event, &gone];
+    for case in cases {
+        let fake = Fake::start().await;
+        let (shard, start, changed) = widgets(&fake).await;
+        case(&fake);
+        until(|| is_gone(&start)).await;
+        until(|| changed.is_cancelled()).await;
+        assert!(keys(&shard).is_none());
+    }
+    for freshness in [Freshness::Latest, Freshness::Any, Freshness::NotOlderThan(5)] {
+        for now in [Some(&other), None] {
+            let fake = Fake::start().await;
+            let (shard, _, changed) = widgets(&fake).await;
+            fake.change(|state| state.definition = now.cloned());
+            assert!(!shard.is_fresh(freshness).await);
+            assert!(changed.is_cancelled());
+        }
+    }
 }

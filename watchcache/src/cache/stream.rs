@@ -44,21 +44,25 @@ pub fn list(
 ) -> (Pieces, Option<usize>) {
     let mut begun = Vec::with_capacity(PIECE);
     let length = form.begin_list(&mut begun, kind, meta, objects.iter().map(|one| &**one));
+    let end: Option<Arc<[u8]>> = form.list_end(kind, meta).map(Arc::from);
     let state = (Some((begun, true)), objects.into_iter());
-    let pieces = stream::unfold(state, move |(begun, mut objects)| async move {
-        let (mut piece, mut first) = begun?;
-        for object in objects.by_ref() {
-            if let Err(error) = form.put_item(&mut piece, kind, &object, first) {
-                return Some((Err(error), (None, objects)));
+    let pieces = stream::unfold(state, move |(begun, mut objects)| {
+        let end = end.clone();
+        async move {
+            let (mut piece, mut first) = begun?;
+            for object in objects.by_ref() {
+                if let Err(error) = form.put_item(&mut piece, kind, &object, first) {
+                    return Some((Err(error), (None, objects)));
+                }
+                first = false;
+                if piece.len() >= PIECE {
+                    let next = Some((Vec::with_capacity(PIECE), false));
+                    return Some((Ok(piece.into()), (next, objects)));
+                }
             }
-            first = false;
-            if piece.len() >= PIECE {
-                let next = Some((Vec::with_capacity(PIECE), false));
-                return Some((Ok(piece.into()), (next, objects)));
-            }
+            form.end_list(&mut piece, kind, first, end.as_deref());
+            Some((Ok(piece.into()), (None, objects)))
         }
-        form.end_list(&mut piece, kind, first);
-        Some((Ok(piece.into()), (None, objects)))
     });
     // It is the reader's turn until it has read all.
     let held = pieces.inspect(move |_| {

@@ -150,7 +150,12 @@ impl Labels {
 /// Reads a stored value: the message, and its labels.
 pub fn read(kind: &Kind, value: &[u8]) -> Result<(Message, Labels), Unsupported> {
     let wrong = |problem| Unsupported { kind: kind.name, problem };
-    let raw = raw(kind, value).map_err(wrong)?;
+    message(kind, raw(kind, value).map_err(wrong)?)
+}
+
+/// Reads an object's message, and its labels.
+pub(super) fn message(kind: &Kind, raw: &[u8]) -> Result<(Message, Labels), Unsupported> {
+    let wrong = |problem| Unsupported { kind: kind.name, problem };
     let no_message = || wrong("not a message");
     let mut fields = Fields::of(raw);
     let Ok(Some(Field { number: 1, end, value: Value::Bytes(metadata), .. })) = fields.next()
@@ -242,7 +247,7 @@ fn varint_len(value: usize) -> usize {
     (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: usize) {
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: usize) {
     loop {
         let [low, ..] = value.to_le_bytes();
         if value < 0x80 {
@@ -258,7 +263,7 @@ fn field_len(content: usize) -> usize {
     1 + varint_len(content) + content
 }
 
-fn put_field(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
+pub(super) fn put_field(out: &mut Vec<u8>, tag: u8, content: &[u8]) {
     out.put_u8(tag);
     put_varint(out, content.len());
     out.put_slice(content);

@@ -57,6 +57,7 @@ impl Router {
             "watch" => "watch",
             _ => return None,
         };
+        let shard = shard.map_err(|reason| self.passed(reason)).ok()?;
         let planned = if headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
             Err("impersonation")
         } else if upgrade_of(headers).is_some() {
@@ -67,7 +68,7 @@ impl Router {
         let (plan, form) = planned.map_err(|reason| self.passed(reason)).ok()?;
         let text = |name| first_value(query, name).unwrap_or_default().into_owned();
         Some(Question {
-            shard: shard.clone(),
+            shard,
             wanted: Wanted { plan, form, gzip: gzip::is_accepted(headers) },
             verb,
             namespace: info.namespace.to_owned(),

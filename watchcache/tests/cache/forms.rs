@@ -32,7 +32,7 @@ pub(crate) fn is_json(accept: &str) -> bool {
 }
 
 /// A list without what two moments differ in: the revision, and the token that holds it.
-fn masked(bytes: &[u8], accept: &str) -> String {
+pub(crate) fn masked(bytes: &[u8], accept: &str) -> String {
     if !is_json(accept) {
         let list = crate::frames::list(bytes);
         let next = list.next.map(|(text, _)| text);

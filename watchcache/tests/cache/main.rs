@@ -20,6 +20,7 @@ mod client;
 mod clients;
 mod cluster;
 mod compressed;
+mod custom;
 mod differential;
 mod faults;
 mod figures;
@@ -27,6 +28,7 @@ mod forms;
 mod frames;
 mod history;
 mod matrix;
+mod mess;
 mod objects;
 #[path = "../../src/testing.rs"]
 #[allow(dead_code, reason = "shared with the unit tests, which use more of it")]

@@ -25,9 +25,10 @@ pub struct WatchCacheSpec {
     pub replicas: i32,
 
     /// Resources whose GET, LIST and WATCH the front door answers itself, from what
-    /// the store holds. The kube-apiservers keep none of them in their own watch caches then. All
-    /// reads go on to the kube-apiservers where `apiServers.extraArgs` sets `--audit-policy-file`, or
-    /// `--audit-webhook-config-file` beside `apiServers.auditPolicy`.
+    /// the store holds: Kubernetes' own, and custom resources. The kube-apiservers keep none of
+    /// Kubernetes' own in their watch caches then. All reads go on to the kube-apiservers where
+    /// `apiServers.extraArgs` sets `--audit-policy-file`, or `--audit-webhook-config-file` beside
+    /// `apiServers.auditPolicy`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["group", "resource"]))]
     pub cached: Vec<GroupResource>,

@@ -4,7 +4,7 @@
 
 pub mod rows;
 mod schema;
-mod text;
+pub(super) mod text;
 
 use bytes::Bytes;
 

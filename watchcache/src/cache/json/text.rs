@@ -29,7 +29,7 @@ fn put_escape(out: &mut Vec<u8>, byte: u8) {
 }
 
 /// A text of bytes that may be no UTF-8: each byte that is not is the replacement character.
-pub(super) fn put_text(out: &mut Vec<u8>, text: &[u8]) {
+pub(in super::super) fn put_text(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     let plain = |byte: &u8| PLAIN.get(usize::from(*byte)).copied().unwrap_or(false);
     if text.iter().all(plain) {
@@ -65,7 +65,7 @@ fn put_char(out: &mut Vec<u8>, letter: char) {
     }
 }
 
-pub(super) fn put_number(out: &mut Vec<u8>, number: i64) {
+pub(in super::super) fn put_number(out: &mut Vec<u8>, number: i64) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     let mut rest = number.unsigned_abs();
