@@ -1,10 +1,22 @@
 //! Crowded nodes: pods of lower priority that could go, budgets that protect some of them, and pods
 //! that are promised a node.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use megacluster_scheduler::core::pod::PodUid;
 use serde_json::{Value, json};
 
 use crate::cases::Dice;
-use crate::others;
+use crate::{Case, others};
+
+/// What victims are sorted by: priority and start.
+pub(crate) fn ranks(case: &Case, victims: &[PodUid]) -> Vec<(i32, Option<Time>)> {
+    let rank = |uid: &PodUid| {
+        let pod = case.pods.iter().find(|pod| PodUid::of(pod) == *uid).expect("a pod of the case");
+        let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or_default();
+        (priority, pod.status.as_ref().and_then(|status| status.start_time.clone()))
+    };
+    victims.iter().map(rank).collect()
+}
 
 /// Makes the incoming pod large and important, and the nodes full.
 pub(crate) fn crowd(dice: &mut Dice, case: &mut Value) {
