@@ -1,8 +1,8 @@
-//! Fewer wakes of a busy thread. What has to do with one pod wakes it four times: two events of a
-//! watch and two answers. Under load most of these wakes cost more than what is then done. So the
-//! thread pauses where it would wait again within [`GAP`] of its last wake: what comes meanwhile
-//! waits in the sockets, and is taken in one turn. Where little happens, hardly anything comes so
-//! close to something else, and nothing is held up.
+//! Fewer wakes of a busy thread. What has to do with one pod comes in four pieces: two events of a
+//! watch and two answers. A wake for each costs more than much of what is then done. So the thread
+//! pauses where it would wait again within [`GAP`] of its last wake: what comes meanwhile waits in
+//! the sockets, and is taken in one turn. Where little happens, hardly anything comes so close to
+//! something else, and nothing is held up.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
