@@ -1,6 +1,7 @@
 //! A relay: takes in waiting pods, scatters each over the shards, gathers the best node, has it
 //! reserved, and binds.
 
+pub mod asking;
 pub mod bind;
 pub mod connections;
 pub mod coordinator;

@@ -235,6 +235,10 @@ impl Shards {
                 pause
             }
         };
+        if matches!(shard.phase, Phase::Joining(_)) {
+            // It may not have heard all that it has to. As one that is unknown it hears it anew.
+            shard.incarnation = 0;
+        }
         let news = match &shard.phase {
             Phase::Down(_) => None,
             Phase::Joining(_) | Phase::Up => Some(Change::Lost(refusal.clone())),

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use crate::core::event::{EventSet, KINDS};
 use crate::core::maps::HashMap;
 use crate::core::membership::Membership;
-use crate::core::pod::PodUid;
+use crate::core::pod::{PodRequest, PodUid};
 use crate::core::preempt::preempt;
 use crate::core::queue::Moment;
 use crate::core::search;
@@ -59,6 +59,7 @@ struct Held {
     /// have gone unanswered and still be carried out when that of a later one is known to have
     /// failed.
     claims: Vec<u64>,
+    class: Arc<PodRequest>,
     /// The relay says that the pod is bound; the watch has not shown it.
     confirmed: bool,
     expires: Time,
@@ -85,6 +86,9 @@ pub struct ShardMachine {
     term_at: Time,
     last_token: u64,
     held: HashMap<PodUid, Held>,
+    /// Reservations on other nodes that a pod has beside its last one, by the names under which they
+    /// are held.
+    others: HashMap<PodUid, Vec<PodUid>>,
     /// Counts changes that may help a waiting pod, and when each kind came last.
     changes: u64,
     last_change: [u64; KINDS],
@@ -103,6 +107,7 @@ impl ShardMachine {
             term_at: Time::ZERO,
             last_token: 0,
             held: HashMap::default(),
+            others: HashMap::default(),
             changes: 0,
             last_change: [0; KINDS],
         }
@@ -182,6 +187,7 @@ impl ShardMachine {
             return;
         }
         let uid = PodUid::of(pod);
+        self.forget_others(uid);
         let events = if self.owns(node) {
             self.table.upsert_pod(pod)
         } else if self.held.contains_key(&uid) {
@@ -202,6 +208,7 @@ impl ShardMachine {
             let events = self.table.remove_pod(uid);
             self.changed(events);
         }
+        self.forget_others(uid);
     }
 
     /// News of what pods' volumes hang on. What isn't of a node is kept whosever it is.
@@ -259,10 +266,8 @@ impl ShardMachine {
     /// What the apiserver says about a reservation whose time is up: `None` when it doesn't answer.
     /// The answer must be newer than the call of [`Self::due`].
     pub fn checked(&mut self, now: Time, expired: &Expiring, bound: Option<bool>) {
-        let uid = PodUid::new(&expired.pod.uid);
-        let Some(held) = self.held.get_mut(&uid).filter(|held| held.node == expired.node) else {
-            return;
-        };
+        let Some(uid) = self.holds(&expired.pod.uid, &expired.node) else { return };
+        let Some(held) = self.held.get_mut(&uid) else { return };
         held.checking = false;
         match bound {
             // Renewed meanwhile by a relay that tries again.
@@ -273,11 +278,7 @@ impl ShardMachine {
                 held.confirmed = true;
                 held.expires = now + self.config.ttl;
             }
-            Some(false) => {
-                self.held.remove(&uid);
-                let events = self.table.forget(uid);
-                self.changed(events);
-            }
+            Some(false) => self.give_up(uid, &expired.pod.uid),
         }
     }
 
@@ -342,20 +343,18 @@ impl ShardMachine {
             // The bind is a fact, whichever reservation it came from. It still expires: the pod
             // may have been deleted before this run of the shard read its list.
             Operation::Confirm(settlement) => {
-                let uid = PodUid::new(&settlement.uid);
-                let held = self.held.get_mut(&uid);
-                if let Some(held) = held.filter(|held| held.node == settlement.node) {
+                let uid = self.holds(&settlement.uid, &settlement.node);
+                if let Some(held) = uid.and_then(|uid| self.held.get_mut(&uid)) {
                     held.confirmed = true;
                 }
                 Answer::Outcome(Ok(()))
             }
             Operation::Release(settlement) => {
-                let uid = PodUid::new(&settlement.uid);
-                let held = self.held.get_mut(&uid).filter(|held| held.node == settlement.node);
-                if held.is_some_and(|held| held.release(settlement.token)) {
-                    self.held.remove(&uid);
-                    let events = self.table.forget(uid);
-                    self.changed(events);
+                if let Some(uid) = self.holds(&settlement.uid, &settlement.node)
+                    && let Some(held) = self.held.get_mut(&uid)
+                    && held.release(settlement.token)
+                {
+                    self.give_up(uid, &settlement.uid);
                 }
                 Answer::Outcome(Ok(()))
             }
@@ -385,7 +384,20 @@ impl ShardMachine {
     }
 
     fn restore(&mut self, now: Time, reservation: &Reservation) -> Result<(), String> {
-        let uid = PodUid::new(&reservation.pod.uid);
+        let mut uid = PodUid::new(&reservation.pod.uid);
+        if let Some(held) = self.held.get(&uid)
+            && held.node != reservation.node
+            && !held.confirmed
+            && self.table.placement(uid).is_some_and(|(_, stage)| stage == Stage::Assumed)
+        {
+            // Not the watch's word: a message that another copy of the shard was thought to have
+            // carried out alone, or a bind that went unanswered before the pod was tried elsewhere.
+            if held.claims.iter().all(|claim| *claim < reservation.token) {
+                self.set_aside(uid);
+            } else {
+                uid = self.beside(uid, reservation);
+            }
+        }
         match self.table.restore(uid, &reservation.node, &reservation.class) {
             Ok(()) => {}
             // The watch knows better than the relay.
@@ -396,6 +408,62 @@ impl ShardMachine {
             self.hold(now, uid, reservation);
         }
         Ok(())
+    }
+
+    /// Under which name a pod's reservation on a node is held.
+    fn holds(&self, pod: &str, node: &str) -> Option<PodUid> {
+        let uid = PodUid::new(pod);
+        let is_there = |uid: &&PodUid| self.held.get(*uid).is_some_and(|held| *held.node == *node);
+        std::iter::once(&uid)
+            .chain(self.others.get(&uid).into_iter().flatten())
+            .find(is_there)
+            .copied()
+    }
+
+    /// A name for a reservation that a pod has beside its last one. Each may come to be the pod's
+    /// place, so each keeps its share until the watch shows which, or its time is up.
+    fn beside(&mut self, uid: PodUid, reservation: &Reservation) -> PodUid {
+        let other = PodUid::new(&format!("{}@{}", reservation.pod.uid, reservation.node));
+        let others = self.others.entry(uid).or_default();
+        if !others.contains(&other) {
+            others.push(other);
+        }
+        other
+    }
+
+    /// The pod's last reservation becomes one beside the one that comes.
+    fn set_aside(&mut self, uid: PodUid) {
+        let Some(held) = self.held.remove(&uid) else { return };
+        let events = self.table.forget(uid);
+        self.changed(events);
+        let other = PodUid::new(&format!("{}@{}", held.pod.uid, held.node));
+        if self.table.restore(other, &held.node, &held.class).is_ok() {
+            self.held.insert(other, held);
+            self.others.entry(uid).or_default().push(other);
+        }
+    }
+
+    /// A pod's reservation that is held under this name is over.
+    fn give_up(&mut self, uid: PodUid, pod: &str) {
+        self.held.remove(&uid);
+        let events = self.table.forget(uid);
+        self.changed(events);
+        let pod = PodUid::new(pod);
+        if let Some(others) = self.others.get_mut(&pod) {
+            others.retain(|other| *other != uid);
+            if others.is_empty() {
+                self.others.remove(&pod);
+            }
+        }
+    }
+
+    /// Where the pod is, or that it is nowhere, is known.
+    fn forget_others(&mut self, uid: PodUid) {
+        for other in self.others.remove(&uid).unwrap_or_default() {
+            self.held.remove(&other);
+            let events = self.table.forget(other);
+            self.changed(events);
+        }
     }
 
     fn hold(&mut self, now: Time, uid: PodUid, reservation: &Reservation) {
@@ -410,6 +478,7 @@ impl ShardMachine {
             pod: reservation.pod.clone(),
             node: reservation.node.clone(),
             claims,
+            class: reservation.class.clone(),
             confirmed,
             expires: now + self.config.ttl,
             checking: false,

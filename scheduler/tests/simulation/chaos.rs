@@ -7,7 +7,7 @@ use rand::RngExt;
 use crate::api::{ApiPod, Change};
 use crate::claims::has_claim;
 use crate::world::{Event, Process, Relay, Simulation};
-use crate::{FAULTS_END, SHARDS, ms};
+use crate::{FAULTS_END, ms};
 
 impl Simulation {
     /// Pods come and go; processes die.
@@ -33,7 +33,7 @@ impl Simulation {
             }
         }
         if self.faulty(5) {
-            let shard = self.random.random_range(0..SHARDS);
+            let shard = self.random.random_range(0..self.shards.len());
             if self.shards[shard].take().is_some() {
                 let after = ms(self.random.random_range(10..10_000));
                 self.at(after, Event::RestartShard(shard));

@@ -211,6 +211,16 @@ impl Claims {
         Some(self.volumes.get(volume).expect("the volume of a claim").zone)
     }
 
+    /// Whether a pod may have a node by its claim: the node reaches its volume, or is the one for
+    /// which a volume is to be made, as far as there is either.
+    pub(crate) fn allows(&self, number: u32, node: &str) -> bool {
+        let Some(claim) = self.by_pod.get(&number) else { return true };
+        match self.zone(number) {
+            Some(zone) => zone % 2 == zone_of(node) % 2,
+            None => claim.selected.as_deref().is_none_or(|selected| selected == node),
+        }
+    }
+
     /// Whether some node has room for a pod, given how many pods each has.
     pub(crate) fn has_room(&self, number: u32, taken: &BTreeMap<String, u32>) -> bool {
         let zone = self.zone(number);

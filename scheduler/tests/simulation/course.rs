@@ -123,16 +123,14 @@ impl Simulation {
             Event::Wake => {}
             Event::Tick => self.tick(),
             Event::Watch => self.watch(),
-            Event::Arrive { exchange, leaf } => self.arrive(exchange, leaf),
-            Event::Answer { exchange, leaf, response } => {
-                if let Some(found) = self.exchanges.get_mut(&exchange) {
-                    found.leaves[leaf].1 = Some(response);
-                    if found.leaves.iter().all(|(_, response)| response.is_some()) {
-                        self.answer(exchange);
-                    }
-                }
+            Event::Arrive { exchange, leaf, copy, request } => {
+                self.arrive((exchange, leaf, copy), &request);
             }
-            Event::Deadline { exchange } => self.answer(exchange),
+            Event::Answer { exchange, leaf, copy, response } => {
+                self.answered((exchange, leaf, copy), response);
+            }
+            Event::Silence { exchange, leaf } => self.silence(exchange, leaf),
+            Event::Deadline { exchange } => self.deadline(exchange),
             Event::BindArrives { pod, node } => {
                 self.api.bind(self.now, pod, &node);
             }

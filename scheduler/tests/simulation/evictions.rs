@@ -24,8 +24,11 @@ impl Simulation {
         for pod in &order.withdrawn {
             process.state.orders.remove(&number(pod));
         }
-        // Whom it had leave for this pod before has left.
-        if let Some(before) = process.state.orders.insert(preemptor, order.clone()) {
+        // Whom it had leave for this pod before has left, unless the pod can't have that node any more
+        // (`PodEligibleToPreemptOthers` in kube-scheduler's defaultpreemption).
+        if let Some(before) = process.state.orders.insert(preemptor, order.clone())
+            && self.api.claims.allows(preemptor, &before.node)
+        {
             for (victim, pod) in self.api.live().filter(|(_, pod)| pod.leaving_for.is_some()) {
                 let again = before.victims.contains(&PodUid::new(&pod.uid))
                     && pod.leaving_for == Some(preemptor);

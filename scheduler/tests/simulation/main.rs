@@ -1,6 +1,6 @@
 //! Relays and shards against an apiserver, all simulated with one clock and one seed: messages are
-//! lost, late or answered too late; watches lag; shards and the leader crash; an old leader goes on
-//! for a while; binds go unanswered and are carried out later. What must hold all the same: no node
+//! lost, late or answered too late; watches lag; shards and the leader crash; each shard has two
+//! copies, of which one or the other is asked; an old leader goes on for a while; binds go unanswered and are carried out later. What must hold all the same: no node
 //! takes more than it has, nobody believes in a bind that did not happen, no pod is forgotten, pods
 //! that keep others away are left alone, and nobody is evicted but by every shard's word, for a more
 //! important pod that is promised the node, and not while others already leave it for that pod; no
@@ -35,6 +35,8 @@ type Time = Duration;
 const NODES: u32 = 12;
 const SLOTS: u32 = 4;
 const SHARDS: usize = 3;
+/// Of each shard.
+const COPIES: usize = 2;
 const FAULTS_END: Time = Duration::from_mins(4);
 const END: Time = Duration::from_secs(640);
 

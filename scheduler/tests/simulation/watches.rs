@@ -7,14 +7,14 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use crate::api::Change;
+use crate::ms;
 use crate::world::{Event, Relay, Simulation};
-use crate::{SHARDS, ms};
 
 impl Simulation {
     /// Deliveries of watches: each process sees the next changes after a lag of its own.
     pub(crate) fn watch(&mut self) {
         let lag = |random: &mut SmallRng| ms(random.random_range(0..2_000));
-        for index in 0..SHARDS {
+        for index in 0..self.shards.len() {
             let seen_until = self.now.saturating_sub(lag(&mut self.random));
             let Some(shard) = &mut self.shards[index] else { continue };
             while let Some((at, change)) = self.api.history.get(shard.cursor) {
@@ -69,7 +69,7 @@ impl Simulation {
     }
 
     pub(crate) fn tick(&mut self) {
-        for index in 0..SHARDS {
+        for index in 0..self.shards.len() {
             let Some(shard) = &mut self.shards[index] else { continue };
             let run = shard.run;
             for expiring in shard.state.due(self.now) {

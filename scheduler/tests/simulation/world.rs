@@ -8,6 +8,7 @@ use megacluster_scheduler::core::membership::Membership;
 use megacluster_scheduler::core::queue::QueueConfig;
 use megacluster_scheduler::metrics::Metrics;
 use megacluster_scheduler::protocol::{PodId, Request, Response};
+use megacluster_scheduler::relay::asking::Asking;
 use megacluster_scheduler::relay::bind::BindOutcome;
 use megacluster_scheduler::relay::coordinator::{Coordinator, CoordinatorConfig};
 use megacluster_scheduler::relay::evict::{Ended, EvictOutcome, Order};
@@ -21,7 +22,7 @@ use rand::{RngExt, SeedableRng};
 use crate::api::{Api, budgets, node};
 use crate::claims::Writing;
 use crate::transcript::Transcript;
-use crate::{FAULTS_END, NODES, SHARDS, Time, ms};
+use crate::{COPIES, FAULTS_END, NODES, SHARDS, Time, ms};
 
 /// A process that follows the apiserver.
 pub(crate) struct Process<T> {
@@ -42,6 +43,8 @@ pub(crate) struct Relay {
     pub(crate) orders: BTreeMap<u32, Order>,
     /// How much of the history of claims and volumes it has seen.
     pub(crate) stored: usize,
+    /// The copy of each shard that is asked.
+    pub(crate) active: [usize; SHARDS],
 }
 
 pub(crate) enum Event {
@@ -54,11 +57,19 @@ pub(crate) enum Event {
     Arrive {
         exchange: u64,
         leaf: usize,
+        copy: usize,
+        request: Arc<Request>,
     },
     Answer {
         exchange: u64,
         leaf: usize,
+        copy: usize,
         response: Response,
+    },
+    /// A copy is silent, or others are.
+    Silence {
+        exchange: u64,
+        leaf: usize,
     },
     Deadline {
         exchange: u64,
@@ -107,7 +118,18 @@ pub(crate) struct Exchange {
     pub(crate) run: u64,
     pub(crate) id: u64,
     pub(crate) request: Request,
-    pub(crate) leaves: Vec<(Request, Option<Response>)>,
+    pub(crate) sent: Time,
+    pub(crate) leaves: Vec<Leaf>,
+}
+
+/// The part of a message that goes to one shard.
+pub(crate) struct Leaf {
+    pub(crate) request: Arc<Request>,
+    pub(crate) shard: usize,
+    pub(crate) asking: Asking,
+    /// Copies that have not answered.
+    pub(crate) silent: Vec<usize>,
+    pub(crate) response: Option<Response>,
 }
 
 /// An order that a relay carries out.
@@ -130,6 +152,7 @@ pub(crate) struct Simulation {
     pub(crate) payloads: BTreeMap<u64, Event>,
     pub(crate) api: Api,
     pub(crate) membership: Membership,
+    /// The copies of the first shard, then those of the next.
     pub(crate) shards: Vec<Option<Process<ShardMachine>>>,
     pub(crate) relays: Vec<Option<Process<Relay>>>,
     pub(crate) exchanges: BTreeMap<u64, Exchange>,
@@ -152,7 +175,7 @@ impl Simulation {
             payloads: BTreeMap::new(),
             api: Api::default(),
             membership: Membership::new(0, &names),
-            shards: (0..SHARDS).map(|_| None).collect(),
+            shards: (0..SHARDS * COPIES).map(|_| None).collect(),
             relays: vec![None, None],
             exchanges: BTreeMap::new(),
             next_exchange: 0,
@@ -163,7 +186,7 @@ impl Simulation {
             transcript: Transcript::default(),
         };
         simulation.api.claims.begin();
-        (0..SHARDS).for_each(|shard| simulation.start_shard(shard));
+        (0..SHARDS * COPIES).for_each(|shard| simulation.start_shard(shard));
         (0..2).for_each(|relay| simulation.start_relay(relay));
         simulation.at(ms(10), Event::Elect);
         simulation.at(ms(20), Event::Chaos);
@@ -188,7 +211,7 @@ impl Simulation {
 
     pub(crate) fn start_shard(&mut self, shard: usize) {
         self.runs += 1;
-        let name: Arc<str> = format!("s{shard}").into();
+        let name: Arc<str> = format!("s{}", shard / COPIES).into();
         let mut machine = ShardMachine::new(ShardConfig {
             name,
             membership: self.membership.clone(),
@@ -229,6 +252,7 @@ impl Simulation {
             fenced: false,
             orders: BTreeMap::new(),
             stored: self.api.claims.history.len(),
+            active: [0; SHARDS],
         };
         for change in self.api.claims.all() {
             relay_state.coordinator.intake(self.now, Intake::Storage(Box::new(change)));
