@@ -45,7 +45,14 @@ impl Simulation {
                 | Change::Bound(number)
                 | Change::Leaving(number)
                 | Change::Deleted(number)) = change;
-                let mut waiting = compiler.waiting(&self.api.object(*number));
+                let mut pod = self.api.object(*number);
+                if let (Change::Created(_) | Change::Promised(..), Some(spec)) =
+                    (change, &mut pod.spec)
+                {
+                    // As it was then: it may have got a node since.
+                    spec.node_name = None;
+                }
+                let mut waiting = compiler.waiting(&pod);
                 waiting.deleting = false;
                 waiting.version = relay.cursor as u64;
                 let intake = match change {
