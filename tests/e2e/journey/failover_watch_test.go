@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -56,9 +58,19 @@ type informed struct {
 	last  []int
 	lost  int
 	twice int
-	// The worst delay of an event since it was last reset, and whose.
+	// The worst delay of an event since it was last reset.
 	worst   time.Duration
 	written map[int]time.Time
+	// What tells where a delay comes from.
+	changes map[int]*change
+}
+
+// change is what became of one change: how often it was sent and what failed of that; since it was sent
+// for the last time, how long its answer took, and the first and the last informer that saw it.
+type change struct {
+	attempts              int
+	failures              []string
+	answer, first, latest time.Duration
 }
 
 func (s *informed) see(informer, number int) {
@@ -74,6 +86,35 @@ func (s *informed) see(informer, number int) {
 	s.last[informer] = number
 	if written, found := s.written[number]; found {
 		s.worst = max(s.worst, now.Sub(written))
+		one := s.change(number)
+		one.latest = now.Sub(written)
+		if one.first == 0 {
+			one.first = one.latest
+		}
+	}
+}
+
+func (s *informed) change(number int) *change {
+	one := s.changes[number]
+	if one == nil {
+		one = &change{}
+		s.changes[number] = one
+	}
+	return one
+}
+
+// remarkable tells of the changes after a moment that failed at first or that some informer saw late.
+func (s *informed) remarkable(t *testing.T, since time.Time, late time.Duration) {
+	t.Helper()
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	for _, number := range slices.Sorted(maps.Keys(s.changes)) {
+		one, sent := s.changes[number], s.written[number].Sub(since)
+		if sent > -late && (len(one.failures) > 0 || one.latest > late) {
+			t.Logf("change %d, sent %s after the kill, attempt %d: answered after %s, seen by the first informer after %s, by the last after %s; %v",
+				number, sent.Round(time.Millisecond), one.attempts, one.answer, one.first.Round(time.Millisecond),
+				one.latest.Round(time.Millisecond), one.failures)
+		}
 	}
 }
 
@@ -110,7 +151,7 @@ func direct(t *testing.T, count *atomic.Int64) *rest.Config {
 func startInformers(t *testing.T, ns, configMap string, count *atomic.Int64) *informed {
 	t.Helper()
 	informers := informerCount()
-	seen := &informed{last: make([]int, informers), written: map[int]time.Time{}}
+	seen := &informed{last: make([]int, informers), written: map[int]time.Time{}, changes: map[int]*change{}}
 	clients := make([]*kubernetes.Clientset, informerClients)
 	for i := range clients {
 		client, err := kubernetes.NewForConfig(direct(t, count))
@@ -148,21 +189,54 @@ func startInformers(t *testing.T, ns, configMap string, count *atomic.Int64) *in
 	return seen
 }
 
+// writer is the transport of who counts the ConfigMap up. client-go repeats a request that is answered
+// with Retry-After by itself, a second later: a change counts from when it was sent for the last time.
+type writer struct {
+	next   http.RoundTripper
+	seen   *informed
+	number atomic.Int64
+}
+
+func (w *writer) RoundTrip(request *http.Request) (*http.Response, error) {
+	number, sent := int(w.number.Load()), time.Now()
+	w.seen.mutex.Lock()
+	w.seen.written[number] = sent
+	w.seen.change(number).attempts++
+	w.seen.mutex.Unlock()
+	response, err := w.next.RoundTrip(request)
+	took := time.Since(sent).Round(time.Millisecond)
+	w.seen.mutex.Lock()
+	defer w.seen.mutex.Unlock()
+	one := w.seen.change(number)
+	one.answer = took
+	switch {
+	case err != nil:
+		one.failures = append(one.failures, fmt.Sprintf("%v after %s", err, took))
+	case response.StatusCode >= http.StatusBadRequest:
+		one.failures = append(one.failures, fmt.Sprintf("%s (Retry-After %q) after %s",
+			response.Status, response.Header.Get("Retry-After"), took))
+	}
+	return response, err
+}
+
 // write counts the ConfigMap up until ctx ends. A change counts from when it was asked for the last
 // time: what the writer waits for is not the informers' delay.
 func (s *informed) write(ctx context.Context, t *testing.T, ns, configMap string) {
-	client, err := kubernetes.NewForConfig(direct(t, nil))
+	config, attempts := direct(t, nil), &writer{seen: s}
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		attempts.next = next
+		return attempts
+	})
+	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Error(err)
 		return
 	}
 	for number := 2; ctx.Err() == nil; number++ {
 		began := time.Now()
+		attempts.number.Store(int64(number))
 		object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: configMap}, Data: map[string]string{"number": strconv.Itoa(number)}}
 		for ctx.Err() == nil {
-			s.mutex.Lock()
-			s.written[number] = time.Now()
-			s.mutex.Unlock()
 			attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
 			_, err := client.CoreV1().ConfigMaps(ns).Update(attempt, object, metav1.UpdateOptions{})
 			cancel()
@@ -246,6 +320,7 @@ func watchesGoOn(t *testing.T, what, open string, kill func(t *testing.T, number
 		seen.lost, seen.twice = 0, 0
 		seen.mutex.Unlock()
 		r.endWith(worst)
+		seen.remarkable(t, r.began, time.Second/2)
 		t.Logf("before the kill the worst delay was %s", usual.Round(time.Millisecond))
 		again := lists.Load() - before
 		if again > 0 {

@@ -132,7 +132,7 @@ impl Router {
             {
                 backend.observe(observation);
             }
-            if matches!(error, SendError::Connect(_) | SendError::Lost(_)) {
+            if matches!(error, SendError::Connect(_) | SendError::NotSent(_) | SendError::Lost(_)) {
                 avoided.push(backend.address());
             }
             let again = outgoing.body.attempt().is_some();
