@@ -184,3 +184,52 @@ async fn backends_roll_without_a_failed_request() {
     }
     assert!(served.load(Ordering::Relaxed) > 100);
 }
+
+/// Backends die one after the other, under load: writes that may have been carried out are lost, but
+/// none is told that nobody takes it, since one backend always does. client-go would wait a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_told_to_wait_while_one_backend_lives() {
+    let (certificates, cluster, one, two) = two().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (served, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let pair = cluster.pair("alice", &[]);
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        let (stop, served, lost) = (stop.clone(), served.clone(), lost.clone());
+        let mut client = cluster.client(Some(&pair), true).await;
+        clients.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let path = "/api/v1/namespaces/a/pods";
+                let body = crate::client::full("{}");
+                let request = client.request(http::Method::POST, path, &[], body);
+                let (head, body) = client.send(request).await.unwrap().into_parts();
+                // An answer that breaks off is lost, too.
+                let whole = http_body_util::BodyExt::collect(body).await.is_ok();
+                match head.status.as_u16() {
+                    200 if whole => served.fetch_add(1, Ordering::Relaxed),
+                    200 | 502 => lost.fetch_add(1, Ordering::Relaxed),
+                    _ => panic!("{head:?}"),
+                };
+            }
+        }));
+    }
+    let mut backends = [one, two];
+    let pools = cluster.app.router.current();
+    for round in 0..8 {
+        let backend = &mut backends[round % 2];
+        backend.kill().await;
+        *backend = Backend::start_at(&certificates, backend.address).await;
+        until("it is seen again", || {
+            let backends = pools.pools[0].backends();
+            backends.iter().all(|backend| backend.usability() == Usability::Ready)
+        })
+        .await;
+        let before = backend.requests();
+        until("the new backend serves", || backend.requests() > before + 100).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert!(served.load(Ordering::Relaxed) > 1000, "{lost:?} lost");
+}
