@@ -1,5 +1,6 @@
 //! The process: puts the parts together, keeps the configuration current, stops in order.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::audit::{AuditError, Auditor, Retention};
-use crate::authn::{ClientCa, ClientCaError, Identity};
-use crate::cache::{Cache, Store, Turns};
-use crate::config::{BackendTls, ConfigError, RouterConfiguration};
-use crate::flags::Flags;
+use crate::authn::{ClientCa, ClientCaError, Identity, ProxyCa};
+use crate::cache::{Cache, Parts, Store, Turns};
+use crate::config::{BackendTls, ConfigError, PoolConfig, RouterConfiguration};
+use crate::flags::{Flags, FlagsError};
 use crate::guard::Alive;
 use crate::metrics::{Metrics, ResultLabels};
 use crate::router::{Options, RouteTable, Router, Snapshot};
@@ -35,9 +36,17 @@ pub enum StartError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The client CA.
-    #[error("--client-ca-file: {0}")]
-    ClientCa(#[from] ClientCaError),
+    /// Flags that do not go together.
+    #[error(transparent)]
+    Flags(#[from] FlagsError),
+    /// The CA of client certificates, or of proxies'.
+    #[error("{path}: {source}", path = path.display())]
+    ClientCa {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ClientCaError,
+    },
     /// A file.
     #[error("{path}: {source}", path = path.display())]
     Read {
@@ -94,11 +103,19 @@ impl App {
         readiness.set("shutdown", true);
 
         let config = RouterConfiguration::read(&flags.config)?;
+        let parts = flags.parts()?;
         let ca = match &flags.client_ca_file {
             None => ClientCa::none(),
-            Some(path) => ClientCa::from_pem(&read(path)?)?,
+            Some(path) => client_ca(path)?,
         };
         let ca = Arc::new(ca);
+        let proxies = match &flags.requestheader_client_ca_file {
+            None => None,
+            Some(path) => {
+                let names = &flags.requestheader_allowed_names;
+                Some(Arc::new(ProxyCa::new(client_ca(path)?, names)))
+            }
+        };
         let tls = FrontTls::new(
             ServerTlsFiles {
                 cert: flags.tls_cert_file.clone(),
@@ -109,7 +126,7 @@ impl App {
             &ca,
         )?;
         tls.watch(background.clone());
-        let mut pools = Pools::new(flags.client_ca_file.is_some(), &metrics, &background);
+        let mut pools = Pools::new(flags, &metrics, &background);
         let snapshot = pools.snapshot(&config)?;
 
         let listen = |address, source| StartError::Listen { address, source };
@@ -128,10 +145,11 @@ impl App {
             goaway_chance: flags.goaway_chance,
             goaway_min_age: flags.goaway_min_age,
         };
-        let cache = start_cache(flags, &metrics, &background);
+        let cache = start_cache(flags, parts, &metrics, &background);
         let router = Router::new(snapshot, ca.clone(), options, metrics.clone(), cut.clone());
         let audit = start_audit(flags, &metrics)?;
-        let router = Arc::new(router.with_cache(cache).with_audit(audit));
+        let router = router.with_cache(cache).with_audit(audit).with_proxies(proxies.clone());
+        let router = Arc::new(router);
         let admin_address = admin
             .serve(flags.admin_listen_address, background.clone())
             .await
@@ -151,7 +169,7 @@ impl App {
         }
         tokio::spawn(watch_readiness(router.clone(), readiness.clone(), background.clone()));
         tokio::spawn(
-            Reload { flags: flags.clone(), pools, router: router.clone(), ca, metrics }
+            Reload { flags: flags.clone(), pools, router: router.clone(), ca, proxies, metrics }
                 .run(background.clone()),
         );
         info!(%address, pools = config.pools.len(), "front door");
@@ -199,7 +217,12 @@ impl App {
     }
 }
 
-fn start_cache(flags: &Flags, metrics: &Metrics, token: &CancellationToken) -> Option<Cache> {
+fn start_cache(
+    flags: &Flags,
+    parts: Parts,
+    metrics: &Metrics,
+    token: &CancellationToken,
+) -> Option<Cache> {
     if flags.cache_resource.is_empty() {
         return None;
     }
@@ -211,7 +234,8 @@ fn start_cache(flags: &Flags, metrics: &Metrics, token: &CancellationToken) -> O
     };
     let own = Identity::of_front_door().in_groups(&flags.cache_review_group);
     let turns = Turns::counted(metrics.expensive_reads.clone());
-    let cache = Cache::start(&flags.cache_resource, &flags.etcd_prefix, &store, own, turns, token);
+    let resources = (&flags.cache_resource[..], parts);
+    let cache = Cache::start(resources, &flags.etcd_prefix, &store, own, turns, token);
     Some(cache.with_gates(flags.gates()))
 }
 
@@ -228,6 +252,12 @@ fn start_audit(flags: &Flags, metrics: &Metrics) -> Result<Option<Auditor>, Star
     let policy = read(policy)?;
     let policy = String::from_utf8_lossy(&policy);
     Ok(Some(Auditor::new(&policy, path, kept, metrics.audit_events.clone())?))
+}
+
+fn client_ca(path: &std::path::Path) -> Result<ClientCa, StartError> {
+    let pem = read(path)?;
+    let wrong = |source| StartError::ClientCa { path: path.to_owned(), source };
+    ClientCa::from_pem(&pem).map_err(wrong)
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<u8>, StartError> {
@@ -251,17 +281,25 @@ struct Pools {
     metrics: Metrics,
     background: CancellationToken,
     current: Vec<Arc<Pool>>,
-    connector: Option<(BackendTls, Arc<Connector>, tokio_util::sync::DropGuard)>,
+    connector: Option<(BackendTls, Connectors, tokio_util::sync::DropGuard)>,
+    /// Of other parts, and the name that their certificates are verified for.
+    peers: Vec<(u8, PoolConfig)>,
+    peer_name: Option<String>,
 }
 
+/// To kube-apiservers, and to peers.
+type Connectors = [Arc<Connector>; 2];
+
 impl Pools {
-    fn new(needs: bool, metrics: &Metrics, background: &CancellationToken) -> Self {
+    fn new(flags: &Flags, metrics: &Metrics, background: &CancellationToken) -> Self {
         Self {
-            needs_proxy_certificate: needs,
+            needs_proxy_certificate: flags.client_ca_file.is_some(),
             metrics: metrics.clone(),
             background: background.clone(),
             current: Vec::new(),
             connector: None,
+            peers: flags.peers(),
+            peer_name: flags.cache_peer_server_name.clone(),
         }
     }
 
@@ -269,29 +307,33 @@ impl Pools {
         if self.needs_proxy_certificate && config.backend_tls.proxy_client_cert_file.is_none() {
             return Err(StartError::NoProxyCertificate);
         }
-        let (connector, kept) = match &self.connector {
-            Some((tls, connector, _)) if *tls == config.backend_tls => (connector.clone(), true),
+        let tls = &config.backend_tls;
+        let ([connector, to_peers], kept) = match &self.connector {
+            Some((known, connectors, _)) if known == tls => (connectors.clone(), true),
             _ => {
                 let token = self.background.child_token();
-                let connector = Arc::new(Connector::new(&config.backend_tls, &token)?);
-                let kept = (config.backend_tls.clone(), connector.clone(), token.drop_guard());
-                self.connector = Some(kept);
-                (connector, false)
+                let connector = Arc::new(Connector::new(tls, &token)?);
+                let to_peers = if self.peers.is_empty() {
+                    connector.clone()
+                } else {
+                    let server_name = self.peer_name.clone();
+                    Arc::new(Connector::new(&BackendTls { server_name, ..tls.clone() }, &token)?)
+                };
+                let connectors = [connector, to_peers];
+                self.connector = Some((tls.clone(), connectors.clone(), token.drop_guard()));
+                (connectors, false)
             }
         };
-        let pools: Vec<_> = config
-            .pools
-            .iter()
-            .map(|pool| {
-                self.current
-                    .iter()
-                    .find(|old| kept && old.adopt(pool))
-                    .cloned()
-                    .unwrap_or_else(|| Pool::start(pool, &connector, &self.metrics))
-            })
-            .collect();
-        self.current.clone_from(&pools);
-        Ok(Snapshot { table: RouteTable::new(&config.pools), pools, limits: config.limits })
+        let pool = |pool: &PoolConfig, connector| {
+            let old = self.current.iter().find(|old| kept && old.adopt(pool)).cloned();
+            old.unwrap_or_else(|| Pool::start(pool, connector, &self.metrics))
+        };
+        let pools: Vec<_> = config.pools.iter().map(|one| pool(one, &connector)).collect();
+        let peers = self.peers.iter().map(|(part, peer)| (*part, pool(peer, &to_peers)));
+        let peers: HashMap<_, _> = peers.collect();
+        self.current = pools.iter().chain(peers.values()).cloned().collect();
+        let table = RouteTable::new(&config.pools);
+        Ok(Snapshot { table, pools, peers, limits: config.limits })
     }
 }
 
@@ -301,20 +343,27 @@ struct Reload {
     pools: Pools,
     router: Arc<Router>,
     ca: Arc<ClientCa>,
+    proxies: Option<Arc<ProxyCa>>,
     metrics: Metrics,
 }
 
 impl Reload {
     async fn run(mut self, token: CancellationToken) {
         let mut config = std::fs::read(&self.flags.config).ok();
-        let mut ca = self.flags.client_ca_file.as_ref().and_then(|path| std::fs::read(path).ok());
+        let content = |path: &Option<PathBuf>| std::fs::read(path.as_ref()?).ok();
+        let mut ca = content(&self.flags.client_ca_file);
+        let mut of_proxies = content(&self.flags.requestheader_client_ca_file);
         loop {
             tokio::select! {
                 () = token.cancelled() => return,
                 () = tokio::time::sleep(self.flags.reload_interval) => {}
             }
             self.poll_config(&mut config);
-            self.poll_ca(&mut ca);
+            self.poll_ca(self.flags.client_ca_file.as_deref(), &self.ca, &mut ca);
+            if let Some(proxies) = &self.proxies {
+                let path = self.flags.requestheader_client_ca_file.as_deref();
+                self.poll_ca(path, proxies.ca(), &mut of_proxies);
+            }
         }
     }
 
@@ -339,12 +388,13 @@ impl Reload {
         self.metrics.config_reloads.get_or_create(&ResultLabels { result: label }).inc();
     }
 
-    fn poll_ca(&self, seen: &mut Option<Vec<u8>>) {
-        let Some(path) = &self.flags.client_ca_file else { return };
+    fn poll_ca(&self, path: Option<&std::path::Path>, ca: &ClientCa, seen: &mut Option<Vec<u8>>) {
+        let Some(path) = path else { return };
         let Some(new) = changed(path, seen) else { return };
-        let label = match new.and_then(|bytes| Ok(self.ca.replace(&bytes)?)) {
+        let wrong = |source| StartError::ClientCa { path: path.to_owned(), source };
+        let label = match new.and_then(|bytes| ca.replace(&bytes).map_err(wrong)) {
             Ok(()) => {
-                info!("client CA reloaded");
+                info!(path = %path.display(), "client CA reloaded");
                 "success"
             }
             Err(error) => {

@@ -8,7 +8,8 @@ use clap::Parser;
 use megacluster_service::flags::LogFlags;
 
 use crate::cache::kinds::{self, Kind};
-use crate::cache::{Gates, Name, Resource};
+use crate::cache::{Gates, Name, Parts, Resource};
+use crate::config::PoolConfig;
 
 /// The front door of a Kubernetes control plane: takes requests, finds out who asks, and passes
 /// them on to pools of kube-apiservers.
@@ -61,6 +62,31 @@ pub struct Flags {
     /// than once, or as a list. Off by default.
     #[arg(long, value_parser = resource, value_delimiter = ',', requires = "etcd_servers")]
     pub cache_resource: Vec<Resource>,
+    /// Parts that each cached resource is divided into over processes: pods by the node they are
+    /// on, others by their name. The same in all front doors. From 1, which is no division, to 64.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub cache_parts: u8,
+    /// Part whose objects are held here, from 0 to one less than --cache-parts; may be given more
+    /// than once, or as a list. Needed where there is more than one.
+    #[arg(long, value_delimiter = ',')]
+    pub cache_part: Vec<u8>,
+    /// Where the front doors are that hold a part, as PART=HOST:PORT: each address that the host
+    /// resolves to is one of them. Once for each part, or as a list; those of parts that are held
+    /// here are not used.
+    #[arg(long, value_parser = peer, value_delimiter = ',')]
+    pub cache_peer: Vec<Peer>,
+    /// Name that the peers' serving certificates are verified for; by default the peer's host.
+    #[arg(long)]
+    pub cache_peer_server_name: Option<String>,
+    /// PEM file with the CAs of proxies' client certificates, as kube-apiserver's flag: who shows
+    /// one names by X-Remote-User and the like the user whom it asks for. Read again when it
+    /// changes.
+    #[arg(long, requires = "client_ca_file")]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common name that such a certificate may have, as kube-apiserver's flag; may be given more
+    /// than once, or as a list. Without it any may.
+    #[arg(long, value_delimiter = ',')]
+    pub requestheader_allowed_names: Vec<String>,
     /// URL of the store that the cache follows, as kube-apiserver's flag; may be given more than
     /// once, or as a list.
     #[arg(long, value_delimiter = ',')]
@@ -115,7 +141,80 @@ pub struct Flags {
     pub log: LogFlags,
 }
 
+/// Where a part is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Which.
+    pub part: u8,
+    /// A name that resolves to its front doors, or an address.
+    pub host: String,
+    /// Their port.
+    pub port: u16,
+}
+
+/// Flags that do not go together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{flag}: {problem}")]
+pub struct FlagsError {
+    /// The flag that is to be changed.
+    pub flag: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
 impl Flags {
+    /// The parts that are held here.
+    pub fn parts(&self) -> Result<Parts, FlagsError> {
+        let count = self.cache_parts;
+        let wrong = |flag, problem| Err(FlagsError { flag, problem });
+        let held: &[u8] = match &self.cache_part[..] {
+            [] if count == 1 => &[0],
+            [] => return wrong("--cache-part", "needed with --cache-parts".to_owned()),
+            held => held,
+        };
+        let known = |part: &u8| *part < count;
+        if let Some(part) = held.iter().find(|part| !known(part)) {
+            return wrong("--cache-part", format!("there is no part {part} of {count}"));
+        }
+        for (place, peer) in self.cache_peer.iter().enumerate() {
+            let part = peer.part;
+            if !known(&part) {
+                return wrong("--cache-peer", format!("there is no part {part} of {count}"));
+            }
+            if self.cache_peer.iter().skip(place + 1).any(|other| other.part == part) {
+                return wrong("--cache-peer", format!("part {part} is given twice"));
+            }
+        }
+        let missing = |part: &u8| {
+            !held.contains(part) && !self.cache_peer.iter().any(|peer| peer.part == *part)
+        };
+        if let Some(part) = (0..count).find(missing) {
+            return wrong("--cache-peer", format!("needed for part {part}, not held here"));
+        }
+        let Some(parts) = Parts::new(count, held) else {
+            return wrong("--cache-parts", "must be from 1 to 64".to_owned());
+        };
+        if !parts.is_whole() && self.requestheader_client_ca_file.is_none() {
+            let problem = "needed with --cache-peer: peers name the users whom they ask for";
+            return wrong("--requestheader-client-ca-file", problem.to_owned());
+        }
+        Ok(parts)
+    }
+
+    /// The pools of those that hold other parts.
+    #[must_use]
+    pub fn peers(&self) -> Vec<(u8, PoolConfig)> {
+        let others = self.cache_peer.iter().filter(|peer| !self.cache_part.contains(&peer.part));
+        let pool = |peer: &Peer| PoolConfig {
+            name: format!("part-{}", peer.part),
+            host: peer.host.clone(),
+            port: peer.port,
+            addresses: Vec::new(),
+            matches: Vec::new(),
+        };
+        others.map(|peer| (peer.part, pool(peer))).collect()
+    }
+
     /// What the gates mean to the cache.
     #[must_use]
     pub fn gates(&self) -> Gates {
@@ -132,6 +231,19 @@ fn resource(text: &str) -> Result<Resource, String> {
         let known: Vec<_> = kinds::all().iter().map(Kind::full_name).collect();
         format!("must be a custom resource or one of {}", known.join(", "))
     })
+}
+
+fn peer(text: &str) -> Result<Peer, String> {
+    let read = || {
+        let (part, address) = text.split_once('=')?;
+        let (name, number) = address.rsplit_once(':')?;
+        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        let host = bare.unwrap_or(name).to_owned();
+        let named = rustls_pki_types::ServerName::try_from(host.as_str()).is_ok();
+        let peer = Peer { part: part.parse().ok()?, host, port: number.parse().ok()? };
+        Some(peer).filter(|peer| named && peer.port > 0)
+    };
+    read().ok_or_else(|| "must be PART=HOST:PORT".to_owned())
 }
 
 fn gate(text: &str) -> Result<(String, bool), String> {
@@ -221,6 +333,41 @@ mod tests {
             ".example.com",
         ] {
             assert!(resource(bad).is_err(), "{bad}");
+        }
+    }
+
+    fn parts(flags: &[&str]) -> Result<Parts, FlagsError> {
+        let needed = ["x", "--tls-cert-file=c", "--tls-private-key-file=k", "--config=f"];
+        Flags::try_parse_from(needed.iter().chain(flags)).unwrap().parts()
+    }
+
+    #[test]
+    fn parts_have_peers() {
+        let ca = ["--requestheader-client-ca-file=p", "--client-ca-file=c", "--cache-parts=3"];
+        let with = |more: &[&str]| parts(&[&ca[..], more].concat());
+        assert_eq!(parts(&[]), Ok(Parts::default()));
+        assert_eq!(
+            with(&["--cache-part=2,0", "--cache-part=1"]),
+            Ok(Parts::new(3, &[0, 1, 2]).unwrap())
+        );
+        let peers = "--cache-peer=0=a.b:1,2=[::1]:2";
+        assert_eq!(with(&["--cache-part=1", peers]), Ok(Parts::new(3, &[1]).unwrap()));
+        assert_eq!(with(&["--cache-part=1,2", peers]), Ok(Parts::new(3, &[1, 2]).unwrap()));
+        for (flags, flag) in [
+            (&[][..], "--cache-part"),
+            (&["--cache-part=3"], "--cache-part"),
+            (&["--cache-part=1", "--cache-peer=0=a:1"], "--cache-peer"),
+            (&["--cache-part=1", peers, "--cache-peer=0=b:1"], "--cache-peer"),
+            (&["--cache-part=1", peers, "--cache-peer=3=b:1"], "--cache-peer"),
+        ] {
+            assert_eq!(with(flags).unwrap_err().flag, flag, "{flags:?}");
+        }
+        let untrusted = parts(&["--cache-parts=2", "--cache-part=0", "--cache-peer=1=a:1"]);
+        assert_eq!(untrusted.unwrap_err().flag, "--requestheader-client-ca-file");
+        assert_eq!(parts(&["--cache-part=1"]).unwrap_err().flag, "--cache-part");
+        for bad in ["", "0", "0=", "0=a", "0=a:", "0=a:0", "0=a:70000", "x=a:1", "0=a b:1", "0=:1"]
+        {
+            assert!(peer(bad).is_err(), "{bad}");
         }
     }
 

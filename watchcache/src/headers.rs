@@ -15,6 +15,9 @@ use crate::authn::Credentials;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The part for which another front door passes a request on. It counts only where that has shown
+/// that it is one.
+pub const PART: HeaderName = HeaderName::from_static("x-megacluster-part");
 
 /// Makes a client's request headers those of the request to a kube-apiserver.
 pub fn to_backend(headers: &mut HeaderMap, credentials: &Credentials, client: IpAddr) {
@@ -22,6 +25,7 @@ pub fn to_backend(headers: &mut HeaderMap, credentials: &Credentials, client: Ip
     // Answered by the front door's own HTTP/1.1 server.
     headers.remove(EXPECT);
     strip_identity(headers);
+    headers.remove(PART);
     append_forwarded_for(headers, client);
     if let Credentials::Identity(identity) = credentials {
         // The certificate decided; should the backend refuse the front-proxy identity, it must
@@ -165,6 +169,7 @@ mod tests {
             ("x_remote-group", "system:masters"),
             ("X-Remote_Extra_x", "y"),
             ("Impersonate-User", "bob"),
+            ("X-MegaCluster-Part", "1"),
             ("Audit-ID", "7"),
         ]);
         to_backend(&mut map, &Credentials::Anonymous, CLIENT);

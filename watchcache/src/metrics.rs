@@ -96,6 +96,10 @@ pub struct Metrics {
     pub cache_answers: Family<ReasonLabels, Counter>,
     /// Requests for cached resources that went on to a kube-apiserver, by reason.
     pub cache_passes: Family<ReasonLabels, Counter>,
+    /// Answers of the cache whose objects were read from the store, by verb.
+    pub cache_store_reads: Family<ReasonLabels, Counter>,
+    /// Requests that a peer answered, by verb.
+    pub cache_peer_reads: Family<ReasonLabels, Counter>,
     /// Audit records, by what became of them.
     pub audit_events: Counts,
     /// Whether a backend is ready.
@@ -128,6 +132,8 @@ impl Default for Metrics {
             expensive_reads: Gauge::default(),
             cache_answers: Family::default(),
             cache_passes: Family::default(),
+            cache_store_reads: Family::default(),
+            cache_peer_reads: Family::default(),
             audit_events: Counts::default(),
             backend_ready: Family::default(),
             resolve_errors: Counter::default(),
@@ -194,6 +200,16 @@ impl Metrics {
             "cache_passes",
             "Requests for cached resources that went on to a kube-apiserver",
             self.cache_passes.clone(),
+        );
+        registry.register(
+            "cache_store_reads",
+            "Answers of the cache whose objects were read from the store, by verb",
+            self.cache_store_reads.clone(),
+        );
+        registry.register(
+            "cache_peer_reads",
+            "Requests for another part that its front door answered, by verb",
+            self.cache_peer_reads.clone(),
         );
         registry.register(
             "audit_events",

@@ -24,7 +24,8 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct PeerCertificates {
     chain: Vec<CertificateDer<'static>>,
-    last: Mutex<Option<Kept>>,
+    as_client: Mutex<Option<Kept>>,
+    as_proxy: Mutex<Option<Kept>>,
 }
 
 #[derive(Clone, Debug)]
@@ -38,17 +39,26 @@ impl PeerCertificates {
     /// The chain, the client's own certificate first; empty where none was shown.
     #[must_use]
     pub fn new(chain: Vec<CertificateDer<'static>>) -> Self {
-        Self { chain, last: Mutex::new(None) }
+        Self { chain, ..Self::default() }
     }
 
-    /// What the chain is worth at `now`.
+    /// What the chain is worth at `now` as a client's own.
     #[must_use]
     pub fn verdict(&self, ca: &ClientCa, now: UnixTime) -> Verdict {
+        self.judge(&self.as_client, ca, now)
+    }
+
+    /// The same as that of a proxy, which may name others.
+    pub(super) fn verdict_as_proxy(&self, ca: &ClientCa, now: UnixTime) -> Verdict {
+        self.judge(&self.as_proxy, ca, now)
+    }
+
+    fn judge(&self, last: &Mutex<Option<Kept>>, ca: &ClientCa, now: UnixTime) -> Verdict {
         let Some((own, intermediates)) = self.chain.split_first() else { return Verdict::Silent };
         if !ca.is_configured() {
             return Verdict::Silent;
         }
-        let mut last = self.last.lock();
+        let mut last = last.lock();
         if let Some(kept) = last.as_ref()
             && kept.generation == ca.generation()
             && now.as_secs() <= kept.until

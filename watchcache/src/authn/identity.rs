@@ -5,6 +5,8 @@ use x509_parser::der_parser::{Oid, oid};
 use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::api::decode_path;
+
 /// `X-Remote-User`.
 pub(super) const REMOTE_USER: HeaderName = HeaderName::from_static("x-remote-user");
 /// `X-Remote-Uid`.
@@ -15,6 +17,9 @@ pub(super) const REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-gr
 /// client-go does (`k8s.io/client-go/transport/round_trippers.go`, `headerKeyEscape`).
 pub(super) const REMOTE_CREDENTIAL_ID: HeaderName =
     HeaderName::from_static("x-remote-extra-authentication.kubernetes.io%2fcredential-id");
+
+/// What begins the name of a header that says more of a user.
+const REMOTE_EXTRA: &str = "x-remote-extra-";
 
 /// Group whose members may do everything.
 const SYSTEM_MASTERS: &str = "system:masters";
@@ -47,7 +52,8 @@ pub struct Identity {
     user: HeaderValue,
     uid: Option<HeaderValue>,
     groups: Vec<HeaderValue>,
-    credential_id: HeaderValue,
+    /// What else is known, by the headers' names.
+    extra: Vec<(HeaderName, HeaderValue)>,
     privileged: bool,
 }
 
@@ -89,7 +95,7 @@ impl Identity {
             user: carried("the common name", user)?,
             uid,
             groups,
-            credential_id: credential_id(der),
+            extra: vec![(REMOTE_CREDENTIAL_ID, credential_id(der))],
             privileged,
         }))
     }
@@ -101,9 +107,25 @@ impl Identity {
             user: HeaderValue::from_static("system:megacluster-watchcache"),
             uid: None,
             groups: Vec::new(),
-            credential_id: HeaderValue::from_static("health-check"),
+            extra: vec![(REMOTE_CREDENTIAL_ID, HeaderValue::from_static("health-check"))],
             privileged: false,
         }
+    }
+
+    /// The user whom a proxy names, as kube-apiserver reads these headers
+    /// (`k8s.io/apiserver/pkg/authentication/request/headerrequest/requestheader.go`); none where
+    /// it names no one. Who has sent them must be known to be one.
+    pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        let all = |name| headers.get_all(name).iter().filter(|value| !value.is_empty()).cloned();
+        let groups: Vec<_> = all(REMOTE_GROUP).collect();
+        let extra = headers.iter().filter(|(name, _)| name.as_str().starts_with(REMOTE_EXTRA));
+        Some(Self {
+            user: all(REMOTE_USER).next()?,
+            uid: all(REMOTE_UID).next(),
+            privileged: groups.iter().any(|group| group == SYSTEM_MASTERS),
+            groups,
+            extra: extra.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        })
     }
 
     /// The same in these groups; those that no header can carry are left out.
@@ -125,14 +147,20 @@ impl Identity {
         &self.user
     }
 
-    /// User, UID, groups and credential id; none where one is not UTF-8.
-    pub(crate) fn parts(&self) -> Option<(&str, &str, Vec<&str>, &str)> {
-        fn text(value: &HeaderValue) -> Option<&str> {
-            std::str::from_utf8(value.as_bytes()).ok()
-        }
+    /// User, UID and groups; none where one is not UTF-8.
+    pub(crate) fn parts(&self) -> Option<(&str, &str, Vec<&str>)> {
         let uid = self.uid.as_ref().map_or(Some(""), text)?;
         let groups = self.groups.iter().map(text).collect::<Option<_>>()?;
-        Some((text(&self.user)?, uid, groups, text(&self.credential_id)?))
+        Some((text(&self.user)?, uid, groups))
+    }
+
+    /// What else is known, by its key; none where it is not UTF-8.
+    pub(crate) fn extra(&self) -> Option<Vec<(String, &str)>> {
+        let extra = self.extra.iter().map(|(name, value)| {
+            let key = name.as_str().strip_prefix(REMOTE_EXTRA)?;
+            Some((decode_path(key).into_owned(), text(value)?))
+        });
+        extra.collect()
     }
 
     /// Writes the identity's headers. What the client sent under these names is gone already.
@@ -144,8 +172,14 @@ impl Identity {
         for group in &self.groups {
             headers.append(REMOTE_GROUP, group.clone());
         }
-        headers.insert(REMOTE_CREDENTIAL_ID, self.credential_id.clone());
+        for (name, value) in &self.extra {
+            headers.append(name.clone(), value.clone());
+        }
     }
+}
+
+fn text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
 }
 
 /// A header value that arrives as it is: receivers cut blanks at both ends.

@@ -24,6 +24,8 @@ pub(super) struct ResponseHeader {
 pub(super) struct KeyValue {
     #[prost(bytes = "bytes", tag = "1")]
     pub(super) key: Bytes,
+    #[prost(int64, tag = "2")]
+    pub(super) create_revision: i64,
     #[prost(int64, tag = "3")]
     pub(super) mod_revision: i64,
     #[prost(bytes = "bytes", tag = "5")]
@@ -52,6 +54,9 @@ pub(super) struct RangeResponse {
     pub(super) kvs: Vec<KeyValue>,
     #[prost(bool, tag = "3")]
     pub(super) more: bool,
+    /// Keys of the range, however few were asked for.
+    #[prost(int64, tag = "4")]
+    pub(super) count: i64,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -79,6 +84,8 @@ pub(super) struct WatchCreate {
     pub(super) start_revision: i64,
     #[prost(bool, tag = "4")]
     pub(super) progress_notify: bool,
+    #[prost(bool, tag = "6")]
+    pub(super) prev_kv: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -106,6 +113,8 @@ pub(super) struct Event {
     pub(super) kind: i32,
     #[prost(message, optional, tag = "2")]
     pub(super) kv: Option<KeyValue>,
+    #[prost(message, optional, tag = "3")]
+    pub(super) prev_kv: Option<KeyValue>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]

@@ -106,7 +106,7 @@ fn hash_of(text: &str) -> Option<u128> {
 }
 
 /// FNV-1a of 64 bits, as Go's `hash/fnv`.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

@@ -1,5 +1,7 @@
 //! One resource as the cache has it, and the watch of the store that keeps it so.
 
+mod read;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,11 +22,14 @@ use super::etcd::{
 };
 use super::form::Form;
 use super::kinds::{Field, Kind};
+use super::parts::Parts;
 use super::query::{Freshness, Pass};
 use super::store::{Store, StoreError};
 use super::stream::Pieces;
 use super::table::{Stored, Table};
 use super::wire::{self, Unsupported};
+
+pub use self::read::{Room, Taken};
 
 /// Objects read at a time.
 const PAGE: i64 = 500;
@@ -65,6 +70,16 @@ enum End {
     Redefined,
 }
 
+/// What happened to an object.
+struct Change<'a> {
+    key: &'a str,
+    /// What it was, where the table may not know.
+    before: Option<Stored>,
+    /// None where it is gone.
+    after: Option<Stored>,
+    revision: u64,
+}
+
 /// One resource.
 #[derive(Debug)]
 pub struct Shard {
@@ -74,12 +89,16 @@ pub struct Shard {
     prefix: String,
     /// The field that is indexed.
     indexed: Option<&'static Field>,
+    /// Those whose objects are in the table.
+    parts: Parts,
     table: RwLock<Option<Table>>,
     /// The table's revision.
     reached: watch::Sender<u64>,
     /// The store that the table is of, by its cluster id.
     cluster: AtomicU64,
     connected: AtomicBool,
+    /// For reads of what is not in the table, apart from the connection that events come by.
+    reads: RwLock<Option<Etcd>>,
     /// A reader wants the store's revision.
     wanted: Notify,
     /// Looks at the store's revision that were begun.
@@ -105,10 +124,12 @@ impl Shard {
             kind,
             prefix: format!("{}/{}/", prefix.trim_end_matches('/'), kind.prefix),
             indexed: kind.index.and_then(|name| kind.field(name)),
+            parts: Parts::default(),
             table: RwLock::new(None),
             reached: watch::Sender::new(0),
             cluster: AtomicU64::new(0),
             connected: AtomicBool::new(false),
+            reads: RwLock::new(None),
             wanted: Notify::new(),
             begun: AtomicU64::new(0),
             seen: watch::Sender::new((0, 0)),
@@ -118,6 +139,12 @@ impl Shard {
             unasked: AtomicBool::new(false),
             asked: Notify::new(),
         }
+    }
+
+    /// With the objects of these parts alone.
+    #[must_use]
+    pub fn of_parts(self, parts: Parts) -> Self {
+        Self { parts, ..self }
     }
 
     /// A shard of a custom resource, in one version; `patient` waits until it is asked for.
@@ -264,6 +291,7 @@ impl Shard {
         self.reached.send_modify(|_| {});
         self.seen.send_replace((u64::MAX >> 1, 0));
         self.begun.store(u64::MAX >> 1, Ordering::SeqCst);
+        *self.reads.write() = None;
         connected
     }
 
@@ -282,6 +310,10 @@ impl Shard {
             Some(revision) => revision,
             None => self.load(&mut etcd).await?,
         };
+        if !self.parts.is_whole() {
+            let reads = Etcd::new(store.connect().await?);
+            *self.reads.write() = Some(reads);
+        }
         self.begun.store(0, Ordering::SeqCst);
         self.seen.send_replace((0, 0));
         tokio::select! {
@@ -343,14 +375,17 @@ impl Shard {
                 }
             }
             for kv in &answer.kvs {
-                objects.push((Arc::from(self.key(&kv.key)?), self.object(kv)?));
+                let (key, object) = (self.key(&kv.key)?, self.object(kv)?);
+                if object.is_held(self.parts, key) {
+                    objects.push((Arc::from(key), object));
+                }
             }
             let Some(last) = answer.kvs.last().filter(|_| answer.more) else { break };
             key = [&last.key[..], &[0]].concat().into();
         }
         let revision = u64::try_from(revision).unwrap_or(0);
         info!(resource = self.kind.full_name(), objects = objects.len(), revision, "cache loaded");
-        *self.table.write() = Some(Table::new(objects, revision));
+        *self.table.write() = Some(Table::of(self.parts, objects, revision));
         self.reached.send_replace(revision);
         Ok(revision)
     }
@@ -379,6 +414,7 @@ impl Shard {
             range_end: prefix_end(self.prefix.as_bytes()),
             start_revision: i64::try_from(from + 1).unwrap_or(i64::MAX),
             progress_notify: true,
+            prev_kv: !self.parts.is_whole(),
         };
         let gone = || End::Watch("the stream is closed".to_owned());
         // The definition first: it is watched once its objects are.
@@ -387,6 +423,7 @@ impl Shard {
             range_end: Bytes::new(),
             // Its word on progress would be taken for that of the objects.
             progress_notify: false,
+            prev_kv: false,
             ..create
         });
         let mut awaited = 1 + usize::from(definition.is_some());
@@ -449,8 +486,8 @@ impl Shard {
         let revision = u64::try_from(revision).unwrap_or(0);
         let mut table = self.table.write();
         let Some(table) = table.as_mut() else { return Err(End::Anew("nothing is known")) };
-        for (key, object, revision) in changes {
-            table.apply(key, object, revision);
+        for Change { key, before, after, revision } in changes {
+            table.apply_to(key, before, after, revision);
         }
         table.reach(revision);
         let reached = table.revision();
@@ -472,15 +509,28 @@ impl Shard {
         if same && response.events.len() == 1 { Ok(true) } else { Err(End::Redefined) }
     }
 
-    fn change<'a>(&self, event: &'a Event) -> Result<(&'a str, Option<Stored>, u64), End> {
+    fn change<'a>(&self, event: &'a Event) -> Result<Change<'a>, End> {
         let kv =
             event.kv.as_ref().ok_or_else(|| End::Watch("an event without a key".to_owned()))?;
         let revision = u64::try_from(kv.mod_revision).unwrap_or(0);
-        let object = match event.kind() {
+        let after = match event.kind() {
             EventType::Put => Some(self.object(kv)?),
             EventType::Delete => None,
         };
-        Ok((self.key(&kv.key)?, object, revision))
+        let key = self.key(&kv.key)?;
+        // Of what the table holds it knows what it was.
+        let in_table = match self.indexed {
+            Some(_) => self.parts.is_whole(),
+            None => self.parts.holds(self.parts.of(key)),
+        };
+        let is_new = after.is_some() && kv.create_revision == kv.mod_revision;
+        let before = match &event.prev_kv {
+            _ if in_table || is_new => None,
+            Some(before) => Some(self.object(before)?),
+            // Compacted since.
+            None => return Err(End::Anew("what an object was is not kept any more")),
+        };
+        Ok(Change { key, before, after, revision })
     }
 }
 

@@ -19,7 +19,7 @@ use super::super::etcd::{RangeResponse, ResponseHeader};
 use super::super::feed::Found;
 use super::super::filter::Filter;
 use super::super::kinds;
-use super::super::table::Start;
+use super::super::table::{Start, Window};
 use super::*;
 
 #[derive(Default)]
@@ -70,7 +70,12 @@ async fn answer(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Respons
                 |one: &KeyValue| if asked.keys_only { Bytes::new() } else { one.value.clone() };
             one.map(|one| KeyValue { value: value(&one), ..one }).into_iter().collect()
         };
-        let range = framed(&RangeResponse { header, kvs, more: false });
+        let range = framed(&RangeResponse {
+            header,
+            count: kvs.len().try_into().unwrap(),
+            kvs,
+            more: false,
+        });
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("0"));
         let frames = [Ok(Frame::data(range)), Ok(Frame::trailers(trailers))];
@@ -127,20 +132,26 @@ impl Fake {
 
     fn put(&self, kv: KeyValue) {
         let header = Some(ResponseHeader { cluster_id: 1, revision: kv.mod_revision });
-        let events = vec![Event { kind: 0, kv: Some(kv) }];
+        let events = vec![Event { kv: Some(kv), ..Event::default() }];
         self.tell(WatchResponse { header, events, ..WatchResponse::default() });
     }
 }
 
 fn pod(key: &str, mod_revision: i64) -> KeyValue {
     let value = wire::tests::stored("p", "n", &[]);
-    KeyValue { key: format!("/registry/pods/{key}").into(), mod_revision, value }
+    let key = format!("/registry/pods/{key}").into();
+    KeyValue { key, mod_revision, value, ..KeyValue::default() }
 }
 
 /// A shard that has come to know what the store holds, and a watch of it.
 async fn shard(fake: &Fake) -> (Arc<Shard>, Start, CancellationToken) {
+    shard_of(fake, Parts::default()).await
+}
+
+async fn shard_of(fake: &Fake, parts: Parts) -> (Arc<Shard>, Start, CancellationToken) {
     megacluster_service::crypto::install();
-    let shard = Arc::new(Shard::new(kinds::find("", "pods").unwrap(), "/registry"));
+    let shard = Shard::new(kinds::find("", "pods").unwrap(), "/registry").of_parts(parts);
+    let shard = Arc::new(shard);
     let store = Store {
         endpoints: vec![format!("http://{}", fake.address)],
         ca: None,
@@ -271,18 +282,75 @@ async fn a_shard_that_lags_does_not_answer() {
     token.cancel();
 }
 
+/// A shard of some parts needs to be told what objects of others were; where the store does not know
+/// any more, all is read anew.
+#[tokio::test]
+async fn parts_need_to_know_what_was() {
+    let fake = Fake::start().await;
+    // All pods are on the node "n".
+    let parts = Parts::new(2, &[Parts::new(2, &[0]).unwrap().of("n")]).unwrap();
+    let (shard, start, token) = shard_of(&fake, parts).await;
+    let elsewhere = |mod_revision, create_revision| {
+        let value = wire::tests::stored("p", "n1", &[]);
+        KeyValue { create_revision, value, ..pod("a/p", mod_revision) }
+    };
+    assert!(!parts.holds(parts.of("n1")), "another part");
+    let tell = |kv: KeyValue, prev_kv| {
+        let header = Some(ResponseHeader { cluster_id: 1, revision: kv.mod_revision });
+        let events = vec![Event { kv: Some(kv), prev_kv, ..Event::default() }];
+        fake.tell(WatchResponse { header, events, ..WatchResponse::default() });
+    };
+    // It goes to another part, changes there, is new under another name, and comes back.
+    tell(elsewhere(11, 5), Some(pod("a/p", 5)));
+    tell(elsewhere(12, 5), Some(elsewhere(11, 5)));
+    tell(KeyValue { key: "/registry/pods/a/q".into(), ..elsewhere(13, 13) }, None);
+    until(|| shard.read(Table::revision) == Some(13)).await;
+    assert!(keys(&shard).unwrap().is_empty());
+    tell(KeyValue { create_revision: 5, ..pod("a/p", 14) }, Some(elsewhere(12, 5)));
+    until(|| shard.read(Table::revision) == Some(14)).await;
+    assert_eq!(keys(&shard).unwrap(), ["a/p"]);
+    let Found::Events(events, 14) = start.feed.read(start.revision, 9) else { panic!() };
+    let told = events.iter().map(|event| event.told(&Filter::default()).unwrap().parts().0.name());
+    assert_eq!(told.collect::<Vec<_>>(), ["MODIFIED", "MODIFIED", "ADDED", "MODIFIED"]);
+    tell(elsewhere(15, 5), None);
+    until(|| is_gone(&start)).await;
+    token.cancel();
+}
+
+/// What the table does not hold is read from the store, at least as new as asked.
+#[tokio::test]
+async fn parts_read_from_the_store() {
+    let fake = Fake::start().await;
+    let of = Parts::new(2, &[0]).unwrap().of("n");
+    let (shard, _, token) = shard_of(&fake, Parts::new(2, &[of]).unwrap()).await;
+    fake.change(|state| (state.revision, state.kvs) = (20, vec![pod("a/q", 15), pod("b/p", 16)]));
+    let (all, now, room) = (Filter::default(), Window::default(), Room::default());
+    let read = |freshness| shard.fetch(&all, &now, freshness, &room);
+    let (page, held) = read(Freshness::NotOlderThan(20)).await.unwrap();
+    let keys: Vec<_> = page.objects.iter().map(|object| &*object.key).collect();
+    assert_eq!((keys, page.revision), (vec!["a/q", "b/p"], 20));
+    assert_eq!(read(Freshness::NotOlderThan(21)).await.unwrap_err(), "stale");
+    drop(held);
+    // Another store, and one that does not answer.
+    fake.change(|state| state.cluster = 2);
+    assert_eq!(read(Freshness::Latest).await.unwrap_err(), "stale");
+    fake.change(|state| (state.cluster, state.silent) = (1, true));
+    assert_eq!(read(Freshness::Latest).await.unwrap_err(), "stale");
+    token.cancel();
+}
+
 const DEFINITION: &str =
     "/registry/apiextensions.k8s.io/customresourcedefinitions/widgets.example.com";
 
 fn definition(schema: &serde_json::Value, mod_revision: i64) -> KeyValue {
     let value = custom::tests::stored(&[("v1", schema.clone())]).into();
-    KeyValue { key: DEFINITION.into(), mod_revision, value }
+    KeyValue { key: DEFINITION.into(), mod_revision, value, ..KeyValue::default() }
 }
 
 fn widget(mod_revision: i64) -> KeyValue {
     let value = r#"{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"w"}}"#;
     let key = "/registry/example.com/widgets/a/w".into();
-    KeyValue { key, mod_revision, value: value.into() }
+    KeyValue { key, mod_revision, value: value.into(), ..KeyValue::default() }
 }
 
 /// A shard of widgets that has come to know what the store holds, and a watch of it.
@@ -334,7 +402,7 @@ async fn a_definition_that_changes_ends_all() {
     let event = |fake: &Fake| fake.put(other.clone());
     let gone = |fake: &Fake| {
         let kv = Some(KeyValue { value: Bytes::new(), ..other.clone() });
-        let events = vec![Event { kind: 1, kv }];
+        let events = vec![Event { kind: 1, kv, ..Event::default() }];
         fake.tell(WatchResponse { events, ..WatchResponse::default() });
     };
     let cases: [&dyn Fn(&Fake); 2] = [&event, &gone];

@@ -15,6 +15,7 @@ use super::feed::{Event, Feed, Found};
 use super::filter::Filter;
 use super::form::Form;
 use super::kinds::Kind;
+use super::shard::Taken;
 use super::table::{Object, Start};
 use super::turns::Turn;
 use super::wire::{ListMeta, Unsupported};
@@ -33,6 +34,15 @@ const MIN_TIMEOUT: Duration = Duration::from_mins(30);
 /// The bytes of an answer; an error where an object can't be shown in the form that was asked for.
 pub type Pieces = BoxStream<'static, Result<Bytes, Unsupported>>;
 
+/// What an answer holds until it is sent.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// A turn, if its objects are many.
+    pub turn: Option<Turn>,
+    /// Room for objects that no table holds.
+    pub room: Taken,
+}
+
 /// A list, and how many bytes it has where that is known.
 #[must_use]
 pub fn list(
@@ -40,7 +50,7 @@ pub fn list(
     form: Form,
     objects: Vec<Arc<Object>>,
     meta: &ListMeta,
-    turn: Option<Turn>,
+    held: Held,
 ) -> (Pieces, Option<usize>) {
     let mut begun = Vec::with_capacity(PIECE);
     let length = form.begin_list(&mut begun, kind, meta, objects.iter().map(|one| &**one));
@@ -65,10 +75,10 @@ pub fn list(
         }
     });
     // It is the reader's turn until it has read all.
-    let held = pieces.inspect(move |_| {
-        let _held = &turn;
+    let pieces = pieces.inspect(move |_| {
+        let _held = &held;
     });
-    (held.boxed(), length)
+    (pieces.boxed(), length)
 }
 
 /// What a watch wants beside its events.
@@ -84,8 +94,8 @@ pub struct Wants {
     pub marked: bool,
     /// Its end.
     pub timeout: Option<Duration>,
-    /// A turn for the objects that there are, if they are many.
-    pub turn: Option<Box<Turn>>,
+    /// What is held until the objects that there are were told.
+    pub held: Option<Box<Held>>,
 }
 
 struct Watch {
@@ -98,7 +108,7 @@ struct Watch {
     cursor: u64,
     objects: std::vec::IntoIter<Arc<Object>>,
     events: std::vec::IntoIter<Arc<Event>>,
-    turn: Option<Box<Turn>>,
+    held: Option<Box<Held>>,
     marked: bool,
     /// When the next bookmark is due, where there are any.
     bookmark: Option<Instant>,
@@ -156,7 +166,7 @@ pub fn watch(kind: &'static Kind, filter: Filter, start: Start, wants: Wants) ->
         cursor: start.revision,
         objects: start.objects.into_iter(),
         events: start.events.into_iter(),
-        turn: wants.turn,
+        held: wants.held,
         marked: wants.marked,
         bookmark,
         due: false,
@@ -268,7 +278,7 @@ impl Watch {
         }
         // What they were is not held for as long as the watch lives.
         (self.objects, self.events) = (Vec::new().into_iter(), Vec::new().into_iter());
-        self.turn = None;
+        self.held = None;
         if std::mem::take(&mut self.marked) {
             self.put_bookmark(piece, true)?;
         }
@@ -337,7 +347,7 @@ mod tests {
                 bookmarks: false,
                 marked: false,
                 timeout: Some(Duration::from_secs(5)),
-                turn: None,
+                held: None,
             };
             watches.push((watch(kind, filter, start, wants), Vec::new()));
         }

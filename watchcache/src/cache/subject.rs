@@ -22,16 +22,20 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The user of a client certificate; none where a part of it is not text.
+    /// The user of a client certificate, or whom a proxy names; none where a part of it is not
+    /// text.
     #[must_use]
     pub fn of(identity: &Identity) -> Option<Self> {
-        let (user, uid, groups, credential_id) = identity.parts()?;
-        let key = "authentication.kubernetes.io/credential-id".to_owned();
+        let (user, uid, groups) = identity.parts()?;
+        let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (key, value) in identity.extra()? {
+            extra.entry(key).or_default().push(value.to_owned());
+        }
         Some(Self {
             username: user.to_owned(),
             uid: uid.to_owned(),
             groups: groups.into_iter().map(str::to_owned).collect(),
-            extra: BTreeMap::from([(key, vec![credential_id.to_owned()])]),
+            extra,
         })
     }
 

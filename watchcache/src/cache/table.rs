@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::feed::{Event, Feed, Feeds};
 use super::filter::Filter;
 use super::kinds::Field;
+use super::parts::Parts;
 use super::wire::{Labels, Message};
 
 /// A read that looks at more objects is an expensive one. No node has as many pods.
@@ -62,6 +63,25 @@ impl Stored {
         self.indexed.map_or(Cow::Borrowed(""), |field| field.value(self.message.bytes()))
     }
 
+    /// Whether it belongs to one of the parts that are held here.
+    #[must_use]
+    pub fn is_held(&self, parts: Parts, key: &str) -> bool {
+        parts.is_whole()
+            || match self.indexed {
+                Some(_) => parts.holds(parts.of(&self.index())),
+                None => parts.holds(parts.of(key)),
+            }
+    }
+
+    /// An object that no table holds: it shares no text with others.
+    #[must_use]
+    pub fn alone(self, key: Arc<str>) -> Object {
+        let labels = self.labels.of(&self.message);
+        let labels = labels.map(|(name, value)| format!("{name}={value}").into()).collect();
+        let index = self.index().into();
+        Object { key, labels, index, message: self.message, revision: self.revision }
+    }
+
     fn has(&self, labels: &[Arc<str>]) -> bool {
         let mut known = labels.iter();
         let same = self.labels.of(&self.message).all(|(key, value)| {
@@ -108,6 +128,20 @@ pub struct Window {
     pub by_index: bool,
 }
 
+impl Window {
+    /// Whether it is the whole list, as of now.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.at.is_none() && self.from.is_empty() && self.limit == 0
+    }
+
+    /// Whether it holds few objects, and few are looked at to find them.
+    #[must_use]
+    pub fn is_small(&self, filter: &Filter) -> bool {
+        filter.key.is_some() || (filter.is_plain() && (1..=CHEAP).contains(&self.limit))
+    }
+}
+
 /// A part of a list.
 #[derive(Debug, Default)]
 pub struct Page {
@@ -124,10 +158,11 @@ pub struct Page {
 
 type Keys = BTreeSet<Arc<str>>;
 
-/// The objects of one resource. A change finds its object by a hash; the order of keys is kept
+/// The objects of one resource, or of some parts of it; all events. A change finds its object by a hash; the order of keys is kept
 /// apart, since it changes only where an object comes or goes.
 #[derive(Debug, Default)]
 pub struct Table {
+    parts: Parts,
     objects: HashMap<Arc<str>, Arc<Object>>,
     ordered: Keys,
     indexes: Indexes,
@@ -139,7 +174,17 @@ impl Table {
     /// A table as of a revision.
     #[must_use]
     pub fn new(objects: impl IntoIterator<Item = (Arc<str>, Stored)>, revision: u64) -> Self {
-        let mut table = Self { feeds: Feeds::new(revision), revision, ..Self::default() };
+        Self::of(Parts::default(), objects, revision)
+    }
+
+    /// A table of these parts, of all of which objects are given.
+    #[must_use]
+    pub fn of(
+        parts: Parts,
+        objects: impl IntoIterator<Item = (Arc<str>, Stored)>,
+        revision: u64,
+    ) -> Self {
+        let mut table = Self { parts, feeds: Feeds::new(revision), revision, ..Self::default() };
         for (key, stored) in objects {
             table.put(&key, stored);
         }
@@ -167,13 +212,28 @@ impl Table {
     /// Takes an event in: the object under a key as of `revision`, or none where it is gone. It
     /// is told when [`Table::reach`] says that the revision is complete.
     pub fn apply(&mut self, key: &str, after: Option<Stored>, revision: u64) {
-        let (before, after) = match after {
-            Some(stored) => {
-                let (before, after) = self.put(key, stored);
-                (before, Some(after))
+        self.apply_to(key, None, after, revision);
+    }
+
+    /// The same of a table of some parts: of what it does not hold, `before` is what it was. What
+    /// belongs to another part is told, and not kept.
+    pub fn apply_to(
+        &mut self,
+        key: &str,
+        before: Option<Stored>,
+        after: Option<Stored>,
+        revision: u64,
+    ) {
+        let (known, after) = match after {
+            Some(stored) if stored.is_held(self.parts, key) => {
+                let (known, after) = self.put(key, stored);
+                (known, Some(after))
             }
+            Some(stored) => (self.remove(key), Some(Arc::new(stored.alone(key.into())))),
             None => (self.remove(key), None),
         };
+        let foreign = || before.map(|stored| Arc::new(stored.alone(key.into())));
+        let before = known.or_else(foreign);
         if before.is_some() || after.is_some() {
             self.feeds.push(Event::new(revision, before, after));
         }
@@ -263,11 +323,10 @@ impl Table {
     /// Whether a part of what is asked for takes a look at many objects.
     #[must_use]
     pub fn is_expensive(&self, filter: &Filter, window: &Window) -> bool {
-        let whole = window.at.is_none() && window.from.is_empty() && window.limit == 0;
-        if filter.key.is_some() || (filter.is_plain() && (1..=CHEAP).contains(&window.limit)) {
+        if window.is_small(filter) {
             return false;
         }
-        match self.keys(filter).filter(|_| whole) {
+        match self.keys(filter).filter(|_| window.is_whole()) {
             Some(keys) => keys.len() > CHEAP,
             None => self.from(filter, &window.from).nth(CHEAP).is_some(),
         }

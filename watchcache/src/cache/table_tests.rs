@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::feed::{Found, Told};
+use super::super::paging::Paging;
 use super::super::selector::LabelSelector;
 use super::super::{kinds, wire};
 use super::*;
@@ -226,5 +227,111 @@ fn what_takes_a_look_at_many_objects_is_expensive() {
     ] {
         assert_eq!(table.is_expensive(&filter, &window), expected, "{filter:?} {window:?}");
         assert!(!few.is_expensive(&filter, &window));
+    }
+}
+
+/// What one who asks for some objects is told.
+fn told(events: &[Arc<Event>], filter: &Filter) -> Vec<(u64, &'static str, String, u64)> {
+    let told = events.iter().filter_map(|event| {
+        let told = event.told(filter)?;
+        let (change, object) = told.parts();
+        Some((event.revision, change.name(), object.key.to_string(), object.revision))
+    });
+    told.collect()
+}
+
+proptest! {
+    /// Tables of some parts hold each its own objects, and hear of all that happens to any.
+    #[test]
+    fn parts_hear_what_the_whole_does(
+        steps in proptest::collection::vec(
+            (0usize..3, 0usize..4, 0usize..4, 0usize..2, any::<bool>()), 1..100),
+    ) {
+        let (filters, mut revision) = (filters(), 10);
+        let mut tables = vec![Table::new([], revision)];
+        for part in 0..3 {
+            tables.push(Table::of(Parts::new(3, &[part]).unwrap(), [], revision));
+        }
+        let begin = |table: &mut Table| {
+            let watch = |filter| table.watch(filter, Some(10)).unwrap().feed;
+            filters.iter().map(watch).collect::<Vec<_>>()
+        };
+        let feeds: Vec<_> = tables.iter_mut().map(begin).collect();
+        let mut known: BTreeMap<String, (usize, usize, u64)> = BTreeMap::new();
+        for (namespace, name, node, label, gone) in steps {
+            revision += 1;
+            let key = format!("{}/p{name}", ["a", "b", "ab"][namespace]);
+            let made = |(node, label, revision): (usize, usize, u64)| {
+                object(["", "n0", "n1", "n2"][node], ["x", "y"][label], revision)
+            };
+            let now = (!gone).then_some((node, label, revision));
+            let before = known.get(&key).copied();
+            for table in &mut tables {
+                table.apply_to(&key, before.map(made), now.map(made), revision);
+                table.reach(revision);
+            }
+            match now {
+                Some(now) => known.insert(key, now),
+                None => known.remove(&key),
+            };
+        }
+        let (whole, parts) = tables.split_first_mut().unwrap();
+        prop_assert_eq!(whole.len(), parts.iter().map(Table::len).sum::<usize>());
+        for (place, filter) in filters.iter().enumerate() {
+            let expected = whole.watch(filter, Some(10)).unwrap();
+            for (part, table) in parts.iter_mut().enumerate() {
+                let seen = table.watch(filter, Some(10)).unwrap();
+                prop_assert_eq!(told(&seen.events, filter), told(&expected.events, filter));
+                let Found::Events(events, _) = feeds[part + 1][place].read(10, usize::MAX) else {
+                    panic!()
+                };
+                prop_assert_eq!(told(&events, filter), told(&expected.events, filter));
+                // Its own, with their indexes.
+                let mine = |object: &&Arc<Object>| {
+                    table.parts.holds(table.parts.of(&object.index))
+                };
+                let names = |one: &Arc<Object>| (one.key.clone(), one.revision);
+                let all = whole.list(filter);
+                let expected: Vec<_> = all.iter().filter(mine).map(names).collect();
+                prop_assert_eq!(table.list(filter).iter().map(names).collect::<Vec<_>>(), expected);
+            }
+        }
+        prop_assert!(parts.iter().all(|table| table.indexes.labels.len() <= 2));
+    }
+
+    /// A page made of what comes one by one is the page that the table makes.
+    #[test]
+    fn a_page_is_made_of_what_comes(
+        objects in proptest::collection::btree_map((0usize..3, 0usize..9), (0usize..3, 0usize..2), 0..20),
+        filter in 0usize..9,
+        limit in 0usize..5,
+        from in 0usize..4,
+        by_index in any::<bool>(),
+    ) {
+        let objects = objects.iter().map(|((namespace, name), (node, label))| {
+            let key = format!("{}/p{name}", ["a", "b", "ab"][*namespace]);
+            (key.into(), object(["", "n0", "n1"][*node], ["x", "y"][*label], 5))
+        });
+        let (table, filter) = (Table::new(objects, 10), &filters()[filter]);
+        // Pages of one object go on to kube-apiserver.
+        let paged = filter.key.is_none();
+        let from = ["", "a/p3", "ab/p1", "c"][if paged { from } else { 0 }].to_owned();
+        let window = Window { from, limit: if paged { limit } else { 0 }, at: None, by_index };
+        let in_range: Vec<_> = table
+            .from(filter, &window.from)
+            .filter(|key| filter.key.as_deref().is_none_or(|one| one == &***key))
+            .collect();
+        let mut paging = Paging::new(filter, &window, 10);
+        for (place, key) in in_range.iter().enumerate() {
+            let object = table.objects[&***key].clone();
+            if !paging.take(object, in_range.len() - place - 1) {
+                break;
+            }
+        }
+        let (seen, expected) = (paging.end(), table.page(filter, &window).unwrap());
+        let names = |page: &Page| page.objects.iter().map(|one| one.key.clone()).collect::<Vec<_>>();
+        prop_assert_eq!(names(&seen), names(&expected));
+        let said = |page: &Page| (page.revision, page.more, page.remaining);
+        prop_assert_eq!(said(&seen), said(&expected));
     }
 }

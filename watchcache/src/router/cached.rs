@@ -3,15 +3,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 
 use super::{Asked, Client, ResponseBody, Router};
 use crate::api::{Failure, RequestInfo, first_value};
 use crate::audit::{self, Received};
 use crate::authn::Credentials;
-use crate::cache::{Attributes, Bounds, Pass, Shard, Unanswered, Wanted, gzip, selector};
-use crate::headers::upgrade_of;
+use crate::cache::{Attributes, Bounds, Pass, Shard, Source, Unanswered, Wanted, gzip, selector};
+use crate::headers::{PART, to_backend, upgrade_of};
 use crate::limits::Permit;
 use crate::metrics::ReasonLabels;
 
@@ -26,6 +26,16 @@ pub(super) struct Question {
     label_selector: String,
     /// What its audit record begins with, where there are such records.
     received: Option<Received>,
+}
+
+impl Question {
+    /// The part that it is about, where that is not held here.
+    pub(super) fn part(&self) -> Option<u8> {
+        match self.shard.source(&self.wanted.plan) {
+            Source::Part(part) => Some(part),
+            Source::Table | Source::Key | Source::Store => None,
+        }
+    }
 }
 
 /// The name that kube-apiserver asks its authorizers about: that of the path, or the one that a
@@ -83,6 +93,39 @@ impl Router {
         self.metrics.cache_passes.get_or_create(&ReasonLabels { reason }).inc();
     }
 
+    /// Has a peer answer that holds the part. Where none does, the permit comes back: the request
+    /// goes on to a kube-apiserver.
+    pub(super) async fn at_peer(
+        &self,
+        question: &Question,
+        asked: &Asked,
+        (part, uri): (u8, &Uri),
+        (credentials, headers): (&Credentials, &HeaderMap),
+        (client, permit): (&Arc<Client>, Permit),
+    ) -> Result<Result<Response<ResponseBody>, Failure>, Permit> {
+        if !matches!(credentials, Credentials::Identity(_) | Credentials::Token) {
+            self.passed("identity");
+            return Err(permit);
+        }
+        let Some(peer) = self.current.load().peers.get(&part).cloned() else {
+            self.passed("part");
+            return Err(permit);
+        };
+        let mut headers = headers.clone();
+        to_backend(&mut headers, credentials, client.address);
+        headers.insert(PART, HeaderValue::from(u16::from(part)));
+        let asked = Asked { pool: peer, cached: None, ..*asked };
+        let answer = self.forward_to_peer(&asked, headers, uri, (client, permit)).await;
+        match &answer {
+            Ok(_) => {
+                let labels = ReasonLabels { reason: question.verb };
+                self.metrics.cache_peer_reads.get_or_create(&labels).inc();
+            }
+            Err(_) => self.passed("part"),
+        }
+        answer
+    }
+
     /// Answers from the cache, turns away, or gives the permit back: the request goes on then.
     pub(super) async fn cached(
         &self,
@@ -138,7 +181,11 @@ impl Router {
                 return Ok(Err(failure));
             }
         };
-        self.metrics.cache_answers.get_or_create(&ReasonLabels { reason: question.verb }).inc();
+        let verb = ReasonLabels { reason: question.verb };
+        self.metrics.cache_answers.get_or_create(&verb).inc();
+        if answer.from_store {
+            self.metrics.cache_store_reads.get_or_create(&verb).inc();
+        }
         let watch = asked.watch.then(|| self.watches.register(answer.content_type.as_bytes()));
         let held = (client.clone(), permit);
         let id = record.as_ref().and_then(|record| HeaderValue::from_str(record.id()).ok());

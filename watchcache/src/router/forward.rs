@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tracing::debug;
@@ -25,7 +25,7 @@ const MAX_ATTEMPTS: usize = 5;
 struct Outgoing {
     method: Method,
     uri: Uri,
-    headers: http::HeaderMap,
+    headers: HeaderMap,
     body: RequestSource,
 }
 
@@ -72,12 +72,48 @@ impl Router {
         };
         let (parts, body) = request.into_parts();
         let outgoing = outgoing(parts, body, lane, asked)?;
-        let (response, lease) = self.attempts(asked, lane, &outgoing).await?;
-        let (mut parts, body) = response.into_parts();
+        let answered = self.attempts(asked, lane, &outgoing).await?;
         if let Some(token) = token {
-            let refused = parts.status == StatusCode::UNAUTHORIZED;
+            let refused = answered.0.status() == StatusCode::UNAUTHORIZED;
             self.known_tokens.observe(token, !refused);
         }
+        Ok(self.passed_back(asked, answered, (client, permit)))
+    }
+
+    /// Passes a read on to a peer that holds its part, as the same client; none where no peer
+    /// takes it.
+    pub(super) async fn forward_to_peer(
+        &self,
+        asked: &Asked,
+        headers: HeaderMap,
+        uri: &Uri,
+        (client, permit): (&Arc<Client>, Permit),
+    ) -> Result<Result<Response<ResponseBody>, Failure>, Permit> {
+        let mut request = Request::new(());
+        (*request.uri_mut(), *request.headers_mut()) = (uri.clone(), headers);
+        let (mut parts, ()) = request.into_parts();
+        let uri = match target(&mut parts, false, asked) {
+            Ok(uri) => uri,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let (method, body) = (Method::GET, RequestSource::empty());
+        let outgoing = Outgoing { method, uri, headers: parts.headers, body };
+        // Tokens go this way, too: the certificate shows that a front door asks.
+        match self.attempts(asked, Lane::Identity, &outgoing).await {
+            Ok(answered) => Ok(Ok(self.passed_back(asked, answered, (client, permit)))),
+            Err(failure) if failure.reason == Reason::ServiceUnavailable => Err(permit),
+            Err(failure) => Ok(Err(failure)),
+        }
+    }
+
+    /// A backend's answer on its way to the client.
+    fn passed_back(
+        &self,
+        asked: &Asked,
+        (response, lease): (Response<Incoming>, Lease),
+        (client, permit): (&Arc<Client>, Permit),
+    ) -> Response<ResponseBody> {
+        let (mut parts, body) = response.into_parts();
         strip_hop_by_hop(&mut parts.headers);
         parts.version = Version::default();
         let watch = asked.watch && parts.status.is_success();
@@ -85,10 +121,10 @@ impl Router {
             let kind = parts.headers.get(header::CONTENT_TYPE);
             self.watches.register(kind.map_or(&[], |kind| kind.as_bytes()))
         });
-        Ok(Response::from_parts(
+        Response::from_parts(
             parts,
             ResponseBody::passing(body, lease, (client.clone(), permit), watch),
-        ))
+        )
     }
 
     async fn attempts(

@@ -8,6 +8,7 @@ mod route;
 mod upgrade;
 mod watches;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,7 +29,9 @@ pub use watches::Watches;
 
 use crate::api::{Failure, Reason, RequestInfo, decode_path};
 use crate::audit::Auditor;
-use crate::authn::{ClientCa, Credentials, KnownTokens, PeerCertificates, Verdict, decide};
+use crate::authn::{
+    ClientCa, Credentials, KnownTokens, PeerCertificates, ProxyCa, Verdict, decide, named,
+};
 use crate::cache::Cache;
 use crate::config::Limits;
 use crate::headers;
@@ -46,6 +49,8 @@ pub struct Snapshot {
     pub table: RouteTable,
     /// The pools, in the table's order; never empty.
     pub pools: Vec<Arc<Pool>>,
+    /// Front doors that hold parts which are not held here.
+    pub peers: HashMap<u8, Arc<Pool>>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -112,6 +117,7 @@ pub struct Router {
     upgrades: TaskTracker,
     cache: Option<Cache>,
     audit: Option<Auditor>,
+    proxies: Option<Arc<ProxyCa>>,
     /// Cancelled when what is left is cut off.
     cut: CancellationToken,
 }
@@ -153,6 +159,7 @@ impl Router {
             upgrades: TaskTracker::new(),
             cache: None,
             audit: None,
+            proxies: None,
             cut,
         }
     }
@@ -168,6 +175,13 @@ impl Router {
     #[must_use]
     pub fn with_audit(mut self, audit: Option<Auditor>) -> Self {
         self.audit = audit;
+        self
+    }
+
+    /// With proxies that may name the users whom they ask for.
+    #[must_use]
+    pub fn with_proxies(mut self, proxies: Option<Arc<ProxyCa>>) -> Self {
+        self.proxies = proxies;
         self
     }
 
@@ -230,11 +244,15 @@ impl Router {
         };
         drop(path);
         drop(snapshot);
-        let response = match self.answer(&client, &asked, request).await {
+        // Many users share a proxy's connection: what one of them does is no reason to end it.
+        let now = UnixTime::now();
+        let proxied =
+            self.proxies.as_ref().is_some_and(|proxies| proxies.trusts(&client.certificates, now));
+        let response = match self.answer(&client, &asked, request, proxied).await {
             Ok(response) => response,
             Err(failure) => own(&failure),
         };
-        if client.http2 {
+        if client.http2 && !proxied {
             self.maybe_goaway(&client, response.status());
         }
         let labels = RequestLabels {
@@ -251,12 +269,19 @@ impl Router {
         client: &Arc<Client>,
         asked: &Asked,
         mut request: Request<Incoming>,
+        proxied: bool,
     ) -> Result<Response<ResponseBody>, Failure> {
         if request.method() == Method::CONNECT {
             return Err(Failure::new(Reason::BadRequest, "CONNECT is not supported"));
         }
-        let verdict = client.certificates.verdict(&self.ca, UnixTime::now());
-        if let Verdict::Rejected(problem) = &verdict {
+        // In kube-apiserver's order: whom a proxy names, then the certificate's own user.
+        let verdict = match named(request.headers()).filter(|_| proxied) {
+            Some(identity) => Verdict::Accepted(identity),
+            None => client.certificates.verdict(&self.ca, UnixTime::now()),
+        };
+        if let Verdict::Rejected(problem) = &verdict
+            && !proxied
+        {
             tracing::debug!(client = %client.address, %problem, "client certificate");
             self.metrics.certificates_rejected.inc();
         }
@@ -265,14 +290,25 @@ impl Router {
             Credentials::Refused => {
                 return Err(Failure::new(Reason::Unauthorized, "Unauthorized"));
             }
-            Credentials::Anonymous if client.http2 => self.tell_to_leave(client, "anonymous"),
+            Credentials::Anonymous if client.http2 && !proxied => {
+                self.tell_to_leave(client, "anonymous");
+            }
             _ => {}
         }
         let permit = self.admit(asked, &credentials)?;
         let permit = match &asked.cached {
             Some(question) => {
+                let passed_on = proxied && request.headers().contains_key(headers::PART);
                 let who = (&credentials, request.headers());
-                match self.cached(question, asked, who, client, permit).await {
+                let elsewhere = question.part().filter(|_| !passed_on);
+                let answer = match elsewhere {
+                    Some(part) => {
+                        let at = (part, request.uri());
+                        self.at_peer(question, asked, at, who, (client, permit)).await
+                    }
+                    None => self.cached(question, asked, who, client, permit).await,
+                };
+                match answer {
                     Ok(answer) => return answer,
                     Err(permit) => permit,
                 }

@@ -87,6 +87,12 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    /// No body.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { shared: None, hint: SizeHint::with_exact(0) }
+    }
+
     /// Takes a client's body of which at most `max` bytes go on.
     #[must_use]
     pub fn new(client: B, max: u64) -> Self {

@@ -79,6 +79,29 @@ pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// The flags of a front door; an address of its own comes instead of any that is free.
+fn door_flags(certificates: &Certificates, store: SocketAddr, more: &[&str]) -> Flags {
+    let path = |name: &str| certificates.path(name).display().to_string();
+    let names: Vec<_> = kinds::all().iter().map(kinds::Kind::full_name).collect();
+    let mut arguments = vec![
+        "megacluster-watchcache".to_owned(),
+        "--listen-address=127.0.0.1:0".to_owned(),
+        "--admin-listen-address=127.0.0.1:0".to_owned(),
+        "--goaway-chance=0".to_owned(),
+        format!("--tls-cert-file={}", path("server.crt")),
+        format!("--tls-private-key-file={}", path("server.key")),
+        format!("--client-ca-file={}", path("client-ca.pem")),
+        format!("--config={}", path("config.yaml")),
+        format!("--cache-resource={}", names.join(",")),
+        format!("--etcd-servers=http://{store}"),
+    ];
+    if more.iter().any(|flag| flag.starts_with("--listen-address")) {
+        arguments.retain(|flag| !flag.starts_with("--listen-address"));
+    }
+    arguments.extend(more.iter().map(|flag| (*flag).to_owned()));
+    Flags::parse_from(arguments)
+}
+
 impl Cluster {
     /// With the front door's user bound to a role by which it may ask who may what.
     pub(crate) async fn start() -> Self {
@@ -135,25 +158,16 @@ impl Cluster {
                 path("proxy.key"),
             ),
         );
-        let names: Vec<_> = kinds::all().iter().map(kinds::Kind::full_name).collect();
-        let arguments = [
-            "megacluster-watchcache".to_owned(),
-            "--listen-address=127.0.0.1:0".to_owned(),
-            "--admin-listen-address=127.0.0.1:0".to_owned(),
-            "--goaway-chance=0".to_owned(),
-            format!("--tls-cert-file={}", path("server.crt")),
-            format!("--tls-private-key-file={}", path("server.key")),
-            format!("--client-ca-file={}", path("client-ca.pem")),
-            format!("--config={}", path("config.yaml")),
-            format!("--cache-resource={}", names.join(",")),
-            format!("--etcd-servers=http://{}", store.address),
-        ];
-        let arguments = arguments.into_iter().chain(of_door.iter().map(|more| (*more).to_owned()));
-        let app = App::start(&Flags::parse_from(arguments)).await.unwrap();
+        let app = App::start(&door_flags(&certificates, store.address, of_door)).await.unwrap();
         let cluster = Self { certificates, store, app, apiserver, apiserver_address, _dir: dir };
         let bind = !of_door.iter().any(|more| more.starts_with("--cache-review-group"));
         cluster.prepare(bind).await;
         cluster
+    }
+
+    /// The flags of another front door.
+    pub(crate) fn flags(&self, more: &[&str]) -> Flags {
+        door_flags(&self.certificates, self.store.address, more)
     }
 
     /// Waits until all is served, and lets the front door ask who may what.
@@ -208,10 +222,14 @@ impl Cluster {
 
     /// Clients of the kube-apiserver and of the front door that show a token.
     pub(crate) async fn with_token(&self, token: &str) -> [User; 2] {
-        let token = format!("Bearer {token}");
-        let direct = Client::connect(&self.certificates, self.apiserver_address, None, true).await;
-        let door = Client::connect(&self.certificates, self.app.address, None, true).await;
-        [User(direct, Some(token.clone())), User(door, Some(token))]
+        let direct = self.with_token_at(token, self.apiserver_address).await;
+        [direct, self.with_token_at(token, self.app.address).await]
+    }
+
+    /// A client of a server elsewhere that shows a token.
+    pub(crate) async fn with_token_at(&self, token: &str, address: SocketAddr) -> User {
+        let client = Client::connect(&self.certificates, address, None, true).await;
+        User(client, Some(format!("Bearer {token}")))
     }
 
     /// A client of a server elsewhere with the same certificates.

@@ -30,6 +30,7 @@ mod history;
 mod matrix;
 mod mess;
 mod objects;
+mod parts;
 #[path = "../../src/testing.rs"]
 #[allow(dead_code, reason = "shared with the unit tests, which use more of it")]
 mod pki;

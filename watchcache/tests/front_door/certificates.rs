@@ -49,6 +49,12 @@ impl Certificates {
         self.write(&format!("{name}.key"), key);
     }
 
+    /// A front proxy's certificate.
+    #[allow(dead_code, reason = "not all tests need it")]
+    pub(crate) fn proxy(&self, name: &str) -> Pair {
+        self.proxy_ca.client(name, &[])
+    }
+
     /// A backend trusts the front-proxy CA and takes clients without a certificate.
     pub(crate) fn backend_config(&self) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::backend::Backend;
 use crate::certificates::Certificates;
-use crate::cluster::{Cluster, until};
+use crate::cluster::{Cluster, Pool, until};
 
 const SPOOFED: [(&str, &str); 6] = [
     ("X-Remote-User", "admin"),
@@ -143,4 +143,67 @@ async fn a_401_ends_the_connection() {
     let answer = client.get("/unauthorized", &[("authorization", "Bearer bad")]).await;
     assert_eq!(answer.status, 401);
     until("the connection ends", || client.is_closed()).await;
+}
+
+/// Another front door, or any proxy with a certificate of the configured CA and name, says whom it
+/// asks for; nobody else does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_names_the_user() {
+    let certificates = Arc::new(Certificates::new());
+    let backend = Backend::start(&certificates).await;
+    let config = crate::cluster::config(&certificates, "", &[Pool("default", &[&backend], "")]);
+    let ca = certificates.path("proxy-ca.pem").display().to_string();
+    let flags = ["--requestheader-client-ca-file", ca.as_str()];
+    let allowed = ["--requestheader-allowed-names", "front-proxy-client"];
+    let cluster = Cluster::start_with(&certificates, &config, &[flags, allowed].concat()).await;
+    let named = [
+        ("X-Remote-User", "alice"),
+        ("X-Remote-Group", "dev"),
+        ("X-Remote-Group", "ops"),
+        ("X-Remote-Extra-Scopes", "some"),
+        ("X_Remote_User", "admin"),
+        ("X-MegaCluster-Part", "1"),
+        ("Authorization", "Bearer token"),
+    ];
+    let proxy = certificates.proxy("front-proxy-client");
+    for http2 in [true, false] {
+        let mut client = cluster.client(Some(&proxy), http2).await;
+        for _ in 0..2 {
+            let answer = client.get("/api/v1/pods", &named).await;
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.seen("x-remote-user"), ["alice"]);
+            assert_eq!(answer.seen("x-remote-group"), ["dev", "ops"]);
+            assert_eq!(answer.seen("x-remote-extra-scopes"), ["some"]);
+            for none in ["x_remote_user", "x-megacluster-part", "authorization"] {
+                assert!(answer.seen(none).is_empty(), "{none}");
+            }
+        }
+        // A token without a name is the token's user; nothing at all is no one.
+        let answer = client.get("/api/v1/pods", &[("authorization", "Bearer token")]).await;
+        assert_eq!(answer.seen("authorization"), ["Bearer token"]);
+        assert!(answer.seen("x-remote-user").is_empty());
+        assert_eq!(client.get("/api/v1/pods", &[]).await.status, 401);
+        // One user's refusal does not end the connection of all.
+        assert_eq!(client.get("/api/v1/pods", &named).await.status, 200);
+    }
+    // The right CA under another name, the right name of another CA, and a user.
+    let misnamed = certificates.proxy("other");
+    let stranger = crate::pki::Pki::new("front-proxy-ca").client("front-proxy-client", &[]);
+    for pair in [&misnamed, &stranger] {
+        let mut client = cluster.client(Some(pair), true).await;
+        let answer = client.get("/api/v1/pods", &named[..6]).await;
+        assert_eq!(answer.status, 401);
+        let mut client = cluster.client(Some(pair), true).await;
+        let answer = client.get("/api/v1/pods", &named).await;
+        assert_eq!(answer.seen("authorization"), ["Bearer token"], "the token, as without a proxy");
+        assert!(answer.seen("x-remote-user").is_empty());
+    }
+    for name in ["bob", "front-proxy-client"] {
+        let mut client = cluster.client(Some(&cluster.pair(name, &[])), true).await;
+        let answer = client.get("/api/v1/pods", &named).await;
+        assert_eq!(answer.seen("x-remote-user"), [name]);
+        assert!(answer.seen("x-remote-group").is_empty());
+        assert!(answer.seen("x-remote-extra-scopes").is_empty());
+        assert!(answer.seen("x-megacluster-part").is_empty());
+    }
 }

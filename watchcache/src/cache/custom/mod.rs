@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use self::definition::{Definition, Version};
 use super::etcd::{Etcd, KeyValue, RangeRequest};
+use super::parts::Parts;
 use super::shard::Shard;
 use super::store::Store;
 
@@ -67,12 +68,13 @@ impl Name {
 #[derive(Debug)]
 pub(super) struct Custom {
     name: Name,
+    parts: Parts,
     shards: RwLock<Vec<Arc<Shard>>>,
 }
 
 impl Custom {
-    pub(super) fn new(name: Name) -> Self {
-        Self { name, shards: RwLock::default() }
+    pub(super) fn new(name: Name, parts: Parts) -> Self {
+        Self { name, parts, shards: RwLock::default() }
     }
 
     /// Whether it is this resource.
@@ -117,7 +119,8 @@ impl Custom {
                     Followed::new(key.clone(), self.name.clone(), rules, generation.clone());
                 // What is stored in another version is read again only where someone asks for it.
                 let patient = stored && !version.storage;
-                let shard = Arc::new(Shard::custom(followed, &prefix, patient));
+                let shard = Shard::custom(followed, &prefix, patient);
+                let shard = Arc::new(shard.of_parts(self.parts));
                 tasks.spawn(shard.clone().run(store.clone(), generation.clone()));
                 shards.push(shard);
             }
