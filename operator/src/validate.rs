@@ -13,7 +13,7 @@ use kube::Resource as _;
 
 pub use cluster::{
     ApiServers, ControllerManager, DEFAULT_POOL, Durability, Endpoint, Facts, Images, Networking,
-    Pool, Rotation, Scheduler, Store, ValidatedCluster, WatchCache,
+    Part, Pool, Rotation, Scheduler, Store, ValidatedCluster, WatchCache,
 };
 
 use crate::api::v1alpha1::{
@@ -126,6 +126,7 @@ pub fn validate(
     }
     rules::pools(&spec.api_servers.pools, &mut problems);
     rules::cached(&spec.watch_cache.cached, &mut problems);
+    rules::parts(&spec.watch_cache, &mut problems);
 
     let (Some(owner), Some(version), Some(images), Some(networking), Some(rotation), true) =
         (owner, version, image_references, networking, rotation, problems.fields.is_empty())
@@ -148,6 +149,7 @@ pub fn validate(
         store,
         watch_cache: WatchCache {
             replicas: spec.watch_cache.replicas,
+            parts: if cached.is_empty() { 1 } else { spec.watch_cache.parts.unwrap_or(1) },
             cached,
             built_in,
             uncached,

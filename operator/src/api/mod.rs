@@ -12,5 +12,8 @@ pub const LABEL_NAME: &str = "megacluster.io/name";
 /// Label on the children of an apiserver pool: the pool's name.
 pub const LABEL_POOL: &str = "megacluster.io/pool";
 
+/// Label on the front doors that hold a part of what is cached: which, such as `0-of-2`.
+pub const LABEL_PART: &str = "megacluster.io/part";
+
 /// The only server-side-apply field manager of the operator.
 pub const FIELD_MANAGER: &str = "megacluster-operator";

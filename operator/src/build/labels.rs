@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::names::Names;
-use crate::api::{LABEL_NAME, LABEL_POOL};
+use crate::api::{LABEL_NAME, LABEL_PART, LABEL_POOL};
 use crate::children::common_labels;
 
 const NAME: &str = "app.kubernetes.io/name";
@@ -33,18 +33,31 @@ pub(crate) fn pool(names: &Names, pool: &str) -> Labels {
     labels
 }
 
-/// What tells the pods of `labels` from all others: the cluster, the component and the pool. It is
-/// a workload's selector, which can never change.
+/// Labels of the objects of a part of the front doors.
+pub(crate) fn part(names: &Names, part: &str) -> Labels {
+    let mut labels = component(names, super::watchcache::COMPONENT);
+    labels.insert(LABEL_PART.to_owned(), part.to_owned());
+    labels
+}
+
+/// What tells the pods of `labels` from all others: the cluster, the component, and the pool or the
+/// part. It is a workload's selector, which can never change.
 pub(crate) fn selector(labels: &Labels) -> Labels {
     labels
         .iter()
-        .filter(|(key, _)| [LABEL_NAME, COMPONENT, LABEL_POOL].contains(&key.as_str()))
+        .filter(|(key, _)| [LABEL_NAME, COMPONENT, LABEL_POOL, LABEL_PART].contains(&key.as_str()))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
 }
 
 pub(crate) fn label_selector(labels: &Labels) -> LabelSelector {
     LabelSelector { match_labels: Some(selector(labels)), match_expressions: None }
+}
+
+/// Whether an object with this metadata is of the component.
+pub(crate) fn is_of(metadata: &ObjectMeta, component: &str) -> bool {
+    let found = metadata.labels.as_ref().and_then(|labels| labels.get(COMPONENT));
+    found.is_some_and(|found| found == component)
 }
 
 /// Metadata of an object of one component.

@@ -20,7 +20,7 @@ mod service;
 mod store;
 #[cfg(test)]
 mod tests;
-mod watchcache;
+pub(crate) mod watchcache;
 mod workload;
 
 use crate::children::Children;

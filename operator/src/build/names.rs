@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::validate::ValidatedCluster;
+use crate::validate::{Part, ValidatedCluster};
 
 /// Where the store serves etcd's API.
 pub const STORE_PORT: u16 = 2379;
@@ -74,10 +74,22 @@ impl Names {
         self.child(&format!("apiserver-{pool}"))
     }
 
-    /// The front door's Deployment, and the headless Service by which its replicas find each other.
+    /// The front door's Deployment where it has one part, and the headless Service by which all
+    /// front doors find each other.
     #[must_use]
     pub fn watchcache(&self) -> String {
         self.child("watchcache")
+    }
+
+    /// The Deployment of the front doors that hold `part`, and the headless Service by which the
+    /// others find them. Its name says how many parts there are, too: where that changes, new front
+    /// doors come up beside the old ones, and no front door asks one that divides in another way.
+    #[must_use]
+    pub fn watchcache_part(&self, part: Part) -> String {
+        match part.label() {
+            None => self.watchcache(),
+            Some(label) => self.child(&format!("watchcache-{label}")),
+        }
     }
 
     /// The Service that clients of the cluster connect to.

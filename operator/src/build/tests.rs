@@ -216,9 +216,104 @@ fn a_standby_has_its_shard_s_name() {
     );
 }
 
+/// A cluster whose cached objects are divided.
+fn divided(parts: i32) -> ValidatedCluster {
+    cluster_with("prod", LARGE, Facts::default(), |spec| spec.watch_cache.parts = Some(parts))
+}
+
+/// Each part has front doors of its own, which say what they hold and know where the rest is.
+#[test]
+fn parts_have_front_doors_of_their_own() {
+    let (whole, parted) = (children(&cluster(LARGE)), children(&divided(3)));
+    let doors = |children: &Children| -> Vec<(String, PodTemplateSpec)> {
+        workloads(children)
+            .into_iter()
+            .filter(|(name, ..)| name.contains("watchcache"))
+            .map(|(name, _, template)| (name, template))
+            .collect()
+    };
+    let [(name, undivided)] = &doors(&whole)[..] else { panic!("one Deployment") };
+    assert_eq!(name, "prod-watchcache");
+    let args = |template: &PodTemplateSpec| pod(template).containers[0].args.clone().unwrap();
+    let mut rest = Vec::new();
+    for (part, (name, template)) in doors(&parted).into_iter().enumerate() {
+        assert_eq!(name, format!("prod-watchcache-{part}-of-3"));
+        let all = args(&template);
+        let (same, added) = all.split_at(args(undivided).len());
+        assert_eq!(same, args(undivided));
+        assert_eq!(
+            added,
+            [
+                "--cache-parts=3",
+                &format!("--cache-part={part}"),
+                "--cache-peer-server-name=prod-api.mc.svc",
+                "--requestheader-client-ca-file=/etc/megacluster-watchcache/front-proxy/ca.crt",
+                "--requestheader-allowed-names=front-proxy-client",
+                "--cache-peer=0=prod-watchcache-0-of-3.mc.svc:6443",
+                "--cache-peer=1=prod-watchcache-1-of-3.mc.svc:6443",
+                "--cache-peer=2=prod-watchcache-2-of-3.mc.svc:6443",
+            ]
+        );
+        // Nothing else of the pod differs, but its label.
+        let mut same = template.clone();
+        let pod = same.spec.as_mut().unwrap();
+        pod.containers[0].args = Some(args(undivided));
+        let text = serde_json::to_string(&same).unwrap();
+        let label = format!(r#","megacluster.io/part":"{part}-of-3""#);
+        assert_eq!(text.matches(&label).count(), 3, "labels, spread and affinity");
+        assert_eq!(text.replace(&label, ""), serde_json::to_string(undivided).unwrap());
+        rest.push(name);
+    }
+    assert_eq!(rest.len(), 3);
+    // The other children are those of an undivided front door, and a Service for each part.
+    for child in whole.iter().filter(|child| child.object.name() != "prod-watchcache") {
+        let (kind, name) = (child.object.kind(), child.object.name());
+        assert_eq!(parted.get(kind, name), Some(&child.object));
+    }
+    for kind in ["Service", "NetworkPolicy", "PodDisruptionBudget", "ServiceAccount"] {
+        let found = |children: &Children| children.get(kind, "prod-watchcache").cloned();
+        assert!(found(&whole).is_some() && found(&whole) == found(&parted), "{kind}");
+    }
+    assert_eq!(parted.len(), whole.len() + 2 + 3);
+    for name in rest {
+        let service = value(parted.get("Service", &name).unwrap());
+        let part = name.strip_prefix("prod-watchcache-").unwrap();
+        assert_eq!(service["spec"]["clusterIP"], "None");
+        assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
+        assert_eq!(service["spec"]["selector"]["megacluster.io/part"], part);
+        assert_eq!(service["spec"]["ports"][0]["port"], 6443);
+    }
+}
+
+/// Clients, guards and the budget see all front doors, of whichever part.
+#[test]
+fn one_service_and_one_budget_are_for_all_parts() {
+    let all = children(&divided(2));
+    let api = value(all.get("Service", "prod-api").unwrap())["spec"]["selector"].clone();
+    let guards = value(all.get("Service", "prod-watchcache").unwrap())["spec"]["selector"].clone();
+    let budget = value(all.get("PodDisruptionBudget", "prod-watchcache").unwrap());
+    let budget = budget["spec"]["selector"]["matchLabels"].clone();
+    let mut doors = 0;
+    for (name, _, template) in workloads(&all) {
+        let labels = template.metadata.unwrap().labels.unwrap();
+        for selector in [&api, &guards, &budget] {
+            let selector = selector.as_object().unwrap();
+            let found = selector.iter().all(|(key, value)| labels.get(key).unwrap() == value);
+            assert_eq!(found, name.contains("watchcache"), "{name}");
+        }
+        doors += usize::from(name.contains("watchcache"));
+    }
+    assert_eq!(doors, 2);
+    // One pod of each part is more than one pod.
+    let single = cluster_with("prod", LARGE, Facts::default(), |spec| {
+        (spec.watch_cache.parts, spec.watch_cache.replicas) = (Some(2), 1);
+    });
+    assert!(children(&single).get("PodDisruptionBudget", "prod-watchcache").is_some());
+}
+
 #[test]
 fn a_selector_finds_its_own_pods_only() {
-    let workloads = workloads(&children(&cluster(LARGE)));
+    let workloads = workloads(&children(&divided(2)));
     for (name, selector, _) in &workloads {
         let found: Vec<&str> = workloads
             .iter()
@@ -256,8 +351,7 @@ fn no_pod_is_root_or_writes_its_image_or_holds_a_token() {
 #[test]
 fn every_file_of_an_argument_is_mounted() {
     let mut checked = 0;
-    for yaml in [SMALL, LARGE] {
-        let cluster = cluster(yaml);
+    for cluster in [cluster(SMALL), cluster(LARGE), divided(2)] {
         let plan = pki::plan(&cluster, &BTreeMap::new(), Timestamp::UNIX_EPOCH, &SystemKeys);
         let entries: BTreeMap<String, BTreeSet<String>> = plan
             .unwrap()
@@ -298,7 +392,7 @@ fn every_file_of_an_argument_is_mounted() {
             }
         }
     }
-    assert!(checked > 60, "{checked}");
+    assert!(checked > 100, "{checked}");
 }
 
 #[test]
@@ -313,6 +407,7 @@ fn validation_refuses_every_flag_that_is_set_for_good() {
 fn names_of_services_fit_into_a_dns_label() {
     let cluster = cluster_with(&"n".repeat(32), LARGE, Facts::default(), |spec| {
         spec.api_servers.pools[0].name = "p".repeat(20);
+        spec.watch_cache.parts = Some(64);
     });
     for child in children(&cluster).iter() {
         let name = child.object.name();

@@ -1,4 +1,7 @@
-//! The front door: the Service that clients know, and the routers behind it.
+//! The front door: the Service that clients know, and the routers behind it. Where what they cache
+//! is divided into parts, each part has a Deployment of its own, and a Service by which the front
+//! doors of the other parts find it. The Service that clients know is one, and so are the budget,
+//! the policy and the configuration: whichever front door is asked, it answers.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +14,15 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::fingerprint::fingerprint;
+use super::labels::Labels;
 use super::names::{APISERVER_PORT, Names, STORE_PORT, WATCHCACHE_PORT};
 use super::network_policy::{self, From};
 use super::pods::{self, ADMIN, Health, Mount, Program};
 use super::{BuildError, audit, budget, flags, labels, service, workload};
 use crate::api::v1alpha1::EndpointType;
-use crate::children::{Children, Lifetime, Stage};
-use crate::validate::{Pool, ValidatedCluster};
+use crate::children::{Children, Lifetime, Object, Stage};
+use crate::pki::FRONT_PROXY_CLIENT;
+use crate::validate::{Part, Pool, ValidatedCluster};
 
 pub(super) const COMPONENT: &str = "watchcache";
 
@@ -45,6 +50,7 @@ pub(super) fn add(cluster: &ValidatedCluster, children: &mut Children) -> Result
     let names = Names::of(cluster);
     let name = names.watchcache();
     let labels = labels::component(&names, COMPONENT);
+    let watch_cache = &cluster.watch_cache;
     let configuration = configuration(cluster, &names)?;
     pods::add_service_account(cluster, COMPONENT, children);
     network_policy::add(
@@ -54,12 +60,22 @@ pub(super) fn add(cluster: &ValidatedCluster, children: &mut Children) -> Result
         &[(From::Anyone, WATCHCACHE_PORT), (From::Anyone, ADMIN_PORT)],
         children,
     );
-    budget::add(cluster, &name, labels.clone(), cluster.watch_cache.replicas, children);
+    // One for all parts: a pod may match one budget only, and while the number of parts is changed
+    // the old front doors are there beside the new ones.
+    let replicas = watch_cache.replicas * watch_cache.parts;
+    budget::add(cluster, &name, labels.clone(), replicas, children);
     children.add(cluster, Stage::Foundation, Lifetime::Owned, endpoint(cluster, &names));
-    // By which a front door's guard finds the other replicas: those that are ready.
+    // By which a front door's guard finds the other front doors: those that are ready.
     let ports = vec![service::port(HTTPS, WATCHCACHE_PORT)];
-    let peers = service::headless(&names, &name, labels.clone(), ports, false);
+    let peers = service::headless(&names, &name, labels, ports.clone(), false);
     children.add(cluster, Stage::Foundation, Lifetime::Owned, peers);
+    for part in watch_cache.parts().filter(|part| part.of > 1) {
+        // Found also while they start, as kube-apiservers are: they are asked for their health.
+        let name = names.watchcache_part(part);
+        let labels = part_labels(&names, part);
+        let replicas = service::headless(&names, &name, labels, ports.clone(), true);
+        children.add(cluster, Stage::Foundation, Lifetime::Owned, replicas);
+    }
     // Named by its content: routers go on with the old pools until they are replaced, which is
     // after new pools are ready and before old ones are removed.
     let config_name = format!("{name}-{}", fingerprint(&[configuration.as_bytes()]));
@@ -70,9 +86,24 @@ pub(super) fn add(cluster: &ValidatedCluster, children: &mut Children) -> Result
         ..ConfigMap::default()
     };
     children.add(cluster, Stage::Foundation, Lifetime::Owned, config_map);
-    let deployment = deployment(cluster, &names, &config_name);
-    children.add(cluster, Stage::FrontDoor, Lifetime::Owned, deployment);
+    for part in watch_cache.parts() {
+        let deployment = deployment(cluster, &names, part, &config_name);
+        children.add(cluster, Stage::FrontDoor, Lifetime::Owned, deployment);
+    }
     Ok(())
+}
+
+/// Whether an object is the Deployment of front doors, of whichever part.
+pub(crate) fn is_front_door(object: &Object) -> bool {
+    matches!(object, Object::Deployment(_)) && labels::is_of(object.metadata(), COMPONENT)
+}
+
+/// Labels of what belongs to one part; those of every front door where there are no parts.
+fn part_labels(names: &Names, part: Part) -> Labels {
+    match part.label() {
+        None => labels::component(names, COMPONENT),
+        Some(label) => labels::part(names, &label),
+    }
 }
 
 fn endpoint(cluster: &ValidatedCluster, names: &Names) -> Service {
@@ -93,8 +124,13 @@ fn endpoint(cluster: &ValidatedCluster, names: &Names) -> Service {
     }
 }
 
-fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> Deployment {
-    let labels = labels::component(names, COMPONENT);
+fn deployment(
+    cluster: &ValidatedCluster,
+    names: &Names,
+    part: Part,
+    config_name: &str,
+) -> Deployment {
+    let labels = part_labels(names, part);
     let mut template = Program {
         component: COMPONENT,
         labels: labels.clone(),
@@ -115,6 +151,7 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
         ]
         .into_iter()
         .chain(cache_args(cluster, names))
+        .chain(part_args(cluster, names, part))
         .collect(),
         env: Vec::new(),
         ports: &[(HTTPS, WATCHCACHE_PORT), (ADMIN, ADMIN_PORT)],
@@ -152,7 +189,7 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
     template.spec.get_or_insert_default().containers.push(guard(cluster, names));
     workload::deployment(
         names,
-        &names.watchcache(),
+        &names.watchcache_part(part),
         labels,
         cluster.watch_cache.replicas,
         IntOrString::Int(1),
@@ -160,8 +197,8 @@ fn deployment(cluster: &ValidatedCluster, names: &Names, config_name: &str) -> D
     )
 }
 
-/// The guard of the front door's port: it passes clients on to the other replicas while the front
-/// door beside it is gone, until the kubelet has started it again or the Service knows.
+/// The guard of the front door's port: it passes clients on to other front doors while the one
+/// beside it is gone, until the kubelet has started it again or the Service knows.
 fn guard(cluster: &ValidatedCluster, names: &Names) -> Container {
     let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
     Container {
@@ -209,6 +246,29 @@ fn cache_args(cluster: &ValidatedCluster, names: &Names) -> Vec<String> {
         args.extend([format!("--audit-policy-file={file}"), "--audit-log-path=-".to_owned()]);
     }
     args
+}
+
+/// Which part of the cached objects a front door holds, and where all parts are. Front doors know
+/// each other as the kube-apiservers know them: by the front-proxy certificate. They share a serving
+/// certificate, which names the Service of all.
+fn part_args(cluster: &ValidatedCluster, names: &Names, part: Part) -> Vec<String> {
+    if part.of == 1 {
+        return Vec::new();
+    }
+    let peers = cluster.watch_cache.parts().map(|peer| {
+        let host = names.service_dns(&names.watchcache_part(peer));
+        format!("--cache-peer={}={host}:{WATCHCACHE_PORT}", peer.index)
+    });
+    [
+        format!("--cache-parts={}", part.of),
+        format!("--cache-part={}", part.index),
+        format!("--cache-peer-server-name={}", names.service_dns(&names.api())),
+        format!("--requestheader-client-ca-file={FRONT_PROXY}/ca.crt"),
+        format!("--requestheader-allowed-names={FRONT_PROXY_CLIENT}"),
+    ]
+    .into_iter()
+    .chain(peers)
+    .collect()
 }
 
 /// The front door's file, `RouterConfiguration` of `watchcache.megacluster.io/v1alpha1`.

@@ -17,6 +17,7 @@ use super::{
     volumes,
 };
 use crate::{
+    build::watchcache::is_front_door,
     children::{Child, Children, Object, Stage},
     validate::ValidatedCluster,
 };
@@ -215,25 +216,30 @@ impl Prepared<'_> {
     }
 
     /// Removes the children that the cluster owns and that nobody asks for any more, once the
-    /// front door no longer sends anybody to them.
+    /// front door no longer sends anybody to them. Front doors of another number of parts go first,
+    /// with their pods: until then they need the others.
     async fn prune(
         &mut self,
         writer: Writer<'_>,
         changes: &mut Vec<Change>,
     ) -> Result<(), ApplyError> {
-        let routed = self.live.rollouts(self.cluster).front_door.is_some_and(|door| door.is_done());
-        if !routed {
+        if !self.live.rollouts(self.cluster).front_door_is_done() {
             return Ok(());
         }
         let wanted: BTreeSet<ObjectKey> =
             self.children.iter().map(|child| key(&child.object)).collect();
-        let unwanted: Vec<Object> = self
+        let mut unwanted: Vec<Object> = self
             .live
             .iter()
             .filter(|(key, object)| !wanted.contains(*key) && self.owns(object))
             .map(|(_, object)| object.clone())
             .collect();
-        for object in unwanted {
+        let mut verb = Verb::Cascade;
+        if unwanted.iter().any(is_front_door) {
+            unwanted.retain(is_front_door);
+            verb = Verb::CascadeFirst;
+        }
+        for object in unwanted.into_iter().filter(|object| !goes(object)) {
             let failed = |source| ApplyError {
                 action: "removing",
                 kind: object.kind(),
@@ -241,13 +247,8 @@ impl Prepared<'_> {
                 source,
             };
             writer.claim().map_err(failed)?;
-            match bounded(kinds::delete(
-                writer.client,
-                &self.cluster.namespace,
-                &object,
-                Verb::Cascade,
-            ))
-            .await
+            match bounded(kinds::delete(writer.client, &self.cluster.namespace, &object, verb))
+                .await
             {
                 Err(error) if !error.is_status(404) => return Err(failed(error)),
                 _ => {}
@@ -260,14 +261,14 @@ impl Prepared<'_> {
     }
 
     fn owns(&self, object: &Object) -> bool {
-        let metadata = object.metadata();
-        metadata.deletion_timestamp.is_none()
-            && metadata
-                .owner_references
-                .iter()
-                .flatten()
-                .any(|owner| owner.uid == self.cluster.owner.uid)
+        let owners = object.metadata().owner_references.iter().flatten();
+        owners.into_iter().any(|owner| owner.uid == self.cluster.owner.uid)
     }
+}
+
+/// Whether an object is being deleted.
+fn goes(object: &Object) -> bool {
+    object.metadata().deletion_timestamp.is_some()
 }
 
 struct Written {

@@ -57,7 +57,7 @@ fn first_start(stage: Stage, rollouts: &Rollouts) -> Gate {
         | Stage::SchedulerRelays => {
             if !answers(default_pool) {
                 waiting("the apiservers")
-            } else if !answers(rollouts.front_door) {
+            } else if !rollouts.front_door_answers() {
                 waiting("the front door")
             } else {
                 Gate::Open
@@ -76,7 +76,7 @@ fn upgrade(stage: Stage, rollouts: &Rollouts) -> Gate {
             "the apiservers",
             rollouts.pools.iter().all(|(_, rollout)| done(*rollout)),
         ),
-        (Stage::FrontDoor, "the front door", done(rollouts.front_door)),
+        (Stage::FrontDoor, "the front door", rollouts.front_door_is_done()),
         (Stage::ControllerManager, "the controller manager", done(rollouts.controller_manager)),
     ];
     earlier
@@ -145,6 +145,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::validate::Part;
+
+    const ONE: Part = Part { index: 0, of: 1 };
 
     fn deployment(image: &str) -> Object {
         let deployment: Deployment = serde_json::from_value(json!({
@@ -169,7 +172,7 @@ mod tests {
                 ("default".to_owned(), Some(rollout(2, 2, 2))),
                 ("pods".to_owned(), Some(rollout(1, 1, 1))),
             ],
-            front_door: Some(rollout(2, 2, 2)),
+            front_doors: vec![(ONE, Some(rollout(2, 2, 2)))],
             controller_manager: Some(rollout(2, 2, 2)),
             shards: Some(rollout(2, 2, 2)),
             shard_standbys: None,
@@ -182,7 +185,7 @@ mod tests {
         let nothing = Rollouts {
             store: None,
             pools: vec![("default".to_owned(), None)],
-            front_door: None,
+            front_doors: vec![(ONE, None)],
             controller_manager: None,
             shards: None,
             shard_standbys: None,
@@ -200,8 +203,13 @@ mod tests {
         let one_apiserver =
             Rollouts { pools: vec![("default".to_owned(), Some(rollout(3, 1, 3)))], ..store };
         assert_eq!(at(Stage::ControllerManager, &one_apiserver), waiting("the front door"));
-        let one_door = Rollouts { front_door: Some(rollout(2, 1, 2)), ..one_apiserver };
+        let one_door =
+            Rollouts { front_doors: vec![(ONE, Some(rollout(2, 1, 2)))], ..one_apiserver.clone() };
         assert_eq!(at(Stage::ControllerManager, &one_door), Gate::Open);
+        let [first, second] = [0, 1].map(|index| Part { index, of: 2 });
+        let doors = vec![(first, Some(rollout(2, 0, 2))), (second, Some(rollout(2, 1, 2)))];
+        let one_part = Rollouts { front_doors: doors, ..one_apiserver };
+        assert_eq!(at(Stage::ControllerManager, &one_part), Gate::Open);
     }
 
     #[test]
@@ -237,6 +245,9 @@ mod tests {
             ..rollouts()
         };
         assert_eq!(at(&half), waiting("the apiservers"));
+        let doors = vec![(ONE, Some(rollout(2, 2, 2))), (ONE, Some(rollout(2, 2, 1)))];
+        let parts = Rollouts { front_doors: doors, ..rollouts() };
+        assert_eq!(at(&parts), waiting("the front door"));
         let later = Rollouts { relays: Some(rollout(2, 0, 0)), ..rollouts() };
         assert_eq!(at(&later), Gate::Open, "later stages don't matter");
     }

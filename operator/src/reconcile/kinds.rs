@@ -23,6 +23,8 @@ use crate::{api::FIELD_MANAGER, children::Object};
 pub(super) enum Verb {
     /// They go too.
     Cascade,
+    /// They go before it: it is there until its pods are gone.
+    CascadeFirst,
     /// They stay: the pods and volumes of a StatefulSet that is only replaced.
     Orphan,
 }
@@ -85,6 +87,7 @@ pub(super) async fn delete(
     let params = DeleteParams {
         propagation_policy: Some(match verb {
             Verb::Cascade => PropagationPolicy::Background,
+            Verb::CascadeFirst => PropagationPolicy::Foreground,
             Verb::Orphan => PropagationPolicy::Orphan,
         }),
         preconditions: Some(Preconditions { uid: metadata.uid.clone(), resource_version: None }),

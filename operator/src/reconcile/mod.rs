@@ -253,7 +253,7 @@ impl Reconciler {
         if !some(default_pool) {
             return not_asked("no apiserver of the default pool is ready");
         }
-        if !some(rollouts.front_door) {
+        if !rollouts.front_door_answers() {
             return not_asked("no replica of the front door is ready");
         }
         let name = format!("{}-admin-kubeconfig", cluster.name);

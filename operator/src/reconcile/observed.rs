@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::{
-    apps::v1::{Deployment, StatefulSet},
-    core::v1::{Secret, Service},
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        core::v1::{Secret, Service},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 use crate::{
+    build::names::Names,
     children::Object,
-    validate::{Facts, ValidatedCluster},
+    validate::{Facts, Part, ValidatedCluster},
 };
 
 /// Kind and name of a child; its namespace is its MegaCluster's.
@@ -123,7 +127,14 @@ impl Observed {
                 .iter()
                 .map(|pool| (pool.name.clone(), deployment(&format!("apiserver-{}", pool.name))))
                 .collect(),
-            front_door: deployment("watchcache"),
+            front_doors: cluster
+                .watch_cache
+                .parts()
+                .map(|part| {
+                    let name = Names::of(cluster).watchcache_part(part);
+                    (part, self.rollout("Deployment", &name))
+                })
+                .collect(),
             controller_manager: deployment("controller-manager"),
             shards: set("scheduler-shard"),
             shard_standbys: set("scheduler-standby"),
@@ -139,8 +150,8 @@ pub struct Rollouts {
     pub store: Option<Rollout>,
     /// The apiserver pools by name, the default pool first.
     pub pools: Vec<(String, Option<Rollout>)>,
-    /// The front door.
-    pub front_door: Option<Rollout>,
+    /// The front doors of each part, the only one if they are not divided.
+    pub front_doors: Vec<(Part, Option<Rollout>)>,
     /// The controller manager.
     pub controller_manager: Option<Rollout>,
     /// The scheduler's shards.
@@ -149,6 +160,20 @@ pub struct Rollouts {
     pub shard_standbys: Option<Rollout>,
     /// The scheduler's relays.
     pub relays: Option<Rollout>,
+}
+
+impl Rollouts {
+    /// Whether a front door is there that answers: whichever it is, it answers everything.
+    #[must_use]
+    pub fn front_door_answers(&self) -> bool {
+        self.front_doors.iter().any(|(_, door)| door.is_some_and(|door| door.ready > 0))
+    }
+
+    /// Whether all front doors are as they should be.
+    #[must_use]
+    pub fn front_door_is_done(&self) -> bool {
+        self.front_doors.iter().all(|(_, door)| door.is_some_and(|door| door.is_done()))
+    }
 }
 
 /// How far the rollout of one workload is.
@@ -162,8 +187,12 @@ pub struct Rollout {
     pub ready: i32,
     /// Pods of the latest template.
     pub updated: i32,
-    /// Whether its controller has seen the latest spec.
+    /// Whether its controller has seen the latest spec, and it is not being deleted.
     pub observed: bool,
+}
+
+fn seen(metadata: &ObjectMeta, generation: Option<i64>) -> bool {
+    generation >= metadata.generation && metadata.deletion_timestamp.is_none()
 }
 
 impl Rollout {
@@ -177,7 +206,7 @@ impl Rollout {
             existing: count(|s| s.replicas),
             ready: count(|s| s.ready_replicas),
             updated: count(|s| s.updated_replicas),
-            observed: status.and_then(|s| s.observed_generation) >= deployment.metadata.generation,
+            observed: seen(&deployment.metadata, status.and_then(|s| s.observed_generation)),
         }
     }
 
@@ -194,7 +223,7 @@ impl Rollout {
             // The controller clears updatedReplicas once a rollout is over (KEP-961 and
             // pkg/controller/statefulset/stateful_set_control.go, completeRollingUpdate).
             updated: if current == update { existing } else { updated },
-            observed: status.and_then(|s| s.observed_generation) >= set.metadata.generation,
+            observed: seen(&set.metadata, status.and_then(|s| s.observed_generation)),
         }
     }
 

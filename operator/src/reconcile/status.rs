@@ -21,8 +21,9 @@ use crate::{
             MegaClusterStatus, PkiStatus, PoolStatus, ReplicaStatus, SchedulerStatus, SecretKeyRef,
         },
     },
+    build::names::Names,
     children::{Children, Stage},
-    validate::{DEFAULT_POOL, InvalidSpec, ValidatedCluster},
+    validate::{DEFAULT_POOL, InvalidSpec, Part, ValidatedCluster},
 };
 
 /// A plan of the keys names a renewal only when it is nearer than this.
@@ -161,7 +162,7 @@ pub fn compute(facts: &Facts<'_>) -> MegaClusterStatus {
             Certificates::Failed(..) => old.pki,
         },
         store: Some(replicas(1, rollouts.store)),
-        watch_cache: Some(replicas(cluster.watch_cache.replicas, rollouts.front_door)),
+        watch_cache: Some(front_doors(cluster, &rollouts)),
         api_servers: Some(api_servers(cluster, &rollouts)),
         controller_manager: Some(controller_manager),
         scheduler: Some(scheduler),
@@ -239,6 +240,21 @@ fn replicas(wanted: i32, rollout: Option<Rollout>) -> ReplicaStatus {
     ReplicaStatus { replicas: wanted, ready: ready(rollout) }
 }
 
+fn front_doors(cluster: &ValidatedCluster, rollouts: &Rollouts) -> ReplicaStatus {
+    ReplicaStatus {
+        replicas: cluster.watch_cache.replicas * cluster.watch_cache.parts,
+        ready: rollouts.front_doors.iter().map(|(_, rollout)| ready(*rollout)).sum(),
+    }
+}
+
+/// What the front doors of a part are called.
+fn front_door(part: Part) -> String {
+    match part.label() {
+        None => "the front door".to_owned(),
+        Some(label) => format!("front door {label}"),
+    }
+}
+
 fn api_servers(cluster: &ValidatedCluster, rollouts: &Rollouts) -> ApiServersStatus {
     let default = rollouts.pools.first().and_then(|(_, rollout)| *rollout).unwrap_or_default();
     let others = cluster.api_servers.pools.iter().zip(&rollouts.pools).skip(1);
@@ -292,7 +308,10 @@ fn front_door_verdict(
     applied: &Applied,
     rollouts: &Rollouts,
 ) -> Verdict {
-    let mut verdict = one("the front door", "-watchcache", rollouts.front_door, applied);
+    let names = Names::of(cluster);
+    let mut verdict = all(rollouts.front_doors.iter().map(|(part, rollout)| {
+        one(&front_door(*part), &names.watchcache_part(*part), *rollout, applied)
+    }));
     if let (true, Some(why)) = (verdict.well, cluster.watch_cache.uncached) {
         verdict.message = format!("{}; it caches nothing, since {why}", verdict.message);
     }
@@ -391,13 +410,13 @@ fn up_to_date(facts: &Facts<'_>, rollouts: &Rollouts) -> Verdict {
     let standbys = (facts.cluster.scheduler.standby_per_shard > 0)
         .then(|| ("the standbys of the scheduler's shards".to_owned(), rollouts.shard_standbys));
     let workloads = [
-        ("the store".to_owned(), rollouts.store),
-        ("the front door".to_owned(), rollouts.front_door),
         ("the controller manager".to_owned(), rollouts.controller_manager),
         ("the scheduler's shards".to_owned(), rollouts.shards),
         ("the scheduler's relays".to_owned(), rollouts.relays),
     ];
-    for (what, rollout) in workloads.into_iter().chain(standbys).chain(pools) {
+    let doors = rollouts.front_doors.iter().map(|(part, rollout)| (front_door(*part), *rollout));
+    let store = std::iter::once(("the store".to_owned(), rollouts.store));
+    for (what, rollout) in store.chain(doors).chain(workloads).chain(standbys).chain(pools) {
         match rollout {
             None => return behind("Missing", format!("{what}: it does not exist")),
             Some(r) if !r.is_done() => {

@@ -133,8 +133,10 @@ pub struct Durability {
 /// The front door.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WatchCache {
-    /// Replicas, at least one.
+    /// Replicas of each part, at least one.
     pub replicas: i32,
+    /// Parts that the cached objects are divided into; one where nothing is cached.
+    pub parts: i32,
     /// Resources that it answers from the store, as `--watch-cache-sizes` names them: `pods`,
     /// `leases.coordination.k8s.io`, also custom ones: `widgets.example.com`.
     pub cached: Vec<String>,
@@ -144,6 +146,31 @@ pub struct WatchCache {
     pub uncached: Option<&'static str>,
     /// Resources of the container.
     pub resources: ResourceRequirements,
+}
+
+impl WatchCache {
+    /// The parts.
+    pub fn parts(&self) -> impl Iterator<Item = Part> + use<> {
+        let of = self.parts;
+        (0..of).map(move |index| Part { index, of })
+    }
+}
+
+/// A part of what the front doors cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which, from 0.
+    pub index: i32,
+    /// How many there are.
+    pub of: i32,
+}
+
+impl Part {
+    /// How it is called in names and labels, such as `0-of-2`; `None` for what is not divided.
+    #[must_use]
+    pub fn label(self) -> Option<String> {
+        (self.of > 1).then(|| format!("{}-of-{}", self.index, self.of))
+    }
 }
 
 /// The kube-apiservers.

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use semver::Version;
 
 use super::{DEFAULT_POOL, Problems};
-use crate::api::v1alpha1::{ApiServerPool, DurabilityRule, GroupResource};
+use crate::api::v1alpha1::{ApiServerPool, DurabilityRule, GroupResource, WatchCacheSpec};
 
 /// The Kubernetes minor versions that this operator can run.
 const MINORS: std::ops::RangeInclusive<u64> = 36..=36;
@@ -63,6 +63,15 @@ pub(super) fn cached(resources: &[GroupResource], problems: &mut Problems) {
                 format!("the front door can't answer {}", full_name(resource)),
             );
         }
+    }
+}
+
+pub(super) fn parts(spec: &WatchCacheSpec, problems: &mut Problems) {
+    if spec.parts.is_some_and(|parts| parts > 1) && spec.cached.is_empty() {
+        problems.add(
+            "spec.watchCache.parts",
+            "they divide what is cached, and spec.watchCache.cached is empty",
+        );
     }
 }
 

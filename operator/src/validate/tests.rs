@@ -77,6 +77,27 @@ watchCache: {cached: [{group: example.com, resource: widgets}, {resource: pods}]
 }
 
 #[test]
+fn what_is_cached_is_divided() {
+    let parts = |rest: &str| check(&format!("version: v1.36.3\n{rest}"));
+    let ok = |rest: &str| parts(rest).unwrap().watch_cache.parts;
+    assert_eq!(ok(""), 1);
+    assert_eq!(ok("watchCache: {cached: [{resource: pods}]}"), 1);
+    assert_eq!(ok("watchCache: {cached: [{resource: pods}], parts: 64}"), 64);
+    // Where nothing is cached in the end, there is nothing to divide.
+    let audited = "watchCache: {cached: [{resource: pods}], parts: 4}\n\
+                   apiServers: {extraArgs: [--audit-policy-file=/etc/policy.yaml]}";
+    assert_eq!(ok(audited), 1);
+    let problems = parts("watchCache: {parts: 2}").unwrap_err();
+    assert_eq!(
+        problems.to_string(),
+        "spec.watchCache.parts: they divide what is cached, and spec.watchCache.cached is empty"
+    );
+    let labels = |of| (0..of).map(|index| Part { index, of }.label()).collect::<Vec<_>>();
+    assert_eq!(labels(1), [None]);
+    assert_eq!(labels(2), [Some("0-of-2".to_owned()), Some("1-of-2".to_owned())]);
+}
+
+#[test]
 fn what_is_audited_is_read_from_kube_apiserver() {
     let cached = |args: &str| {
         let spec = format!(

@@ -256,8 +256,10 @@ impl State {
                 return failure(StatusCode::CONFLICT, "it was changed meanwhile");
             }
             wanted["status"] = old["status"].clone();
-            for field in ["uid", "resourceVersion", "generation"] {
-                wanted["metadata"][field] = old["metadata"][field].clone();
+            for field in ["uid", "resourceVersion", "generation", "deletionTimestamp"] {
+                if !old["metadata"][field].is_null() {
+                    wanted["metadata"][field] = old["metadata"][field].clone();
+                }
             }
             // Chosen by the API server, not asked for by anybody.
             if let Some(address) = old["spec"].get("clusterIP")

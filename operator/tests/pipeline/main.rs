@@ -290,6 +290,95 @@ async fn only_own_children_are_removed_and_only_when_nobody_is_sent_there() {
     assert!(fake.take_events().contains(&"ChildRemoved".to_owned()));
 }
 
+/// Another number of parts makes new front doors beside the old ones, which go when the new ones
+/// are ready; and what they need goes after them.
+#[tokio::test]
+async fn parts_are_changed_by_front_doors_beside_the_old_ones() {
+    let fake = Fake::with_cluster("{version: v1.36.3, watchCache: {cached: [{resource: pods}]}}");
+    settle(&fake).await;
+    let undivided = ["prod-watchcache".to_owned()];
+    let parts = |of: i32| (0..of).map(move |part| format!("prod-watchcache-{part}-of-{of}"));
+    let doors = || -> Vec<String> {
+        fake.names("deployments").into_iter().filter(|name| name.contains("watchcache")).collect()
+    };
+    let services = || -> Vec<String> {
+        fake.names("services").into_iter().filter(|name| name.contains("-of-")).collect()
+    };
+    let ready = || fake.get(CLUSTER).unwrap()["status"]["watchCache"].clone();
+    let reconciler = fake.reconciler();
+    let mut before = undivided.to_vec();
+    for number in [2, 3, 1] {
+        let wanted: Vec<String> =
+            if number == 1 { undivided.to_vec() } else { parts(number).collect() };
+        let served = services();
+        fake.edit_spec(|spec| spec["watchCache"]["parts"] = json!(number));
+        reconciler.reconcile("mc", "prod").await.unwrap();
+        let mut both: Vec<String> = before.iter().chain(&wanted).cloned().collect();
+        both.sort();
+        assert_eq!(doors(), both, "{number}");
+        assert_eq!(fake.condition("WatchCacheReady", "status"), "False");
+        assert_eq!(fake.condition("UpToDate", "reason"), "RollingOut");
+        assert_eq!(ready(), json!({"replicas": 2 * number, "ready": 0}));
+        // One part is ready, the other is not.
+        let first = format!("{DEPLOYMENTS}/{}", wanted[0]);
+        fake.edit(&first, |door| {
+            door["status"] = json!({"observedGeneration": door["metadata"]["generation"],
+                "replicas": 2, "readyReplicas": 2, "updatedReplicas": 2});
+        });
+        if number > 1 {
+            reconciler.reconcile("mc", "prod").await.unwrap();
+            assert_eq!(doors(), both, "{number}");
+            assert_eq!(ready(), json!({"replicas": 2 * number, "ready": 2}));
+            let message = fake.condition("WatchCacheReady", "message");
+            assert_eq!(message, format!("front door 1-of-{number}: 0 of 2 ready"));
+        }
+        fake.roll_out();
+        reconciler.reconcile("mc", "prod").await.unwrap();
+        assert_eq!(doors(), wanted);
+        assert_eq!(ready(), json!({"replicas": 2 * number, "ready": 2 * number}));
+        // Old front doors find each other until they are gone.
+        assert!(served.iter().all(|service| services().contains(service)));
+        reconciler.reconcile("mc", "prod").await.unwrap();
+        assert_eq!(services(), if number == 1 { Vec::new() } else { wanted.clone() });
+        before = wanted;
+    }
+}
+
+/// Front doors that are being deleted hold up what they need, and are wanted again only when they
+/// are gone.
+#[tokio::test]
+async fn front_doors_that_go_are_waited_for() {
+    let fake = Fake::with_cluster(
+        "{version: v1.36.3, watchCache: {cached: [{resource: pods}], parts: 2}}",
+    );
+    settle(&fake).await;
+    fake.edit_spec(|spec| spec["watchCache"]["parts"] = json!(1));
+    let reconciler = fake.reconciler();
+    reconciler.reconcile("mc", "prod").await.unwrap();
+    let going = format!("{DEPLOYMENTS}/prod-watchcache-0-of-2");
+    fake.edit(&going, |door| door["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    fake.roll_out();
+    fake.take_writes();
+    reconciler.reconcile("mc", "prod").await.unwrap();
+    reconciler.reconcile("mc", "prod").await.unwrap();
+    let deletes = || -> Vec<String> {
+        fake.take_writes().into_iter().filter(|write| write.starts_with("DELETE")).collect()
+    };
+    assert_eq!(deletes(), [format!("DELETE {DEPLOYMENTS}/prod-watchcache-1-of-2")]);
+    fake.edit_spec(|spec| spec["watchCache"]["parts"] = json!(2));
+    reconciler.reconcile("mc", "prod").await.unwrap();
+    fake.roll_out();
+    reconciler.reconcile("mc", "prod").await.unwrap();
+    assert_eq!(deletes(), Vec::<String>::new(), "not before all parts are there again");
+    assert_eq!(fake.condition("UpToDate", "reason"), "RollingOut");
+    fake.remove(&going);
+    reconciler.reconcile("mc", "prod").await.unwrap();
+    assert!(fake.get(&going).is_some());
+    fake.roll_out();
+    reconciler.reconcile("mc", "prod").await.unwrap();
+    assert_eq!(deletes(), [format!("DELETE {DEPLOYMENTS}/prod-watchcache")]);
+}
+
 #[tokio::test]
 async fn a_lost_authority_is_not_replaced() {
     let fake = Fake::with_cluster(SPEC);

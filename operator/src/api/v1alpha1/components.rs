@@ -16,13 +16,23 @@ const fn one() -> i32 {
 }
 
 /// The front door: what clients connect to.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.parts) || self.parts == 1 || has(self.cached) && size(self.cached) > 0").message("parts divide what is cached, and cached is empty"))]
 pub struct WatchCacheSpec {
-    /// How many replicas of the front door run.
+    /// How many replicas of the front door run; of each part, where there are several.
     #[serde(default = "two")]
     #[schemars(range(min = 1, max = 256))]
     pub replicas: i32,
+
+    /// Into how many parts the objects of the cached resources are divided: pods by the name of
+    /// their node, all else by a hash of the key. Each part has `replicas` front doors of its own,
+    /// which hold its objects and no others; every front door answers everything, with the help of
+    /// the others. While the number is changed, the old front doors run beside the new ones. 1 if
+    /// not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub parts: Option<i32>,
 
     /// Resources whose GET, LIST and WATCH the front door answers itself, from what
     /// the store holds: Kubernetes' own, and custom resources. The kube-apiservers keep none of
@@ -40,7 +50,7 @@ pub struct WatchCacheSpec {
 
 impl Default for WatchCacheSpec {
     fn default() -> Self {
-        Self { replicas: two(), cached: Vec::new(), resources: None }
+        Self { replicas: two(), parts: None, cached: Vec::new(), resources: None }
     }
 }
 
