@@ -12,6 +12,7 @@ pub mod audit;
 pub mod authn;
 pub mod cache;
 pub mod config;
+pub mod executor;
 pub mod flags;
 pub mod guard;
 pub mod headers;

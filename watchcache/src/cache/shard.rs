@@ -28,6 +28,7 @@ use super::store::{Store, StoreError};
 use super::stream::Pieces;
 use super::table::{Stored, Table};
 use super::wire::{self, Unsupported};
+use crate::executor::{Executor, executor};
 
 pub use self::read::{Room, Taken};
 
@@ -303,7 +304,14 @@ impl Shard {
     }
 
     async fn session(&self, store: &Store) -> Result<(), End> {
-        let channel = store.connect().await?;
+        // The connection is one task with what asks and what follows.
+        let (executor, mut parts) = executor();
+        let session = std::pin::pin!(self.session_by(store, executor));
+        parts.run(session, |_, _| {}).await
+    }
+
+    async fn session_by(&self, store: &Store, executor: Executor) -> Result<(), End> {
+        let channel = store.connect(executor).await?;
         let mut etcd = Etcd::new(channel);
         let known = self.read(Table::revision);
         let from = match known {

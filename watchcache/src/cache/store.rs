@@ -1,10 +1,12 @@
 //! The way to the store.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hyper::rt::Executor;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 /// A connection takes no longer.
@@ -50,12 +52,16 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects to the endpoint that is next.
-    pub async fn connect(&self) -> Result<Channel, StoreError> {
+    /// Connects to the endpoint that is next. `executor` runs the parts of the connection.
+    pub async fn connect<E>(&self, executor: E) -> Result<Channel, StoreError>
+    where
+        E: Executor<Pin<Box<dyn Future<Output = ()> + Send>>> + Send + Sync + 'static,
+    {
         let count = self.endpoints.len().max(1);
         let place = self.next.fetch_add(1, Ordering::Relaxed) % count;
         let url = self.endpoints.get(place).ok_or(StoreError::NoEndpoint)?;
         let mut endpoint = Endpoint::from_shared(url.clone())?
+            .executor(executor)
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)

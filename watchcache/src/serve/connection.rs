@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use megacluster_service::linger::Linger;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -18,6 +18,7 @@ use tracing::debug;
 use super::Server;
 use super::gather::gather;
 use crate::authn::PeerCertificates;
+use crate::executor::executor;
 use crate::router::Client;
 
 /// A client that takes longer for TLS is cut off.
@@ -87,6 +88,7 @@ impl Server {
 
     async fn http2(self, stream: Stream, client: Arc<Client>) -> hyper::Result<()> {
         let (stream, sender) = gather(stream);
+        let (executor, mut streams) = executor();
         let router = self.router;
         let served = client.clone();
         let service = service_fn(move |request| {
@@ -96,7 +98,7 @@ impl Server {
             Box::pin(async move { Ok::<_, Infallible>(router.serve(client, request).await) })
         });
         let mut connection = std::pin::pin!(
-            http2::Builder::new(TokioExecutor::new())
+            http2::Builder::new(executor)
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(self.max_streams)
                 .initial_stream_window_size(STREAM_WINDOW)
@@ -108,13 +110,13 @@ impl Server {
                 .serve_connection(TokioIo::new(stream), service)
         );
         tokio::select! {
-            served = sender.drive(connection.as_mut()) => return served,
+            served = sender.drive(connection.as_mut(), &mut streams) => return served,
             () = client.leave.cancelled() => {}
             () = idle(&client) => {}
         }
         Pin::as_mut(&mut connection).graceful_shutdown();
         tokio::select! {
-            served = sender.drive(connection.as_mut()) => served,
+            served = sender.drive(connection.as_mut(), &mut streams) => served,
             // A client that never said a word of HTTP/2 does not end by itself.
             () = idle(&client) => Ok(()),
         }

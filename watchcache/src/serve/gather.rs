@@ -1,9 +1,9 @@
 //! What many streams of a connection send at about the same time, sent together. The HTTP/2 server
 //! flushes after each frame: an event to a thousand watches would be a thousand TLS records and a
-//! thousand system calls. Here a flush does nothing; when the connection has nothing more to do it
-//! lets the tasks run that are due, once, and then sends all that has come together.
+//! thousand system calls. Here a flush does nothing; when the connection and its streams have nothing
+//! more to do, all that has come together is sent. Where several streams had something to say, others
+//! may be about to: the tasks that wake them have their turn first, once.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::executor::Parts;
 
 /// Bytes held back; with more, they are written on before others are taken.
 const MOST: usize = 64 * 1024;
@@ -58,12 +60,12 @@ impl<S: AsyncWrite + Unpin> State<S> {
         if self.held.len() < MOST { Poll::Ready(Ok(())) } else { self.drain(context) }
     }
 
-    /// After the connection has done what it can for now.
-    fn settle(&mut self, context: &mut Context<'_>) {
+    /// After the connection and so many streams have done what they can for now.
+    fn settle(&mut self, context: &mut Context<'_>, streams: usize) {
         if self.held.is_empty() && !self.dirty {
             return;
         }
-        if !std::mem::replace(&mut self.waited, true) {
+        if streams > 1 && !std::mem::replace(&mut self.waited, true) {
             context.waker().wake_by_ref();
             return;
         }
@@ -91,16 +93,13 @@ pub(super) fn gather<S>(io: S) -> (Gather<S>, Sender<S>) {
 }
 
 impl<S: AsyncWrite + Unpin> Sender<S> {
-    /// Serves a connection, and sends what it writes.
-    pub(super) async fn drive<F: Future>(&self, mut connection: Pin<&mut F>) -> F::Output {
-        poll_fn(|context| {
-            let served = connection.as_mut().poll(context);
-            if served.is_pending() {
-                self.0.lock().settle(context);
-            }
-            served
-        })
-        .await
+    /// Serves a connection, and sends what it and its streams write.
+    pub(super) async fn drive<F: Future>(
+        &self,
+        connection: Pin<&mut F>,
+        streams: &mut Parts,
+    ) -> F::Output {
+        streams.run(connection, |context, polled| self.0.lock().settle(context, polled)).await
     }
 }
 
@@ -164,6 +163,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::executor::executor;
 
     /// Counts writes, takes so many bytes of each, and is not ready each second time.
     #[derive(Default)]
@@ -209,7 +209,7 @@ mod tests {
             // Nothing more to do until the client says something.
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         });
-        sender.drive(connection).await;
+        sender.drive(connection, &mut executor().1).await;
         let state = sender.0.lock();
         assert_eq!(state.io.written.len(), 1);
         assert_eq!(state.io.written[0].len(), 900);
@@ -228,7 +228,7 @@ mod tests {
             }
             server.shutdown().await.unwrap();
         });
-        sender.drive(connection).await;
+        sender.drive(connection, &mut executor().1).await;
         assert!(sender.0.lock().io.written.concat() == sent);
     }
 
@@ -244,6 +244,6 @@ mod tests {
             tokio::task::yield_now().await;
             (server.write_all(b"more").await.is_err(), server.read_u8().await.is_err())
         });
-        assert_eq!(sender.drive(connection).await, (true, true));
+        assert_eq!(sender.drive(connection, &mut executor().1).await, (true, true));
     }
 }

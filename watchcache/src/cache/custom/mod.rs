@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper_util::rt::TokioExecutor;
 use parking_lot::RwLock;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -170,7 +171,8 @@ impl Custom {
         key: &Bytes,
         told: &mut &'static str,
     ) -> Result<Definition, String> {
-        let channel = store.connect().await.map_err(|error| error.to_string())?;
+        let channel =
+            store.connect(TokioExecutor::new()).await.map_err(|error| error.to_string())?;
         let mut etcd = Etcd::new(channel);
         loop {
             let range = RangeRequest { key: key.clone(), ..RangeRequest::default() };

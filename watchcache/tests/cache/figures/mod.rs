@@ -3,6 +3,7 @@
 
 mod death;
 mod events;
+mod lone;
 mod reads;
 mod source;
 mod watches;

@@ -10,14 +10,14 @@ use crate::forms::TABLE;
 use crate::frames::Frames;
 
 /// Clients that ask at once, where kubelets come in a storm.
-const STORM: usize = 50;
+pub(super) const STORM: usize = 50;
 
 /// One kind of read.
-struct Read<'a> {
-    what: &'a str,
-    paths: &'a [String],
-    watch: bool,
-    accept: &'a str,
+pub(super) struct Read<'a> {
+    pub(super) what: &'a str,
+    pub(super) paths: &'a [String],
+    pub(super) watch: bool,
+    pub(super) accept: &'a str,
 }
 
 impl Read<'_> {
@@ -39,7 +39,7 @@ impl Read<'_> {
     }
 
     /// Reads all, divided among the clients.
-    async fn measure(&self, who: &str, process: u32, users: &mut [User]) {
+    pub(super) async fn measure(&self, who: &str, process: u32, users: &mut [User]) {
         let (count, before) = (users.len(), cpu(process));
         let reads = users.iter_mut().enumerate().map(|(place, user)| async move {
             let mut read = Vec::new();
@@ -93,6 +93,17 @@ async fn memory(cluster: &Cluster, pods: usize) -> Door {
     door
 }
 
+/// A kubelet's of each node.
+pub(super) fn watch_lists() -> Vec<String> {
+    let one = |node| {
+        format!(
+            "/api/v1/pods?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+             &allowWatchBookmarks=true&timeoutSeconds=600&fieldSelector=spec.nodeName%3Dn-{node:04}"
+        )
+    };
+    (0..NODES).map(one).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a benchmark"]
 async fn what_reads_cost() {
@@ -102,14 +113,7 @@ async fn what_reads_cost() {
     let (stock, own) = (cluster.process(), door.id());
     let mut direct = connections(&cluster, cluster.direct_address(), STORM).await;
     let mut readers = connections(&cluster, door.address, STORM).await;
-    let watches: Vec<String> = (0..NODES)
-        .map(|node| {
-            format!(
-                "/api/v1/pods?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
-                 &allowWatchBookmarks=true&timeoutSeconds=600&fieldSelector=spec.nodeName%3Dn-{node:04}"
-            )
-        })
-        .collect();
+    let watches = watch_lists();
     // kube-apiserver looks at all pods for each.
     let (few, fewer) = (&watches[..200], &watches[..(2_000_000 / pods).min(200)]);
     let selected: Vec<String> =
