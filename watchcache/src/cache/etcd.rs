@@ -2,15 +2,8 @@
 //! (`api/etcdserverpb/rpc.proto` and `api/mvccpb/kv.proto` of etcd 3.6).
 
 use bytes::Bytes;
-use futures::Stream;
-use http::uri::PathAndQuery;
-use tonic::client::Grpc;
-use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
-use tonic_prost::ProstCodec;
 
-/// A message of the store's: a page of objects, or the events that came at a time.
-const MAX_MESSAGE: usize = 1 << 30;
+use super::call::{Answers, CallError, Caller, Questions};
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(super) struct ResponseHeader {
@@ -126,31 +119,19 @@ pub(super) enum EventType {
 
 /// A client of one connection.
 #[derive(Clone, Debug)]
-pub(super) struct Etcd(Grpc<Channel>);
+pub(super) struct Etcd(Caller);
 
 impl Etcd {
-    pub(super) fn new(channel: Channel) -> Self {
-        Self(Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE))
+    pub(super) fn new(caller: Caller) -> Self {
+        Self(caller)
     }
 
-    async fn ready(&mut self) -> Result<(), Status> {
-        self.0.ready().await.map_err(|error| Status::unavailable(error.to_string()))
+    pub(super) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, CallError> {
+        self.0.unary("/etcdserverpb.KV/Range", &request).await
     }
 
-    pub(super) async fn range(&mut self, request: RangeRequest) -> Result<RangeResponse, Status> {
-        self.ready().await?;
-        let path = PathAndQuery::from_static("/etcdserverpb.KV/Range");
-        let codec = ProstCodec::<RangeRequest, RangeResponse>::default();
-        Ok(self.0.unary(Request::new(request), path, codec).await?.into_inner())
-    }
-
-    pub(super) async fn watch(
-        &mut self,
-        requests: impl Stream<Item = WatchRequest> + Send + 'static,
-    ) -> Result<Streaming<WatchResponse>, Status> {
-        self.ready().await?;
-        let path = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
-        let codec = ProstCodec::<WatchRequest, WatchResponse>::default();
-        Ok(self.0.streaming(Request::new(requests), path, codec).await?.into_inner())
+    /// Takes [`WatchRequest`]s, and gives [`WatchResponse`]s.
+    pub(super) async fn watch(&self) -> Result<(Questions, Answers), CallError> {
+        self.0.open("/etcdserverpb.Watch/Watch").await
     }
 }

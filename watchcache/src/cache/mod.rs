@@ -11,6 +11,7 @@
 mod access;
 pub mod alone;
 mod answer;
+mod call;
 mod custom;
 mod etcd;
 pub mod feed;

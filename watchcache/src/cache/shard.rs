@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::channel::mpsc;
-use futures::{SinkExt, StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt};
+use hyper_util::rt::TokioExecutor;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::call::CallError;
 use super::custom::Followed;
 use super::etcd::{
     Etcd, Event, EventType, KeyValue, RangeRequest, WatchCreate, WatchProgress, WatchRequest,
@@ -56,7 +57,7 @@ enum End {
     Store(#[from] StoreError),
     /// The call failed.
     #[error(transparent)]
-    Call(#[from] tonic::Status),
+    Call(#[from] CallError),
     /// The store has ended the watch.
     #[error("the store has ended the watch: {0}")]
     Watch(String),
@@ -311,27 +312,27 @@ impl Shard {
     }
 
     async fn session_by(&self, store: &Store, executor: Executor) -> Result<(), End> {
-        let channel = store.connect(executor).await?;
-        let mut etcd = Etcd::new(channel);
+        let etcd = store.connect(&executor).await?;
         let known = self.read(Table::revision);
         let from = match known {
             Some(revision) => revision,
-            None => self.load(&mut etcd).await?,
+            None => self.load(&etcd).await?,
         };
         if !self.parts.is_whole() {
-            let reads = Etcd::new(store.connect().await?);
+            // A task apart.
+            let reads = store.connect(&TokioExecutor::new()).await?;
             *self.reads.write() = Some(reads);
         }
         self.begun.store(0, Ordering::SeqCst);
         self.seen.send_replace((0, 0));
         tokio::select! {
-            ended = self.follow(etcd.clone(), from) => ended,
-            never = self.look(etcd.clone()) => match never {},
+            ended = self.follow(&etcd, from) => ended,
+            never = self.look(&etcd) => match never {},
         }
     }
 
     /// Looks at the store's revision for readers that want it: once for all that came meanwhile.
-    async fn look(&self, mut etcd: Etcd) -> std::convert::Infallible {
+    async fn look(&self, etcd: &Etcd) -> std::convert::Infallible {
         loop {
             self.wanted.notified().await;
             let look = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
@@ -339,7 +340,7 @@ impl Shard {
             let range = RangeRequest { key, ..RangeRequest::default() };
             let revision = async {
                 match &self.custom {
-                    Some(custom) => custom.look(&mut etcd).await,
+                    Some(custom) => custom.look(etcd).await,
                     None => Ok(etcd.range(range).await?.header.map(|header| header.revision)),
                 }
             };
@@ -352,7 +353,7 @@ impl Shard {
     }
 
     /// Reads all objects as of one revision.
-    async fn load(&self, etcd: &mut Etcd) -> Result<u64, End> {
+    async fn load(&self, etcd: &Etcd) -> Result<u64, End> {
         let end = prefix_end(self.prefix.as_bytes());
         let mut key = Bytes::copy_from_slice(self.prefix.as_bytes());
         let (mut revision, mut objects) = (0, Vec::new());
@@ -415,8 +416,8 @@ impl Shard {
     }
 
     /// Takes in events until the watch ends.
-    async fn follow(&self, mut etcd: Etcd, from: u64) -> Result<(), End> {
-        let (mut requests, sent) = mpsc::channel(4);
+    async fn follow(&self, etcd: &Etcd, from: u64) -> Result<(), End> {
+        let (mut requests, mut responses) = etcd.watch().await?;
         let create = WatchCreate {
             key: Bytes::copy_from_slice(self.prefix.as_bytes()),
             range_end: prefix_end(self.prefix.as_bytes()),
@@ -437,16 +438,15 @@ impl Shard {
         let mut awaited = 1 + usize::from(definition.is_some());
         for create in definition.into_iter().chain([create]) {
             let wish = Some(Wish::Create(create));
-            requests.send(WatchRequest { wish }).await.map_err(|_| gone())?;
+            requests.send(&WatchRequest { wish }).await?;
         }
-        let mut responses = etcd.watch(sent).await?;
         let mut created = false;
         loop {
             let response = tokio::select! {
-                response = responses.message() => response?,
+                response = responses.next::<WatchResponse>() => response?,
                 () = self.lagging.notified(), if created => {
                     let wish = Some(Wish::Progress(WatchProgress {}));
-                    requests.send(WatchRequest { wish }).await.map_err(|_| gone())?;
+                    requests.send(&WatchRequest { wish }).await?;
                     continue;
                 }
             };

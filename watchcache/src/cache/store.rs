@@ -1,38 +1,42 @@
 //! The way to the store.
 
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::Uri;
 use hyper::rt::Executor;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use megacluster_service::tls::{ClientTls, ClientTlsFiles, TlsError};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::call::{CallError, Caller, Frames};
+use super::etcd::Etcd;
 
 /// A connection takes no longer.
 const CONNECT: Duration = Duration::from_secs(5);
-/// A store that does not answer a ping for this long is gone.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-const PING_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes that may be on their way: of a watch, and in all. With HTTP/2's own 64 KiB a busy store
-/// would wait for us after every few dozen events.
-const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// The store can't be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A file.
-    #[error("{path}: {source}", path = path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    /// Its certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address.
+    #[error("the store's address {0} is none")]
+    Address(String),
     /// The connection.
-    #[error("the store can't be reached: {0:?}")]
-    Connect(#[from] tonic::transport::Error),
+    #[error("the store can't be reached: {0}")]
+    Connect(#[from] std::io::Error),
+    /// It takes too long.
+    #[error("the store can't be reached in {CONNECT:?}")]
+    Deadline,
+    /// It does not speak HTTP/2.
+    #[error("the store can't be reached: {0}")]
+    Http2(#[from] CallError),
     /// None was given.
     #[error("no address of the store")]
     NoEndpoint,
@@ -52,37 +56,42 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects to the endpoint that is next. `executor` runs the parts of the connection.
-    pub async fn connect<E>(&self, executor: E) -> Result<Channel, StoreError>
+    /// Connects to the endpoint that is next. `executor` is given what reads and writes the
+    /// connection's frames.
+    pub(super) async fn connect<E>(&self, executor: &E) -> Result<Etcd, StoreError>
     where
-        E: Executor<Pin<Box<dyn Future<Output = ()> + Send>>> + Send + Sync + 'static,
+        E: Executor<Frames>,
     {
         let count = self.endpoints.len().max(1);
         let place = self.next.fetch_add(1, Ordering::Relaxed) % count;
         let url = self.endpoints.get(place).ok_or(StoreError::NoEndpoint)?;
-        let mut endpoint = Endpoint::from_shared(url.clone())?
-            .executor(executor)
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_DEADLINE)
-            .keep_alive_while_idle(true);
-        if url.starts_with("https://") {
-            let mut tls = ClientTlsConfig::new();
-            if let Some(ca) = &self.ca {
-                tls = tls.ca_certificate(Certificate::from_pem(read(ca).await?));
-            }
-            if let Some((certificate, key)) = &self.identity {
-                tls = tls.identity(Identity::from_pem(read(certificate).await?, read(key).await?));
-            }
-            endpoint = endpoint.tls_config(tls)?;
-        }
-        Ok(endpoint.connect().await?)
+        let address = || StoreError::Address(url.clone());
+        let uri: Uri = url.parse().map_err(|_| address())?;
+        let secure = uri.scheme_str() == Some("https");
+        // An address of IPv6 is in brackets.
+        let host = uri.host().ok_or_else(address)?.trim_matches(['[', ']']).to_owned();
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let connect = async {
+            let tls = if secure { Some(self.tls().await?) } else { None };
+            let stream = TcpStream::connect((host.as_str(), port)).await?;
+            stream.set_nodelay(true)?;
+            let caller = match tls {
+                None => Caller::start(stream, uri, executor).await?,
+                Some(tls) => {
+                    let name = ServerName::try_from(host.clone()).map_err(|_| address())?;
+                    let stream = TlsConnector::from(tls).connect(name, stream).await?;
+                    Caller::start(stream, uri, executor).await?
+                }
+            };
+            Ok(Etcd::new(caller))
+        };
+        tokio::time::timeout(CONNECT, connect).await.unwrap_or(Err(StoreError::Deadline))
     }
-}
 
-async fn read(path: &PathBuf) -> Result<Vec<u8>, StoreError> {
-    tokio::fs::read(path).await.map_err(|source| StoreError::Read { path: path.clone(), source })
+    async fn tls(&self) -> Result<Arc<ClientConfig>, StoreError> {
+        let (cert, key) = self.identity.clone().unzip();
+        let files = ClientTlsFiles { ca: self.ca.clone(), cert, key };
+        let read = tokio::task::spawn_blocking(move || ClientTls::new(files, &[b"h2"]));
+        Ok(read.await.map_err(std::io::Error::other)??.config())
+    }
 }

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::definition::{Definition, Version};
+use super::call::CallError;
 use super::etcd::{Etcd, KeyValue, RangeRequest};
 use super::parts::Parts;
 use super::shard::Shard;
@@ -171,9 +172,8 @@ impl Custom {
         key: &Bytes,
         told: &mut &'static str,
     ) -> Result<Definition, String> {
-        let channel =
-            store.connect(TokioExecutor::new()).await.map_err(|error| error.to_string())?;
-        let mut etcd = Etcd::new(channel);
+        let connected = store.connect(&TokioExecutor::new()).await;
+        let etcd = connected.map_err(|error| error.to_string())?;
         loop {
             let range = RangeRequest { key: key.clone(), ..RangeRequest::default() };
             let answer = tokio::time::timeout(PAUSE * 5, etcd.range(range)).await;
@@ -233,7 +233,7 @@ impl Followed {
     }
 
     /// The store's revision, unless the definition has changed by then.
-    pub(super) async fn look(&self, etcd: &mut Etcd) -> Result<Option<i64>, tonic::Status> {
+    pub(super) async fn look(&self, etcd: &Etcd) -> Result<Option<i64>, CallError> {
         // Most often it is what it was: only its revision is read.
         for keys_only in [true, false] {
             let range =

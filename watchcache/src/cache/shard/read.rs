@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::{Code, Status};
 
+use super::super::call::CallError;
 use super::super::etcd::{Etcd, RangeRequest, RangeResponse};
 use super::super::filter::Filter;
 use super::super::paging::Paging;
@@ -15,6 +15,8 @@ use super::super::query::{Freshness, Pass, Plan};
 use super::super::table::{Page, Window};
 use super::{PAGE, PATIENCE, Shard, prefix_end};
 
+/// gRPC's code for a revision that the store has not.
+const OUT_OF_RANGE: &str = "11";
 /// KiB of objects that are read from the store and not sent yet, of all reads of the process.
 const ROOM: usize = 1 << 20;
 
@@ -62,7 +64,7 @@ impl Shard {
         freshness: Freshness,
         room: &Room,
     ) -> Result<(Page, Taken), Pass> {
-        let mut etcd = self.reads.read().clone().ok_or("stale")?;
+        let etcd = self.reads.read().clone().ok_or("stale")?;
         let (mut key, end) = self.span(filter, window);
         let mut revision = window.at.map_or(0, |at| i64::try_from(at).unwrap_or(i64::MAX));
         // As many as are looked at, for a page without selectors.
@@ -72,7 +74,7 @@ impl Shard {
         loop {
             let range =
                 RangeRequest { key, range_end: end.clone(), limit, revision, keys_only: false };
-            let answer = range_of(&mut etcd, range).await?;
+            let answer = range_of(&etcd, range).await?;
             if paging.is_none() {
                 let header = answer.header.unwrap_or_default();
                 if header.cluster_id != self.cluster.load(Ordering::Relaxed) {
@@ -85,7 +87,7 @@ impl Shard {
                 if matches!(freshness, Freshness::NotOlderThan(asked) if asked > known) {
                     return Err("stale");
                 }
-                self.is_defined(&mut etcd).await?;
+                self.is_defined(&etcd).await?;
                 paging = Some(Paging::new(filter, window, known));
             }
             let Some(page) = &mut paging else { return Err("stale") };
@@ -123,7 +125,7 @@ impl Shard {
 
     /// What a custom resource is shown by must be its definition of now, however old the objects
     /// are that are read.
-    async fn is_defined(&self, etcd: &mut Etcd) -> Result<(), Pass> {
+    async fn is_defined(&self, etcd: &Etcd) -> Result<(), Pass> {
         let Some(custom) = &self.custom else { return Ok(()) };
         let range = RangeRequest { key: custom.key.clone(), ..RangeRequest::default() };
         let answer = range_of(etcd, range).await?;
@@ -131,16 +133,17 @@ impl Shard {
     }
 }
 
-async fn range_of(etcd: &mut Etcd, range: RangeRequest) -> Result<RangeResponse, Pass> {
+async fn range_of(etcd: &Etcd, range: RangeRequest) -> Result<RangeResponse, Pass> {
     let answer = tokio::time::timeout(PATIENCE, etcd.range(range)).await;
-    answer.map_err(|_| "stale")?.map_err(|status| reason(&status))
+    answer.map_err(|_| "stale")?.map_err(|error| reason(&error))
 }
 
 /// Of a revision that the store has not, or not any more, kube-apiserver knows what to say.
-fn reason(status: &Status) -> Pass {
-    match status.code() {
-        Code::OutOfRange if status.message().contains("compacted") => "too-old",
-        Code::OutOfRange => "too-new",
+fn reason(error: &CallError) -> Pass {
+    match error {
+        CallError::Status { code, message } if code == OUT_OF_RANGE => {
+            if message.contains("compacted") { "too-old" } else { "too-new" }
+        }
         _ => "stale",
     }
 }
