@@ -130,7 +130,7 @@ pub fn executor() -> (Executor, Parts) {
 
 impl Parts {
     /// Runs a future as the main one until it ends, and the parts for as long. `rest` is called
-    /// each time when nothing is left to do for now, with the number of parts that were polled.
+    /// each time when nothing is left to do for now, with how many parts were woken at once.
     pub async fn run<F: Future>(
         &mut self,
         mut main: Pin<&mut F>,
@@ -165,7 +165,7 @@ impl Parts {
                     return output;
                 }
             }
-            polled += self.poll_parts();
+            polled = polled.max(self.poll_parts());
             if !self.shared.is_due() {
                 break;
             }

@@ -60,7 +60,7 @@ impl<S: AsyncWrite + Unpin> State<S> {
         if self.held.len() < MOST { Poll::Ready(Ok(())) } else { self.drain(context) }
     }
 
-    /// After the connection and so many streams have done what they can for now.
+    /// After the connection has done what it can for now, and so many streams at once.
     fn settle(&mut self, context: &mut Context<'_>, streams: usize) {
         if self.held.is_empty() && !self.dirty {
             return;
