@@ -34,8 +34,8 @@ struct Shared {
 }
 
 impl Shared {
-    /// Whether there is something to poll. Who wakes says what before it looks whether the task is at
-    /// work; the task looks here after it has said that it is not. So one of them sees it.
+    /// Whether there is something to poll. Who wakes says what before it looks whether the task is
+    /// at work; the task looks here after it has said that it is not. So one of them sees it.
     fn is_due(&self) -> bool {
         self.main.load(Ordering::SeqCst)
             || !self.woken.lock().is_empty()

@@ -1,8 +1,8 @@
 //! What many streams of a connection send at about the same time, sent together. The HTTP/2 server
 //! flushes after each frame: an event to a thousand watches would be a thousand TLS records and a
-//! thousand system calls. Here a flush does nothing; when the connection and its streams have nothing
-//! more to do, all that has come together is sent. Where several streams had something to say, others
-//! may be about to: the tasks that wake them have their turn first, once.
+//! thousand system calls. Here a flush does nothing; when the connection and its streams have
+//! nothing more to do, all that has come together is sent. Where several streams had something to
+//! say, others may be about to: the tasks that wake them have their turn first, once.
 
 use std::io;
 use std::pin::Pin;

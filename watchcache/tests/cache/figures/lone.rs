@@ -1,5 +1,5 @@
-//! Reads that come alone, one after the other: what is left is waking, the question to the store and
-//! the way through the door. `FIGURES_ROUNDS` repeats each, for a profiler.
+//! Reads that come alone, one after the other: what is left is waking, the question to the store
+//! and the way through the door. `FIGURES_ROUNDS` repeats each, for a profiler.
 
 use super::reads::{Read, STORM, watch_lists};
 use super::{connections, filled, pods};
