@@ -112,7 +112,7 @@ fn widget(phase: usize) -> Value {
     spec
 }
 
-fn widgets(phase: usize) -> Value {
+pub(crate) fn widgets(phase: usize) -> Value {
     let other = json!({"type": "object", "properties": {
         "color": {"type": "string", "default": "green"},
         "size": {"type": "integer", "default": 5},
@@ -134,7 +134,7 @@ fn widgets(phase: usize) -> Value {
     definition("example.com", "widgets", "Widget", "Namespaced", &versions)
 }
 
-async fn define(user: &mut User, wanted: &Value) {
+pub(crate) async fn define(user: &mut User, wanted: &Value) {
     let name = wanted["metadata"]["name"].as_str().unwrap();
     let path = format!("{DEFINITIONS}/{name}");
     let (status, bytes) = user.read(&path, JSON).await;
@@ -183,7 +183,12 @@ fn masked(bytes: &[u8], accept: &str, list: bool) -> String {
 
 /// Both give the same, whatever happens meanwhile: what kube-apiserver says before and after, the
 /// front door says between. Gives the token for the next page.
-async fn same(direct: &mut User, door: &mut User, path: &str, accept: &str) -> [Option<String>; 2] {
+pub(crate) async fn same(
+    direct: &mut User,
+    door: &mut User,
+    path: &str,
+    accept: &str,
+) -> [Option<String>; 2] {
     let list = accept.contains("List") || path.contains('?');
     for _ in 0..50 {
         let before = direct.read(path, accept).await;

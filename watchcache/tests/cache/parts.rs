@@ -10,11 +10,13 @@ use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cluster::{Cluster, PROTOBUF, User, free_port, until};
+use crate::custom::{define, same, widgets};
 use crate::differential::{Pair, lists, pages};
 use crate::frames::{Frames, list};
 use crate::history::{History, NODES, Random, collection, selector};
 
 const STEPS: usize = 60;
+const JSON: &str = "application/json";
 const QUIET: Duration = Duration::from_millis(700);
 const PATIENCE: Duration = Duration::from_secs(20);
 const STATE: &str =
@@ -43,6 +45,7 @@ impl Door {
             &format!("--requestheader-client-ca-file={ca}"),
             "--requestheader-allowed-names=front-proxy-client",
             &format!("--listen-address=127.0.0.1:{own}"),
+            "--cache-resource=widgets.example.com",
         ]);
         let app = runtime.spawn(async move { App::start(&flags).await.unwrap() }).await.unwrap();
         let address = app.address;
@@ -168,7 +171,7 @@ async fn two_parts_answer_as_one() {
         assert_eq!(seen.version, then, "{exact}");
         asked += 3;
         let pod = history.a_pod(&mut random);
-        for accept in [PROTOBUF, "application/json"] {
+        for accept in [PROTOBUF, JSON] {
             let expected = direct.read(&pod, accept).await;
             assert_eq!(users[door].read(&pod, accept).await, expected, "{pod}");
         }
@@ -178,6 +181,7 @@ async fn two_parts_answer_as_one() {
         }
     }
     by_key(&mut direct, &mut users).await;
+    custom(&mut direct, &mut users, &doors).await;
     let mut events = 0;
     for watch in watches {
         events += watch.compare(QUIET).await;
@@ -216,6 +220,47 @@ async fn by_key(direct: &mut User, users: &mut [User]) {
         // There already, the mark, and the change.
         assert_eq!(watch.compare(Duration::from_millis(50)).await, 3);
     }
+}
+
+/// Custom resources, which are stored as JSON.
+async fn custom(direct: &mut User, users: &mut [User], doors: &[Door; 2]) {
+    define(direct, &widgets(0)).await;
+    let (all, one) = ("/apis/example.com/v1/widgets?", "/apis/example.com/v1/namespaces/a/widgets");
+    for (door, user) in doors.iter().zip(&mut *users) {
+        let before = door.count(What::Store, "list");
+        let mut answered = false;
+        for _ in 0..600 {
+            user.read(all, JSON).await;
+            answered = door.count(What::Store, "list") > before;
+            if answered {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(answered, "the cache knows the definition");
+    }
+    let gets = doors.iter().map(|door| door.count(What::Store, "get")).sum::<u64>();
+    for number in 0..8 {
+        let name = format!("w{number}");
+        let widget = json!({"apiVersion": "example.com/v1", "kind": "Widget",
+                            "metadata": {"name": name}, "spec": {"size": number}});
+        users[number % 2].write(Method::POST, one, &widget).await;
+        for user in &mut *users {
+            let paths = [
+                all.to_owned(),
+                format!("{all}limit=3"),
+                format!("{all}fieldSelector=spec.color%3Dblue"),
+                format!("{one}/{name}"),
+                format!("{one}?fieldSelector=metadata.name%3D{name}"),
+            ];
+            for path in paths {
+                same(direct, user, &path, JSON).await;
+            }
+        }
+    }
+    let all_gets = doors.iter().map(|door| door.count(What::Store, "get")).sum::<u64>();
+    // Each is held by one of both.
+    assert!(all_gets - gets >= 8);
 }
 
 /// A kubelet is served through any front door, and as itself alone; that which holds its part may be
