@@ -88,7 +88,7 @@ pub struct LeadFlags {
     /// Several on one host need a port each, or 0.
     #[arg(long, default_value_t = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))]
     pub standby_listen_address: SocketAddr,
-    /// Binds sent to the apiserver at once. Beyond six times as many no pod is decided.
+    /// Binds sent to the apiserver at once. Beyond sixteen times as many no pod is decided.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     pub bind_concurrency: u16,
     /// Pods without a node that are held, at about 1 KiB each; beyond, those of the lowest priority

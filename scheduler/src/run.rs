@@ -41,8 +41,9 @@ use crate::shard::watch::{self as shard_watch, Shards};
 /// Pods on their way from the watch to the queue.
 const INTAKE: usize = 1024;
 /// Binds that may be decided for each that is sent at once. By default there is room for three
-/// rounds: binds of one begin while the next is reserved and the one after that evaluated.
-const BINDS_AHEAD: usize = 6;
+/// rounds of some classes: binds of one begin while the next is reserved and the one after that
+/// evaluated.
+const BINDS_AHEAD: usize = 16;
 /// What is left to report has this long when the process ends.
 const LAST_REPORTS: Duration = Duration::from_secs(3);
 

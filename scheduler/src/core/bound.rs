@@ -17,6 +17,17 @@ pub(super) struct Load {
 }
 
 impl Load {
+    /// As a [`super::pool::Candidate`] tells it.
+    pub(super) fn parts(self) -> [i64; 6] {
+        let Self { non_zero, used, storage, pods } = self;
+        [non_zero.0, non_zero.1, used.0, used.1, storage, pods]
+    }
+
+    pub(super) fn of_parts(parts: [i64; 6]) -> Self {
+        let [cpu, memory, used_cpu, used_memory, storage, pods] = parts;
+        Self { non_zero: (cpu, memory), used: (used_cpu, used_memory), storage, pods }
+    }
+
     fn map(self, other: Self, f: fn(i64, i64) -> i64) -> Self {
         Self {
             non_zero: (f(self.non_zero.0, other.non_zero.0), f(self.non_zero.1, other.non_zero.1)),
@@ -52,6 +63,17 @@ pub(super) struct Offer {
     pub(super) cpu_memory: (i64, i64),
     pub(super) storage: i64,
     pub(super) pods: i64,
+}
+
+impl Offer {
+    /// As a [`super::pool::Kind`] tells it.
+    pub(super) fn parts(self) -> [i64; 4] {
+        [self.cpu_memory.0, self.cpu_memory.1, self.storage, self.pods]
+    }
+
+    pub(super) fn of_parts([cpu, memory, storage, pods]: [i64; 4]) -> Self {
+        Self { cpu_memory: (cpu, memory), storage, pods }
+    }
 }
 
 /// One node.

@@ -69,6 +69,11 @@ const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Amounts beyond this are beyond reason: sums of them may overflow.
 const WILD: i64 = 1 << 56;
 
+/// The lot of a node by the hash of its name, if it had so many pods.
+pub(super) fn lot(seed: u64, name: u64, pods: i64) -> u64 {
+    hash::mix(seed ^ name.wrapping_add(pods.cast_unsigned().wrapping_mul(ODD)))
+}
+
 /// One row for each node that is known or has pods.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
@@ -210,8 +215,7 @@ impl Columns {
 
     /// The lot that a node would draw if it had so many pods.
     pub(super) fn lot_with(&self, seed: u64, index: usize, pods: i64) -> u64 {
-        let pods = pods.cast_unsigned();
-        hash::mix(seed ^ self.name_hash[index].wrapping_add(pods.wrapping_mul(ODD)))
+        lot(seed, self.name_hash[index], pods)
     }
 
     fn touch(&mut self, index: usize) {

@@ -158,7 +158,7 @@ impl Courses<'_> {
 }
 
 /// What is taken once so many pods of the class are there too.
-fn with(load: Load, class: &PodRequest, pods: i64) -> Load {
+pub(super) fn with(load: Load, class: &PodRequest, pods: i64) -> Load {
     let (requests, non_zero) = (&class.resources.requests, &class.resources.non_zero);
     let plus = |taken: i64, each: i64| taken.wrapping_add(each.wrapping_mul(pods));
     Load {
@@ -168,6 +168,6 @@ fn with(load: Load, class: &PodRequest, pods: i64) -> Load {
         ),
         used: (plus(load.used.0, requests.milli_cpu), plus(load.used.1, requests.memory)),
         storage: plus(load.storage, requests.ephemeral_storage),
-        pods: load.pods + pods,
+        pods: load.pods.wrapping_add(pods),
     }
 }

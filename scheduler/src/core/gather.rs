@@ -126,7 +126,7 @@ pub struct Scores {
 }
 
 impl Scores {
-    fn total(self) -> i64 {
+    pub(super) fn total(self) -> i64 {
         let Self { taints, affinity, spread, preferences, local } = self;
         [affinity, spread, preferences, local].into_iter().fold(taints, i64::saturating_add)
     }

@@ -79,7 +79,7 @@ pub fn survey(table: &mut NodeTable, class: &Arc<PodRequest>, full: bool) -> Sur
 }
 
 /// Whether cells know all that the pod asks of a node by itself.
-fn is_plain(class: &PodRequest) -> bool {
+pub(super) fn is_plain(class: &PodRequest) -> bool {
     let requests = &class.resources.requests;
     let (least, policy) = (&class.resources.least_allocated, &class.policy);
     let amounts = [
@@ -174,7 +174,7 @@ fn by_cells(
     })
 }
 
-fn wanted(class: &PodRequest) -> Wanted {
+pub(super) fn wanted(class: &PodRequest) -> Wanted {
     let requests = &class.resources.requests;
     Wanted {
         scorer: Scorer::new(class),

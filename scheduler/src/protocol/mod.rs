@@ -13,6 +13,7 @@ use crate::core::evaluate::Evaluation;
 use crate::core::event::EventSet;
 use crate::core::nominate::Nominee;
 use crate::core::pod::{PodRequest, PodUid};
+use crate::core::pool::{Asked, Pool};
 use crate::core::preempt::{Budget, Question, Trial};
 use crate::core::survey::Survey;
 
@@ -141,6 +142,13 @@ pub enum Operation {
         /// a survey lists domains of single nodes.
         nominees: Arc<[Nominee]>,
     },
+    /// The same for several classes, one after the other, for targets that know of it.
+    Draw {
+        /// The classes.
+        asked: Arc<[Asked]>,
+        /// Decides among equals; the same for all targets.
+        seed: u64,
+    },
     /// For a pod that fits nowhere, for all targets: where evicting others makes room.
     Preempt(Preempt),
     /// Phase 2, for the node's owner, which checks again that the pod fits.
@@ -158,7 +166,9 @@ impl Operation {
     #[must_use]
     pub fn node(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Survey { .. } | Self::Evaluate { .. } | Self::Preempt(_) => None,
+            Self::Survey { .. } | Self::Evaluate { .. } | Self::Draw { .. } | Self::Preempt(_) => {
+                None
+            }
             Self::Reserve(reservation) | Self::Restore(reservation) => Some(&reservation.node),
             Self::Confirm(settlement) | Self::Release(settlement) => Some(&settlement.node),
         }
@@ -256,6 +266,8 @@ pub struct ShardReport {
     /// The highest token of a reservation that this run was told of; 0 if none. Tokens grow with the
     /// term and within it.
     pub last_token: u64,
+    /// Whether it knows [`Operation::Draw`], and whoever stands between.
+    pub pools: bool,
     /// Why it did nothing; `None`: it did all.
     pub refusal: Option<Refusal>,
 }
@@ -266,6 +278,8 @@ pub enum Answer {
     /// To an evaluation: one, which may look ahead ([`Evaluation::ahead`]). Of several, which an
     /// earlier version sends, the first counts.
     Evaluations(Vec<Evaluation>),
+    /// To [`Operation::Draw`]: the shards' pools put together.
+    Pool(Box<Pool>),
     /// To a survey.
     Survey(Box<Survey>),
     /// To [`Operation::Preempt`]: the shards' trials put together.
@@ -296,6 +310,7 @@ impl Response {
             events: EventSet::EMPTY,
             keeps_domains_free: false,
             last_token: 0,
+            pools: false,
             refusal: Some(refusal.clone()),
         };
         Self { shards: targets.iter().map(report).collect(), answers: Vec::new() }

@@ -1,6 +1,7 @@
 //! Between the protocol's own types and protobuf. What comes in is checked here once; a message
 //! that makes no sense is refused whole.
 
+mod pools;
 mod preemption;
 mod request;
 mod response;
@@ -37,15 +38,18 @@ pub enum Dialect {
     CarryOver,
     /// Runs of operations and answers, nodes in columns, and sessions.
     Runs,
+    /// [`Operation::Draw`](super::Operation::Draw).
+    Pools,
 }
 
 impl Dialect {
     /// What is said of this version.
-    const OURS: u32 = 2;
+    const OURS: u32 = 3;
 
     fn read(dialect: u32, carry_over: bool) -> Self {
         match dialect {
-            Self::OURS.. => Self::Runs,
+            Self::OURS.. => Self::Pools,
+            2 => Self::Runs,
             _ if carry_over => Self::CarryOver,
             _ => Self::First,
         }

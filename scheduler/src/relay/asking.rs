@@ -196,6 +196,7 @@ mod tests {
             events: EventSet::EMPTY,
             keeps_domains_free: false,
             last_token,
+            pools: false,
             refusal,
         };
         Response { shards: vec![report], answers: Vec::new() }

@@ -14,6 +14,7 @@
 mod answers;
 mod binds;
 mod dossier;
+mod pools;
 mod preemption;
 mod rounds;
 mod volumes;
@@ -22,6 +23,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::pools::Pooled;
 use self::preemption::{Contender, Eviction};
 use self::volumes::Mounting;
 use super::evict::Order;
@@ -138,6 +140,8 @@ struct Evaluated {
 enum Question {
     /// Where pods of one class fit. More than one only if none of them is promised a node.
     Evaluate(Vec<Evaluated>),
+    /// Where pods of several classes fit. None of them is promised a node, nor is any other pod.
+    Pool(Pooled),
     /// Where evicting others makes room for a pod.
     Preempt(Box<Contender>),
 }
@@ -149,8 +153,8 @@ struct Round {
     told: Vec<(Arc<str>, Operation)>,
     reserve: Vec<(Chosen, Reservation)>,
     question: Option<Question>,
-    /// What the shards were given with it.
-    survey: Option<Arc<Survey>>,
+    /// What the shards were given with it: one for each class; none for a class without rules.
+    surveys: Vec<Arc<Survey>>,
     /// Whether the shards are surveyed for it first.
     surveying: bool,
     /// Whether the only pod is evaluated twice: on the node that it is promised, then on all.
@@ -163,7 +167,8 @@ struct Round {
 #[derive(Debug)]
 struct Surveyed {
     question: Question,
-    survey: Arc<Survey>,
+    /// One for each class.
+    surveys: Vec<Arc<Survey>>,
     /// The shards that are in it.
     targets: Vec<Arc<str>>,
 }
@@ -204,6 +209,8 @@ pub struct Coordinator {
     storage: Storage,
     /// Classes without rules of their own that needed a survey all the same, by address.
     minded: HashMap<usize, Arc<PodRequest>>,
+    /// A pool had no node for the pods that come next: their class is asked about alone.
+    alone: bool,
     /// Whether some node's hostname isn't its name.
     odd_hostnames: bool,
     again: VecDeque<Evaluated>,
@@ -247,6 +254,7 @@ impl Coordinator {
             directory: Directory::default(),
             storage: Storage::default(),
             minded: HashMap::default(),
+            alone: false,
             odd_hostnames: false,
             again: VecDeque::new(),
             contenders: VecDeque::new(),
@@ -280,6 +288,7 @@ impl Coordinator {
         self.term = None;
         match self.surveyed.take().map(|surveyed| surveyed.question) {
             Some(Question::Evaluate(pods)) => self.again.extend(pods),
+            Some(Question::Pool(pooled)) => self.again.extend(pooled.into_pods()),
             Some(Question::Preempt(contender)) => self.contenders.push_back(contender),
             None => {}
         }

@@ -44,6 +44,8 @@ struct Shard {
     changes: u64,
     /// Whether its pods keep others away from more than their own nodes, as last heard.
     keeps_domains_free: bool,
+    /// Whether it knows pools, as last heard.
+    pools: bool,
     pause: Duration,
     outbox: VecDeque<Operation>,
 }
@@ -76,6 +78,7 @@ impl Shards {
             incarnation: 0,
             changes: 0,
             keeps_domains_free: false,
+            pools: false,
             pause: FIRST,
             outbox: VecDeque::new(),
         };
@@ -118,6 +121,12 @@ impl Shards {
     pub fn silent_rules(&self) -> bool {
         let silent = |shard: &Shard| !matches!(shard.phase, Phase::Up);
         self.shards.iter().any(|shard| silent(shard) && shard.keeps_domains_free)
+    }
+
+    /// Whether every shard is asked and knows pools.
+    #[must_use]
+    pub fn know_pools(&self) -> bool {
+        self.shards.iter().all(|shard| matches!(shard.phase, Phase::Up) && shard.pools)
     }
 
     /// Whether this one is asked.
@@ -199,6 +208,7 @@ impl Shards {
         shard.incarnation = report.incarnation;
         shard.changes = report.changes;
         shard.keeps_domains_free = report.keeps_domains_free;
+        shard.pools = report.pools;
         shard.pause = FIRST;
         if let Phase::Joining(restore) = &mut shard.phase {
             restore.drain(..restore.len().min(CHUNK));
@@ -216,6 +226,7 @@ impl Shards {
         let Some(refusal) = &report.refusal else {
             shard.changes = report.changes;
             shard.keeps_domains_free = report.keeps_domains_free;
+            shard.pools = report.pools;
             return (report.events, None);
         };
         let pause = match refusal {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::core::evaluate::Evaluation;
 use crate::core::gather;
 use crate::core::membership::Membership;
+use crate::core::pool::Pool;
 use crate::core::preempt::Trial;
 use crate::core::survey::Survey;
 use crate::protocol::{Answer, Operation, Request, Response, Target};
@@ -128,6 +129,7 @@ struct Gathered {
     outcome: Option<Result<(), String>>,
     survey: Option<Box<Survey>>,
     trial: Option<Box<Trial>>,
+    pool: Option<Box<Pool>>,
 }
 
 impl Gathered {
@@ -142,6 +144,10 @@ impl Gathered {
                 Some(sum) => sum.absorb(*trial),
                 None => self.trial = Some(trial),
             },
+            Answer::Pool(pool) => match &mut self.pool {
+                Some(sum) => sum.absorb(*pool),
+                None => self.pool = Some(pool),
+            },
             // Only the node's owner answers.
             Answer::Outcome(result) => self.outcome = Some(result),
             Answer::Nobody => {}
@@ -154,6 +160,10 @@ impl Gathered {
         }
         if let Some(trial) = self.trial {
             return Answer::Trial(trial);
+        }
+        if let Some(pool) = self.pool {
+            // Of somebody who doesn't know of pools there is an evaluation instead.
+            return if self.parts.is_empty() { Answer::Pool(pool) } else { Answer::Nobody };
         }
         match self.outcome {
             Some(result) => Answer::Outcome(result),

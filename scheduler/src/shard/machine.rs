@@ -13,6 +13,7 @@ use crate::core::event::{EventSet, KINDS};
 use crate::core::maps::HashMap;
 use crate::core::membership::Membership;
 use crate::core::pod::{PodRequest, PodUid};
+use crate::core::pool::{Asked, Pool};
 use crate::core::preempt::preempt;
 use crate::core::queue::Moment;
 use crate::core::search;
@@ -245,6 +246,7 @@ impl ShardMachine {
             events: self.events_since(target.changes),
             keeps_domains_free: self.table.keeps_domains_free(),
             last_token: self.last_token,
+            pools: true,
             refusal,
         };
         Response { shards: vec![report], answers }
@@ -335,6 +337,7 @@ impl ShardMachine {
                 let evaluation = search::look_ahead(table, class, *seed, survey, ahead, nominees);
                 Answer::Evaluations(vec![evaluation])
             }
+            Operation::Draw { asked, seed } => Answer::Pool(Box::new(self.draw(asked, *seed))),
             Operation::Preempt(asked) => {
                 Answer::Trial(Box::new(preempt(&mut self.table, &asked.question())))
             }
@@ -359,6 +362,12 @@ impl ShardMachine {
                 Answer::Outcome(Ok(()))
             }
         }
+    }
+
+    fn draw(&mut self, asked: &[Asked], seed: u64) -> Pool {
+        let ahead = |asked: &Asked| self.ahead(asked.count, asked.survey.as_deref());
+        let ahead: Vec<usize> = asked.iter().map(ahead).collect();
+        Pool::of(&mut self.table, asked, &ahead, seed)
     }
 
     /// How far to look ahead where so many pods wait: about as far as the share of them goes that

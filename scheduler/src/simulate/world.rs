@@ -35,7 +35,7 @@ use crate::shard::machine::{ShardConfig, ShardMachine};
 /// Binds that the watch shows together.
 const LAG: usize = 4096;
 /// Binds under way at most, as by default.
-const MAX_BINDS: usize = 384;
+const MAX_BINDS: usize = 1024;
 /// Simulated time after which a pod that still isn't settled is given up.
 const PATIENCE: Duration = Duration::from_hours(1);
 

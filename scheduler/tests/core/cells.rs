@@ -20,7 +20,7 @@ use crate::build::{node, on, pod, uid};
 const HISTORIES: u64 = 20;
 const STEPS: usize = 150;
 
-fn pick<'a>(random: &mut SmallRng, of: &[&'a str]) -> &'a str {
+pub(crate) fn pick<'a>(random: &mut SmallRng, of: &[&'a str]) -> &'a str {
     of[random.random_range(0..of.len())]
 }
 
@@ -283,7 +283,11 @@ fn cells_lead_to_the_nodes_that_a_scan_finds() {
 }
 
 /// Tables of equal halves of the nodes, with some pods on them, and one of all nodes.
-fn divided(random: &mut SmallRng, halves: usize) -> (Vec<NodeTable>, NodeTable) {
+pub(crate) fn divided(
+    random: &mut SmallRng,
+    halves: usize,
+    rules: bool,
+) -> (Vec<NodeTable>, NodeTable) {
     let mut parts: Vec<NodeTable> = (0..halves).map(|_| NodeTable::new()).collect();
     let mut whole = NodeTable::new();
     for number in 0..120_u32 {
@@ -299,7 +303,7 @@ fn divided(random: &mut SmallRng, halves: usize) -> (Vec<NodeTable>, NodeTable) 
             labels,
             json!({"status": {"allocatable": allocatable}}),
         );
-        let pod = on(some_pod(random, number, true), &format!("n{number}"));
+        let pod = on(some_pod(random, number, rules), &format!("n{number}"));
         for table in [&mut parts[number as usize % halves], &mut whole] {
             table.upsert_node(&node);
             if number.is_multiple_of(4) {
@@ -310,7 +314,7 @@ fn divided(random: &mut SmallRng, halves: usize) -> (Vec<NodeTable>, NodeTable) 
     (parts, whole)
 }
 
-fn surveyed(tables: &mut [NodeTable], class: &Arc<PodRequest>) -> Survey {
+pub(crate) fn surveyed(tables: &mut [NodeTable], class: &Arc<PodRequest>) -> Survey {
     let surveys = tables.iter_mut().map(|table| survey(table, class, false));
     let sum = surveys.reduce(|mut sum, other| {
         sum.absorb(other);
@@ -325,7 +329,7 @@ fn looking_ahead_is_reserving_one_by_one() {
     for seed in 0..60 {
         let mut random = SmallRng::seed_from_u64(seed);
         let halves = random.random_range(1..=3);
-        let (mut parts, mut whole) = divided(&mut random, halves);
+        let (mut parts, mut whole) = divided(&mut random, halves, true);
         for number in 0..12_u32 {
             let mut class = some_pod(&mut random, 1000 + number, !number.is_multiple_of(4));
             if number % 4 == 1 {

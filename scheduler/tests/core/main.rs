@@ -6,6 +6,7 @@ mod accounting;
 mod build;
 mod cells;
 mod placement;
+mod pools;
 mod preemption;
 mod queueing;
 mod requests;

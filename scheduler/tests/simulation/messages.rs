@@ -182,8 +182,12 @@ impl Simulation {
         let mut copies = copies.filter(|(number, _)| number % COPIES == copy);
         let shard =
             copies.find_map(|(_, shard)| shard.as_mut().filter(|shard| shard.state.name() == name));
+        // Now and then somebody of an older version stands between.
+        let pools = !(self.now.as_secs() / 20).is_multiple_of(3);
         let response = if let Some(shard) = shard {
-            shard.state.exchange(self.now, request)
+            let mut response = shard.state.exchange(self.now, request);
+            response.shards.iter_mut().for_each(|report| report.pools &= pools);
+            response
         } else if self.chance(500) {
             // A connection that is refused; else nobody says a word.
             let gone = Refusal::Unreachable("gone".to_owned());

@@ -19,7 +19,7 @@ pub struct ExchangeRequest {
     pub deadline_millis: u32,
     #[prost(message, repeated, tag = "6")]
     pub operations: ::prost::alloc::vec::Vec<Operation>,
-    /// What the sender understands in an answer: from 2 on runs.
+    /// What the sender understands in an answer: from 2 on runs, from 3 on pools.
     #[prost(uint32, tag = "7")]
     pub dialect: u32,
 }
@@ -37,7 +37,7 @@ pub struct Target {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Operation {
-    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "operation::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: ::core::option::Option<operation::Kind>,
 }
 /// Nested message and enum types in `Operation`.
@@ -72,7 +72,31 @@ pub mod operation {
         Reserves(super::Run),
         #[prost(message, tag = "9")]
         Confirms(super::Run),
+        /// Which nodes the next pods of several classes may get. For all targets, of which each has said
+        /// that it knows pools.
+        #[prost(message, tag = "10")]
+        Draw(super::Draw),
     }
+}
+/// Classes in the order in which they are decided.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Draw {
+    #[prost(message, repeated, tag = "1")]
+    pub asked: ::prost::alloc::vec::Vec<Asked>,
+    /// Decides among equals, so all targets must be given the same.
+    #[prost(uint64, tag = "2")]
+    pub seed: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Asked {
+    #[prost(message, optional, tag = "1")]
+    pub class: ::core::option::Option<PodClass>,
+    /// How many pods of the class wait.
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+    /// As in Evaluate.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub survey: ::prost::bytes::Bytes,
 }
 /// Reservations or settlements that have much in common, in columns.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -212,7 +236,7 @@ pub struct ExchangeResponse {
     /// The sender knows what a reservation without a class means.
     #[prost(bool, tag = "3")]
     pub classes_carry_over: bool,
-    /// What the sender understands in a request: 2 for runs and for Session.
+    /// What the sender understands in a request: 2 for runs and for Session, 3 for Draw.
     #[prost(uint32, tag = "4")]
     pub dialect: u32,
 }
@@ -239,6 +263,9 @@ pub struct ShardReport {
     /// the copy of the shard that holds the last leader's reservations.
     #[prost(uint64, tag = "8")]
     pub last_token: u64,
+    /// The shard, and whoever stands between, knows Draw.
+    #[prost(bool, tag = "9")]
+    pub pools: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {
@@ -311,7 +338,7 @@ pub mod refusal {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Answer {
-    #[prost(oneof = "answer::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "answer::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<answer::Kind>,
 }
 /// Nested message and enum types in `Answer`.
@@ -334,7 +361,73 @@ pub mod answer {
         /// sender whose dialect is 2 or more.
         #[prost(uint32, tag = "5")]
         Done(u32),
+        /// To draw: the targets' nodes put together.
+        #[prost(message, tag = "6")]
+        Pool(super::Pool),
     }
+}
+/// Nodes for the next pods of some classes, in columns.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Pool {
+    /// For each class that was asked for.
+    #[prost(message, repeated, tag = "1")]
+    pub classes: ::prost::alloc::vec::Vec<PoolClass>,
+    #[prost(message, repeated, tag = "2")]
+    pub kinds: ::prost::alloc::vec::Vec<PoolKind>,
+    /// The nodes' names one behind the other, and how many bytes each of them takes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub names: ::prost::bytes::Bytes,
+    #[prost(uint32, repeated, tag = "4")]
+    pub lengths: ::prost::alloc::vec::Vec<u32>,
+    /// For each node the place of its kind.
+    #[prost(uint32, repeated, tag = "5")]
+    pub kind: ::prost::alloc::vec::Vec<u32>,
+    /// Six for each node: CPU and memory as scores count them, CPU, memory, storage and pods that are
+    /// taken.
+    #[prost(int64, repeated, tag = "6")]
+    pub loads: ::prost::alloc::vec::Vec<i64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PoolClass {
+    /// The class can't be decided so; there are no groups.
+    #[prost(bool, tag = "1")]
+    pub unknown: bool,
+    #[prost(message, repeated, tag = "2")]
+    pub groups: ::prost::alloc::vec::Vec<PoolGroup>,
+}
+/// Nodes with the same raw scores and domains.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PoolGroup {
+    #[prost(int64, tag = "1")]
+    pub taints: i64,
+    #[prost(int64, tag = "2")]
+    pub affinity: i64,
+    #[prost(message, repeated, tag = "3")]
+    pub labels: ::prost::alloc::vec::Vec<Label>,
+    /// Nodes outside the pool may take a pod of the class; none of them has a better sum of the scores
+    /// that need no normalisation, and among those that share it none has a higher lot.
+    #[prost(bool, tag = "4")]
+    pub more: bool,
+    #[prost(int64, tag = "5")]
+    pub local: i64,
+    #[prost(fixed64, tag = "6")]
+    pub lot: u64,
+}
+/// What nodes have in common that are alike but for what is taken on them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PoolKind {
+    /// CPU in thousandths, memory and storage in bytes, and pods.
+    #[prost(int64, tag = "1")]
+    pub cpu: i64,
+    #[prost(int64, tag = "2")]
+    pub memory: i64,
+    #[prost(int64, tag = "3")]
+    pub storage: i64,
+    #[prost(int64, tag = "4")]
+    pub pods: i64,
+    /// For each class the place of their group, from 1; 0 where they don't take it.
+    #[prost(uint32, repeated, tag = "5")]
+    pub groups: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Trial {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::pools::{decode_draw, encode_draw};
 use super::preemption::{decode_nominees, decode_preempt, encode_nominees, encode_preempt};
 use super::runs::{self, OpenRun};
 use super::{ClassCache, Dialect, MAX_OPERATIONS, WireError};
@@ -16,7 +17,7 @@ use crate::protocol::{Operation, PodId, Request, Reservation, Settlement, Target
 
 /// Classes of one message that are written already, by address: many of its operations share one.
 #[derive(Default)]
-struct Written {
+pub(super) struct Written {
     classes: HashMap<usize, Bytes>,
     /// The class of the last reservation, where the receiver takes one without to be of the same.
     last: Option<usize>,
@@ -33,7 +34,7 @@ impl Written {
         self.class(class).map(Some)
     }
 
-    fn class(&mut self, class: &Arc<PodRequest>) -> Result<pb::PodClass, WireError> {
+    pub(super) fn class(&mut self, class: &Arc<PodRequest>) -> Result<pb::PodClass, WireError> {
         let address = Arc::as_ptr(class).addr();
         if let Some(request) = self.classes.get(&address) {
             return Ok(pb::PodClass { request: request.clone() });
@@ -59,7 +60,7 @@ pub fn encode_request(
     let mut run = None;
     for operation in &request.operations {
         if dialect < Dialect::Runs {
-            operations.push(encode_operation(operation, &mut written)?);
+            operations.push(encode_operation(operation, &mut written, dialect)?);
             continue;
         }
         if run.as_mut().is_some_and(|run: &mut OpenRun| run.takes(operation)) {
@@ -68,7 +69,7 @@ pub fn encode_request(
         operations.extend(run.take().map(OpenRun::close));
         run = OpenRun::of(operation, |class| written.class(class))?;
         if run.is_none() {
-            operations.push(encode_operation(operation, &mut written)?);
+            operations.push(encode_operation(operation, &mut written, dialect)?);
         }
     }
     operations.extend(run.map(OpenRun::close));
@@ -120,9 +121,11 @@ pub fn decode_request(
 fn encode_operation(
     operation: &Operation,
     written: &mut Written,
+    dialect: Dialect,
 ) -> Result<pb::Operation, WireError> {
     use pb::operation::Kind;
     let kind = match operation {
+        Operation::Draw { asked, seed } => encode_draw(asked, *seed, written, dialect)?,
         Operation::Survey { class, full } => {
             Kind::Survey(pb::Survey { class: Some(written.class(class)?), full: *full })
         }
@@ -176,6 +179,7 @@ fn decode_operation(
     Ok(match operation.kind.ok_or(WireError::Missing("operation"))? {
         // Expanded before.
         Kind::Reserves(_) | Kind::Confirms(_) => return Err(WireError::Run),
+        Kind::Draw(wire) => decode_draw(wire, classes)?,
         Kind::Survey(wire) => {
             Operation::Survey { class: classes.get(wire.class)?, full: wire.full }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::pools::{decode_pool, encode_pool};
 use super::preemption::{decode_trial, encode_trial};
 use super::runs::{read_next, write_next};
 use super::{Dialect, MAX_OPERATIONS};
@@ -22,6 +23,7 @@ pub fn encode_response(response: &Response, dialect: Dialect) -> pb::ExchangeRes
         events: report.events.bits(),
         keeps_domains_free: report.keeps_domains_free,
         last_token: report.last_token,
+        pools: report.pools,
         refusal: report.refusal.as_ref().map(encode_refusal),
     };
     pb::ExchangeResponse {
@@ -58,6 +60,7 @@ pub fn decode_response(response: pb::ExchangeResponse) -> Response {
         events: EventSet::from_bits(report.events),
         keeps_domains_free: report.keeps_domains_free,
         last_token: report.last_token,
+        pools: report.pools,
         refusal: report.refusal.map(decode_refusal),
     };
     Response {
@@ -121,6 +124,7 @@ fn encode_answer(answer: &Answer, dialect: Dialect) -> pb::Answer {
         }
         // What can't be written is left out, and a survey that is left out is no survey.
         Answer::Survey(survey) => encode_survey(survey).ok().map(Kind::Survey),
+        Answer::Pool(pool) => Some(Kind::Pool(encode_pool(pool))),
         Answer::Trial(trial) => Some(Kind::Trial(encode_trial(trial))),
         Answer::Outcome(Ok(())) => {
             Some(Kind::Outcome(pb::Outcome { done: true, message: String::new() }))
@@ -143,6 +147,9 @@ fn decode_answer(answer: pb::Answer) -> Answer {
         }
         Some(Kind::Survey(survey)) => {
             decode_survey(&survey).map_or(Answer::Nobody, |survey| Answer::Survey(survey.into()))
+        }
+        Some(Kind::Pool(pool)) => {
+            decode_pool(pool).map_or(Answer::Nobody, |pool| Answer::Pool(pool.into()))
         }
         Some(Kind::Trial(trial)) => {
             decode_trial(trial).map_or(Answer::Nobody, |trial| Answer::Trial(trial.into()))

@@ -14,20 +14,20 @@ use crate::protocol::{Operation, PodId, Reservation, Settlement};
 
 /// Texts one behind the other.
 #[derive(Debug, Default)]
-struct Texts {
-    bytes: Vec<u8>,
-    lengths: Vec<u32>,
+pub(super) struct Texts {
+    pub(super) bytes: Vec<u8>,
+    pub(super) lengths: Vec<u32>,
 }
 
 impl Texts {
-    fn push(&mut self, text: &str) {
+    pub(super) fn push(&mut self, text: &str) {
         self.bytes.extend_from_slice(text.as_bytes());
         self.lengths.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
     }
 }
 
 /// The texts again; `None` where the lengths don't add up to them, or one isn't a text.
-fn texts<'a>(
+pub(super) fn texts<'a>(
     bytes: &'a [u8],
     lengths: &'a [u32],
 ) -> Option<impl Iterator<Item = Option<&'a str>> + use<'a>> {

@@ -326,6 +326,7 @@ fn responses_come_back_as_they_went() {
         events: EventSet::from_bits(5),
         keeps_domains_free: true,
         last_token: 12,
+        pools: true,
         refusal,
     };
     let response = Response {

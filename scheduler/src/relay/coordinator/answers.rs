@@ -98,7 +98,12 @@ impl Coordinator {
         if round.surveying {
             let spoke = |target: &&Target| !silent.contains_key(&target.shard);
             let spoke = round.targets.iter().filter(spoke).map(|target| target.shard.clone());
-            self.was_surveyed(now, question, answers.next(), spoke.collect(), missing);
+            let spoke = spoke.collect();
+            if let Question::Pool(pooled) = question {
+                self.pool_surveyed(now, pooled, answers, spoke, missing);
+            } else {
+                self.was_surveyed(now, question, answers.next(), spoke, missing);
+            }
             return actions;
         }
         match question {
@@ -108,8 +113,11 @@ impl Coordinator {
                 // The node that the pod is promised comes before better ones.
                 let takes = |alone: &Evaluation| !alone.wants_survey && !alone.tuples.is_empty();
                 let answer = alone.filter(takes).or(all);
-                let survey = round.survey.as_deref();
+                let survey = round.surveys.first().map(|survey| &**survey);
                 actions.extend(self.all_evaluated(now, pods, answer, survey, missing));
+            }
+            Question::Pool(pooled) => {
+                actions.extend(self.drawn(now, pooled, answers.next(), missing));
             }
             Question::Preempt(contender) => {
                 actions.extend(self.tried(now, contender, answers.next(), missing));
@@ -181,7 +189,7 @@ impl Coordinator {
             Question::Evaluate(pods) => {
                 pods.first().is_some_and(|pod| pod.class.insists_on_others())
             }
-            Question::Preempt(_) => true,
+            Question::Pool(_) | Question::Preempt(_) => true,
         };
         if missing > 0 && (insists || self.shards.silent_rules()) {
             self.metrics.partial.inc();
@@ -193,18 +201,20 @@ impl Coordinator {
             return self.ask_again(question);
         }
         self.odd_hostnames = odd;
-        self.surveyed = Some(Surveyed { question, survey: Arc::from(survey), targets });
+        let surveys = vec![Arc::from(survey)];
+        self.surveyed = Some(Surveyed { question, surveys, targets });
     }
 
     /// Nothing is known about these pods now: they are tried again after a pause.
     pub(super) fn give_back(&mut self, now: Moment, question: Question) {
         match question {
             Question::Evaluate(pods) => self.retry_all(now, pods),
+            Question::Pool(pooled) => self.retry_all(now, pooled.into_pods()),
             Question::Preempt(contender) => self.queue.retry(contender.pod.attempt.pod.uid, now),
         }
     }
 
-    fn retry_all(&mut self, now: Moment, pods: Vec<Evaluated>) {
+    fn retry_all(&mut self, now: Moment, pods: impl IntoIterator<Item = Evaluated>) {
         for pod in pods {
             self.queue.retry(pod.attempt.pod.uid, now);
         }
@@ -270,13 +280,11 @@ impl Coordinator {
                 None => unseen.push(pod),
             }
         }
-        for pod in unseen.into_iter().rev() {
-            self.again.push_front(pod);
-        }
+        self.pods_again(unseen);
         actions
     }
 
-    fn evaluated(
+    pub(super) fn evaluated(
         &mut self,
         now: Moment,
         pod: Evaluated,
@@ -395,6 +403,7 @@ fn complete(targets: &[Target], response: &Response) -> Vec<ShardReport> {
             events: EventSet::EMPTY,
             keeps_domains_free: false,
             last_token: 0,
+            pools: false,
             refusal: Some(Refusal::Unreachable("nobody reported".to_owned())),
         })
     };

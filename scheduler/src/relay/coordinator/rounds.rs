@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::pools::{CLASSES, PODS};
 use super::{Action, BATCH, Chosen, Coordinator, Evaluated, IDLE, Question, Round, Surveyed};
 use crate::core::nominate::Nominee;
 use crate::core::pod::{PodRequest, PodUid};
@@ -12,7 +13,7 @@ use crate::protocol::{Operation, Reservation};
 impl Coordinator {
     pub(super) fn next_round(&mut self, now: Moment, term: u64) -> Option<Action> {
         let reserve = self.takeable_choices(now);
-        let (question, survey) = self.next_question(now, reserve.len());
+        let (mut question, surveys) = self.next_question(now, reserve.len());
         let told = self.shards.take_outbox();
         let idle = now >= self.last_round + IDLE && self.shards.up() > 0;
         if reserve.is_empty() && question.is_none() && told.is_empty() && !idle {
@@ -29,18 +30,24 @@ impl Coordinator {
         let reserve: Vec<_> = reserve.into_iter().map(with_reservation).collect();
         let mut operations: Vec<Operation> = told.iter().map(|(_, o)| o.clone()).collect();
         operations.extend(reserve.iter().map(|(_, r)| Operation::Reserve(r.clone())));
-        let surveying = survey.is_none() && question.as_ref().is_some_and(|q| self.needs_survey(q));
+        let surveying =
+            surveys.is_empty() && question.as_ref().is_some_and(|q| self.needs_survey(q));
         let before = operations.len();
-        match &question {
+        let survey = surveys.first().cloned();
+        match &mut question {
             None => {}
             Some(Question::Evaluate(pods)) => {
-                self.ask_evaluation(pods, &reserve, surveying, survey.clone(), &mut operations);
+                self.ask_evaluation(pods, &reserve, surveying, survey, &mut operations);
+            }
+            Some(Question::Pool(pooled)) => {
+                self.ask_pool(pooled, surveying, &surveys, &mut operations);
             }
             Some(Question::Preempt(contender)) => {
-                self.ask_preemption(contender, &reserve, survey.clone(), &mut operations);
+                self.ask_preemption(contender, &reserve, survey, &mut operations);
             }
         }
-        let promised = operations.len() > before + 1;
+        let twice = operations.len() > before + 1;
+        let promised = twice && matches!(question, Some(Question::Evaluate(_)));
         let mut targets = self.shards.up_targets();
         if question.is_none() && !idle {
             targets.retain(|target| {
@@ -52,7 +59,7 @@ impl Coordinator {
         self.last_round = now;
         let joins = self.joins;
         let round =
-            Round { id, targets, told, reserve, question, survey, surveying, promised, joins };
+            Round { id, targets, told, reserve, question, surveys, surveying, promised, joins };
         self.round = Some(round);
         Some(Action::Exchange { id, request })
     }
@@ -126,48 +133,64 @@ impl Coordinator {
         &mut self,
         now: Moment,
         reserving: usize,
-    ) -> (Option<Question>, Option<Arc<Survey>>) {
-        if let Some(Surveyed { question, survey, targets }) = self.surveyed.take() {
+    ) -> (Option<Question>, Vec<Arc<Survey>>) {
+        if let Some(Surveyed { question, surveys, targets }) = self.surveyed.take() {
             let up = self.shards.up_targets();
             if up.iter().all(|target| targets.contains(&target.shard))
-                && self.suits(&question, &survey)
+                && self.suits(&question, &surveys)
             {
-                return (Some(question), Some(survey));
+                return (Some(question), surveys);
             }
             // A shard has come since, and its pods aren't in the survey; or a pod was promised a
             // node.
             self.ask_again(question);
         }
         if !self.contenders.is_empty() && self.may_evaluate(now, reserving) {
-            return (self.contenders.pop_front().map(Question::Preempt), None);
+            return (self.contenders.pop_front().map(Question::Preempt), Vec::new());
         }
-        let pods = self.next_pods(now, reserving);
-        ((!pods.is_empty()).then_some(Question::Evaluate(pods)), None)
+        (self.next_evaluation(now, reserving), Vec::new())
     }
 
     pub(super) fn ask_again(&mut self, question: Question) {
         match question {
-            Question::Evaluate(pods) => {
-                for pod in pods.into_iter().rev() {
-                    self.again.push_front(pod);
-                }
-            }
+            Question::Evaluate(pods) => self.pods_again(pods),
+            Question::Pool(pooled) => self.pods_again(pooled.into_pods()),
             Question::Preempt(contender) => self.contenders.push_front(contender),
         }
     }
 
-    fn suits(&self, question: &Question, survey: &Survey) -> bool {
-        let Question::Evaluate(pods) = question else { return true };
+    /// These pods are the next ones.
+    pub(super) fn pods_again(
+        &mut self,
+        pods: impl IntoIterator<IntoIter: DoubleEndedIterator<Item = Evaluated>>,
+    ) {
+        for pod in pods.into_iter().rev() {
+            self.again.push_front(pod);
+        }
+    }
+
+    fn suits(&self, question: &Question, surveys: &[Arc<Survey>]) -> bool {
+        let pods = match question {
+            Question::Evaluate(pods) => pods,
+            Question::Pool(pooled) => return self.may_pool_all(pooled),
+            Question::Preempt(_) => return true,
+        };
         let Some(first) = pods.first() else { return true };
-        survey.full || self.nominees(&first.class, first.attempt.pod.uid, &[]).is_empty()
+        surveys.iter().all(|survey| survey.full)
+            || self.nominees(&first.class, first.attempt.pod.uid, &[]).is_empty()
     }
 
     fn needs_survey(&self, question: &Question) -> bool {
-        let Question::Evaluate(pods) = question else { return true };
-        let minds = |class: &Arc<PodRequest>| {
-            class.minds_others() || self.minded.contains_key(&Arc::as_ptr(class).addr())
-        };
-        pods.first().is_some_and(|first| minds(&first.class))
+        match question {
+            Question::Evaluate(pods) => pods.first().is_some_and(|first| self.minds(&first.class)),
+            Question::Pool(pooled) => pooled.surveyed,
+            Question::Preempt(_) => true,
+        }
+    }
+
+    /// Whether a class needs a survey.
+    pub(super) fn minds(&self, class: &Arc<PodRequest>) -> bool {
+        class.minds_others() || self.minded.contains_key(&Arc::as_ptr(class).addr())
     }
 
     pub(super) fn may_evaluate(&self, now: Moment, reserving: usize) -> bool {
@@ -184,7 +207,7 @@ impl Coordinator {
     }
 
     /// The next pods, all of one class.
-    fn next_pods(&mut self, now: Moment, reserving: usize) -> Vec<Evaluated> {
+    pub(super) fn next_pods(&mut self, now: Moment, reserving: usize) -> Vec<Evaluated> {
         let mut pods: Vec<Evaluated> = Vec::new();
         while pods.len() < BATCH && self.may_evaluate(now, reserving + pods.len()) {
             let like = pods.first().map(|first| first.attempt.pod.uid);
@@ -212,6 +235,7 @@ impl Coordinator {
         let Some(round) = &self.round else { return };
         let asked = match &round.question {
             Some(Question::Evaluate(pods)) => pods.len(),
+            Some(Question::Pool(pooled)) => pooled.len(),
             Some(Question::Preempt(_)) | None => 0,
         };
         let reserving = round.reserve.len() + asked;
@@ -219,14 +243,24 @@ impl Coordinator {
         if self.term.is_none() || waits {
             return;
         }
-        let mut like = None;
-        while self.again.len() < BATCH && self.may_evaluate(now, reserving + self.again.len()) {
-            let attempt = match like {
-                None => self.queue.pop(now),
-                Some(first) => self.queue.pop_like(first, now),
+        let (most, classes) = if self.shards.know_pools() { (PODS, CLASSES) } else { (BATCH, 1) };
+        // A class that is begun beside others has room for all of its pods, as it would have alone.
+        let room = |this: &Self| this.may_evaluate(now, reserving + this.again.len() + BATCH);
+        // Of the present class: its first pod, and how many there are.
+        let (mut like, mut alike, mut begun) = (None, 0, 0);
+        while self.again.len() < most && self.may_evaluate(now, reserving + self.again.len()) {
+            let more = like.filter(|_| alike < BATCH);
+            let attempt = match more.and_then(|first| self.queue.pop_like(first, now)) {
+                None if begun == classes || (begun > 0 && !room(self)) => return,
+                None => {
+                    (like, alike, begun) = (None, 0, begun + 1);
+                    self.queue.pop(now)
+                }
+                attempt => attempt,
             };
             let Some(attempt) = attempt else { return };
             like.get_or_insert(attempt.pod.uid);
+            alike += 1;
             let class = attempt.pod.request.clone();
             self.again.push_back(Evaluated { attempt, class, begun: now, refusals: 0 });
         }
