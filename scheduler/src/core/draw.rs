@@ -8,7 +8,7 @@ use super::bound::{Load, Offer};
 use super::columns::lot;
 use super::courses::with;
 use super::evaluate::{Evaluation, Tuple};
-use super::gather::{Placement, scores};
+use super::gather::{Placement, Scores, scores};
 use super::hash;
 use super::pod::PodRequest;
 use super::pool::{Asked, Group, Pool};
@@ -65,7 +65,7 @@ impl<'a> Draw<'a> {
                 changed |= std::mem::replace(present, now) != now;
             }
             if changed {
-                self.weigh(groups, &present, class, &mut bonuses);
+                Self::weigh(groups, &present, class, &mut bonuses);
             }
             let heads = waiting.iter().enumerate().filter(|(group, _)| present[*group]);
             let best = heads.filter_map(|(group, waiting)| {
@@ -130,7 +130,7 @@ impl<'a> Draw<'a> {
 
     /// What the nodes of each group get for what has to be normalised, beside the groups that have
     /// nodes.
-    fn weigh(&self, groups: &[Group], present: &[bool], class: &PodRequest, bonuses: &mut [i64]) {
+    fn weigh(groups: &[Group], present: &[bool], class: &PodRequest, bonuses: &mut [i64]) {
         let of = |group: &Group| Tuple {
             taints: group.taints,
             affinity: group.affinity,
@@ -147,7 +147,7 @@ impl<'a> Draw<'a> {
         let there = groups.iter().zip(present).filter(|(_, present)| **present);
         let tuples: Vec<Tuple> = there.map(|(group, _)| of(group)).collect();
         let evaluation = Evaluation { tuples, ..Evaluation::default() };
-        let mut totals = scores(&evaluation, class).into_iter().map(|scores| scores.total());
+        let mut totals = scores(&evaluation, class).into_iter().map(Scores::total);
         for (bonus, present) in bonuses.iter_mut().zip(present) {
             *bonus = if *present { totals.next().unwrap_or_default() } else { 0 };
         }

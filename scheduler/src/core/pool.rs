@@ -94,7 +94,9 @@ impl Pool {
     #[must_use]
     pub fn of(table: &mut NodeTable, asked: &[Asked], ahead: &[usize], seed: u64) -> Self {
         table.update_cells(seed);
-        asked.iter().for_each(|asked| table.update_views(&asked.class));
+        for asked in asked {
+            table.update_views(&asked.class);
+        }
         let (columns, cells) = (table.columns(), table.cells());
         let mut listed = Exceptions::default();
         let mut rows: Vec<u32> = Vec::new();

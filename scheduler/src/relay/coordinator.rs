@@ -163,6 +163,15 @@ struct Round {
     joins: u64,
 }
 
+/// Whether a class is asked about beside others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Company {
+    /// Where it can be.
+    Others,
+    /// Not now: a pool had no node for it.
+    None,
+}
+
 /// A question for which all shards have been surveyed.
 #[derive(Debug)]
 struct Surveyed {
@@ -209,8 +218,8 @@ pub struct Coordinator {
     storage: Storage,
     /// Classes without rules of their own that needed a survey all the same, by address.
     minded: HashMap<usize, Arc<PodRequest>>,
-    /// A pool had no node for the pods that come next: their class is asked about alone.
-    alone: bool,
+    /// How the pods that come next are asked about.
+    company: Company,
     /// Whether some node's hostname isn't its name.
     odd_hostnames: bool,
     again: VecDeque<Evaluated>,
@@ -254,7 +263,7 @@ impl Coordinator {
             directory: Directory::default(),
             storage: Storage::default(),
             minded: HashMap::default(),
-            alone: false,
+            company: Company::Others,
             odd_hostnames: false,
             again: VecDeque::new(),
             contenders: VecDeque::new(),

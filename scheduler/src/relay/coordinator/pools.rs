@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, BATCH, Coordinator, Evaluated, Question, Surveyed};
+use super::{Action, BATCH, Company, Coordinator, Evaluated, Question, Surveyed};
 use crate::core::draw::Draw;
 use crate::core::evaluate::Evaluation;
 use crate::core::gather::Decision;
@@ -50,8 +50,8 @@ impl Coordinator {
     pub(super) fn next_evaluation(&mut self, now: Moment, reserving: usize) -> Option<Question> {
         let first = self.next_pods(now, reserving);
         let class = Arc::clone(&first.first()?.class);
-        let alone = std::mem::take(&mut self.alone);
-        if alone || !self.shards.know_pools() || !self.may_pool(&first) {
+        let company = std::mem::replace(&mut self.company, Company::Others);
+        if company == Company::None || !self.shards.know_pools() || !self.may_pool(&first) {
             return Some(Question::Evaluate(first));
         }
         let surveyed = self.minds(&class);
@@ -168,7 +168,7 @@ impl Coordinator {
         for (place, asked) in pooled.asked.iter().enumerate() {
             let Some(pods) = groups.next() else { break };
             let placements = draw.next(place, asked);
-            self.alone = placements.is_empty();
+            self.company = if placements.is_empty() { Company::None } else { Company::Others };
             let mut pods = pods.into_iter();
             for (placement, pod) in placements.into_iter().zip(&mut pods) {
                 actions.extend(self.evaluated(now, pod, Decision::Place(placement), &nothing));
@@ -187,7 +187,7 @@ impl Coordinator {
         if self.term.is_none() {
             return self.give_back(now, Question::Pool(pooled));
         }
-        self.alone = true;
+        self.company = Company::None;
         self.ask_again(Question::Pool(pooled));
     }
 }
