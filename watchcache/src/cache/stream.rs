@@ -22,6 +22,8 @@ use super::wire::{ListMeta, Unsupported};
 
 /// Bytes of an answer made at a time.
 const PIECE: usize = 64 * 1024;
+/// Bytes around an object in an event, about.
+const AROUND: usize = 256;
 /// Events read at a time.
 const BATCH: usize = 64;
 /// Bookmarks come about this often (`k8s.io/apiserver/pkg/storage/cacher/cache_watcher.go`,
@@ -262,6 +264,11 @@ impl Watch {
 
     /// What comes before the events of the feed.
     fn begin(&mut self, piece: &mut Vec<u8>) -> Result<(), Unsupported> {
+        // The objects of a node, say, are much alike.
+        if let [first, ..] = self.objects.as_slice() {
+            let size = self.objects.len() * (first.message.bytes().len() + AROUND);
+            piece.reserve(size.min(PIECE + AROUND));
+        }
         for object in self.objects.by_ref() {
             let what = (&object.message, object.revision);
             self.form.put_event(piece, self.kind, "ADDED", what)?;

@@ -4,6 +4,7 @@
 //! nothing more to do, all that has come together is sent. Where several streams had something to
 //! say, others may be about to: the tasks that wake them have their turn first, once.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +17,13 @@ use crate::executor::Parts;
 
 /// Bytes held back; with more, they are written on before others are taken.
 const MOST: usize = 64 * 1024;
+/// Room for them, and for what the server writes at a time.
+const ROOM: usize = MOST + 32 * 1024;
+
+thread_local! {
+    /// Room for what is held back. A connection has it until its socket took all of that.
+    static HELD: RefCell<Vec<u8>> = RefCell::default();
+}
 
 #[derive(Debug)]
 struct State<S> {
@@ -38,7 +46,12 @@ impl<S: AsyncWrite + Unpin> State<S> {
     /// Sends all that is held.
     fn drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest) = self.held.get(self.written..).filter(|rest| !rest.is_empty()) {
-            let count = ready!(Pin::new(&mut self.io).poll_write(context, rest))?;
+            let Poll::Ready(count) = Pin::new(&mut self.io).poll_write(context, rest) else {
+                // It may be long until the client reads.
+                self.held.shrink_to_fit();
+                return Poll::Pending;
+            };
+            let count = count?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -46,12 +59,25 @@ impl<S: AsyncWrite + Unpin> State<S> {
             self.dirty = true;
         }
         // A connection at rest holds no buffer.
-        (self.held, self.written, self.waited) = (Vec::new(), 0, false);
+        let mut held = std::mem::take(&mut self.held);
+        if (1..=ROOM).contains(&held.capacity()) {
+            held.clear();
+            HELD.set(held);
+        }
+        (self.written, self.waited) = (0, false);
         if self.dirty {
             ready!(Pin::new(&mut self.io).poll_flush(context))?;
             self.dirty = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn hold(&mut self, bytes: &[u8]) {
+        if self.held.capacity() == 0 {
+            self.held = HELD.take();
+            self.held.reserve_exact(ROOM);
+        }
+        self.held.extend_from_slice(bytes);
     }
 
     /// Makes room for more.
@@ -123,7 +149,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
     ) -> Poll<io::Result<usize>> {
         let mut state = self.0.lock();
         ready!(state.poll_room(context))?;
-        state.held.extend_from_slice(bytes);
+        state.hold(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -136,7 +162,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         ready!(state.poll_room(context))?;
         let mut count = 0;
         for part in parts {
-            state.held.extend_from_slice(part);
+            state.hold(part);
             count += part.len();
         }
         Poll::Ready(Ok(count))
