@@ -324,12 +324,16 @@ impl Pools {
                 (connectors, false)
             }
         };
-        let pool = |pool: &PoolConfig, connector| {
-            let old = self.current.iter().find(|old| kept && old.adopt(pool)).cloned();
-            old.unwrap_or_else(|| Pool::start(pool, connector, &self.metrics))
+        let adopted =
+            |pool: &PoolConfig| self.current.iter().find(|old| kept && old.adopt(pool)).cloned();
+        let of_apiservers =
+            |pool| adopted(pool).unwrap_or_else(|| Pool::start(pool, &connector, &self.metrics));
+        let of_peers = |pool| {
+            let start = || Pool::start_of_peers(pool, &to_peers, &self.metrics);
+            adopted(pool).unwrap_or_else(start)
         };
-        let pools: Vec<_> = config.pools.iter().map(|one| pool(one, &connector)).collect();
-        let peers = self.peers.iter().map(|(part, peer)| (*part, pool(peer, &to_peers)));
+        let pools: Vec<_> = config.pools.iter().map(of_apiservers).collect();
+        let peers = self.peers.iter().map(|(part, peer)| (*part, of_peers(peer)));
         let peers: HashMap<_, _> = peers.collect();
         self.current = pools.iter().chain(peers.values()).cloned().collect();
         let table = RouteTable::new(&config.pools);

@@ -15,8 +15,7 @@ use crate::authn::Credentials;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// The part for which another front door passes a request on. It counts only where that has shown
-/// that it is one.
+/// The part for which another front door asks. It counts only where that has shown that it is one.
 pub const PART: HeaderName = HeaderName::from_static("x-megacluster-part");
 
 /// Makes a client's request headers those of the request to a kube-apiserver.

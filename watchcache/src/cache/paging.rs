@@ -45,7 +45,7 @@ impl<'a> Paging<'a> {
         !self.full || self.filter.key.is_none()
     }
 
-    /// The object that was taken in last, if the page has kept it.
+    /// How many objects it has.
     #[must_use]
     pub fn kept(&self) -> usize {
         self.page.objects.len()

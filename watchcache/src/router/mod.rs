@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -248,9 +249,16 @@ impl Router {
         let now = UnixTime::now();
         let proxied =
             self.proxies.as_ref().is_some_and(|proxies| proxies.trusts(&client.certificates, now));
-        let response = match self.answer(&client, &asked, request, proxied).await {
-            Ok(response) => response,
-            Err(failure) => own(&failure),
+        // A peer asks whether this front door serves, not the kube-apiservers behind it.
+        let probed = proxied
+            && request.uri().path() == "/readyz"
+            && request.headers().contains_key(headers::PART);
+        let response = if probed {
+            Response::new(ResponseBody::Own(Some(Bytes::from_static(b"ok"))))
+        } else {
+            self.answer(&client, &asked, request, proxied)
+                .await
+                .unwrap_or_else(|failure| own(&failure))
         };
         if client.http2 && !proxied {
             self.maybe_goaway(&client, response.status());

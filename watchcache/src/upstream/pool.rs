@@ -34,6 +34,8 @@ pub struct Pool {
     connector: Arc<Connector>,
     backends: ArcSwap<Vec<Arc<Backend>>>,
     probe_identity: Arc<Identity>,
+    /// Whether its backends are front doors.
+    of_peers: bool,
     metrics: Metrics,
     token: CancellationToken,
     /// Whether a backend was ever ready.
@@ -45,6 +47,25 @@ impl Pool {
     /// Starts to look for the pool's backends and to check their health, until it is dropped.
     #[must_use]
     pub fn start(config: &PoolConfig, connector: &Arc<Connector>, metrics: &Metrics) -> Arc<Self> {
+        Self::begin(config, connector, metrics, false)
+    }
+
+    /// The same of front doors that hold a part.
+    #[must_use]
+    pub fn start_of_peers(
+        config: &PoolConfig,
+        connector: &Arc<Connector>,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        Self::begin(config, connector, metrics, true)
+    }
+
+    fn begin(
+        config: &PoolConfig,
+        connector: &Arc<Connector>,
+        metrics: &Metrics,
+        of_peers: bool,
+    ) -> Arc<Self> {
         let token = CancellationToken::new();
         let pool = Arc::new(Self {
             name: config.name.as_str().into(),
@@ -54,6 +75,7 @@ impl Pool {
             connector: connector.clone(),
             backends: ArcSwap::default(),
             probe_identity: Arc::new(Identity::of_front_door()),
+            of_peers,
             metrics: metrics.clone(),
             token: token.clone(),
             was_ready: AtomicBool::new(false),
@@ -137,7 +159,7 @@ impl Pool {
             &self.metrics,
             self.token.child_token(),
         ));
-        tokio::spawn(probe::run(backend.clone(), self.probe_identity.clone()));
+        tokio::spawn(probe::run(backend.clone(), self.probe_identity.clone(), self.of_peers));
         backend
     }
 

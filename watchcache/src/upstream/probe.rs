@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::BodyExt;
 
 use super::RequestBody;
 use super::{Backend, Lane, Observation, SendError};
 use crate::authn::Identity;
+use crate::headers::PART;
 
 const INTERVAL_MILLIS: u64 = 1_000;
 /// Until the answer's end.
@@ -17,9 +18,9 @@ const DEADLINE: Duration = Duration::from_secs(2);
 const MAX_ANSWER: usize = 64 * 1024;
 
 /// Probes a backend until it is gone. The first probe comes at once.
-pub(super) async fn run(backend: Arc<Backend>, identity: Arc<Identity>) {
+pub(super) async fn run(backend: Arc<Backend>, identity: Arc<Identity>, of_peer: bool) {
     loop {
-        let probe = tokio::time::timeout(DEADLINE, probe(&backend, &identity));
+        let probe = tokio::time::timeout(DEADLINE, probe(&backend, &identity, of_peer));
         let observation = tokio::select! {
             () = backend.gone().cancelled() => return,
             observation = probe => observation.unwrap_or(Observation::Silent),
@@ -37,7 +38,7 @@ pub(super) async fn run(backend: Arc<Backend>, identity: Arc<Identity>) {
 }
 
 /// With the front-proxy certificate the probe also shows that the backend trusts it.
-async fn probe(backend: &Backend, identity: &Identity) -> Observation {
+async fn probe(backend: &Backend, identity: &Identity, of_peer: bool) -> Observation {
     let lane = if backend.has_proxy_certificate() { Lane::Identity } else { Lane::Unproven };
     let request = || {
         let mut request = Request::new(RequestBody::Empty);
@@ -45,6 +46,10 @@ async fn probe(backend: &Backend, identity: &Identity) -> Observation {
         let authority = backend.address().to_string();
         if lane == Lane::Identity {
             identity.write(request.headers_mut());
+            if of_peer {
+                // Of the front door itself, not of the kube-apiservers behind it.
+                request.headers_mut().insert(PART, HeaderValue::from_static("any"));
+            }
             *request.uri_mut() = Uri::builder()
                 .scheme("https")
                 .authority(authority)

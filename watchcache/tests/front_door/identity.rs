@@ -1,6 +1,7 @@
 //! Who asks, and who the backend believes it is.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::backend::Backend;
 use crate::certificates::Certificates;
@@ -186,6 +187,15 @@ async fn a_proxy_names_the_user() {
         // One user's refusal does not end the connection of all.
         assert_eq!(client.get("/api/v1/pods", &named).await.status, 200);
     }
+    // A peer asks of the front door itself whether it is ready; others ask of kube-apiserver.
+    backend.state.ready.store(false, Ordering::SeqCst);
+    let of_peer = [named[0], named[5]];
+    let mut client = cluster.client(Some(&proxy), true).await;
+    assert_eq!(client.get("/readyz", &of_peer).await.status, 200);
+    assert_eq!(client.get("/readyz", &of_peer[..1]).await.status, 500);
+    let mut client = cluster.client(Some(&cluster.pair("bob", &[])), true).await;
+    assert_eq!(client.get("/readyz", &of_peer).await.status, 500);
+    backend.state.ready.store(true, Ordering::SeqCst);
     // The right CA under another name, the right name of another CA, and a user.
     let misnamed = certificates.proxy("other");
     let stranger = crate::pki::Pki::new("front-proxy-ca").client("front-proxy-client", &[]);
