@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -116,11 +117,33 @@ type history struct {
 	faults []string
 }
 
+// handler sees of all objects those that are ours.
+func (h *history) handler(ours func(object any) bool) cache.ResourceEventHandler {
+	return cache.FilteringResourceEventHandler{FilterFunc: ours, Handler: cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { h.see(object, false) },
+		UpdateFunc: func(_, object any) { h.see(object, false) },
+		DeleteFunc: func(object any) { h.see(object, true) },
+	}}
+}
+
+// counted gives the number that an object is at, and its name.
+func counted(object any) (number int, name string) {
+	switch object := object.(type) {
+	case *corev1.ConfigMap:
+		return numberOf(object), object.Name
+	case *unstructured.Unstructured:
+		number, _, _ := unstructured.NestedInt64(object.Object, "spec", "number")
+		return int(number), object.GetName()
+	default:
+		return 0, fmt.Sprintf("%T", object)
+	}
+}
+
 func (h *history) see(object any, gone bool) {
 	if tombstone, is := object.(cache.DeletedFinalStateUnknown); is {
 		object = tombstone.Obj
 	}
-	number, name := numberOf(object), object.(*corev1.ConfigMap).Name
+	number, name := counted(object)
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
 	expected := h.last[name] + 1
@@ -134,10 +157,36 @@ func (h *history) see(object any, gone bool) {
 	h.last[name] = number
 }
 
-// churn creates, changes and deletes one ConfigMap until ctx ends. Whatever fails is tried again:
+// churned is an object that comes, changes and goes.
+type churned struct {
+	create, update func(ctx context.Context, number int) error
+	remove         func(ctx context.Context) error
+}
+
+// churnedMap is a ConfigMap.
+func churnedMap(client *kubernetes.Clientset, ns, name string) churned {
+	maps := client.CoreV1().ConfigMaps(ns)
+	at := func(number int) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"churn": "yes"}},
+			Data: map[string]string{"number": strconv.Itoa(number)}}
+	}
+	return churned{
+		create: func(ctx context.Context, number int) error {
+			_, err := maps.Create(ctx, at(number), metav1.CreateOptions{})
+			return err
+		},
+		update: func(ctx context.Context, number int) error {
+			_, err := maps.Update(ctx, at(number), metav1.UpdateOptions{})
+			return err
+		},
+		remove: func(ctx context.Context) error { return maps.Delete(ctx, name, metav1.DeleteOptions{}) },
+	}
+}
+
+// churn creates, changes and deletes one object until ctx ends. Whatever fails is tried again:
 // what has been done already changes nothing, and nobody hears of it. It gives the last number.
-func churn(ctx context.Context, client *kubernetes.Clientset, ns, name string) int {
-	maps, number, there := client.CoreV1().ConfigMaps(ns), 0, false
+func churn(ctx context.Context, object churned) int {
+	number, there := 0, false
 	insist := func(attempt func(context.Context) error) {
 		for {
 			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
@@ -152,7 +201,7 @@ func churn(ctx context.Context, client *kubernetes.Clientset, ns, name string) i
 	for ctx.Err() == nil {
 		if there && rand.IntN(6) == 0 {
 			insist(func(ctx context.Context) error {
-				err := maps.Delete(ctx, name, metav1.DeleteOptions{})
+				err := object.remove(ctx)
 				if apierrors.IsNotFound(err) {
 					return nil
 				}
@@ -162,14 +211,11 @@ func churn(ctx context.Context, client *kubernetes.Clientset, ns, name string) i
 			continue
 		}
 		number++
-		object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"churn": "yes"}},
-			Data: map[string]string{"number": strconv.Itoa(number)}}
 		insist(func(ctx context.Context) error {
 			if there {
-				_, err := maps.Update(ctx, object, metav1.UpdateOptions{})
-				return err
+				return object.update(ctx, number)
 			}
-			_, err := maps.Create(ctx, object, metav1.CreateOptions{})
+			err := object.create(ctx, number)
 			if apierrors.IsAlreadyExists(err) {
 				return nil
 			}
@@ -179,6 +225,54 @@ func churn(ctx context.Context, client *kubernetes.Clientset, ns, name string) i
 		time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond)
 	}
 	return number
+}
+
+// churnAll churns objects of these names, in order, while do runs, and gives the last number of each.
+func churnAll(t *testing.T, names []string, object func(name string) churned, do func()) map[string]int {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var writing sync.WaitGroup
+	last := make([]int, len(names))
+	for place, name := range names {
+		writing.Go(func() { last[place] = churn(ctx, object(name)) })
+	}
+	do()
+	stop()
+	writing.Wait()
+	numbers := map[string]int{}
+	for place, name := range names {
+		numbers[name] = last[place]
+	}
+	return numbers
+}
+
+// sawAll waits until all have seen the last of each object, and says what any of them has missed or
+// heard twice. It gives the number of changes.
+func sawAll(t *testing.T, histories []*history, last map[string]int) int {
+	t.Helper()
+	changes := 0
+	for name, last := range last {
+		changes += last
+		eventually(t, 30*time.Second, "all informers have seen all of "+name, func(context.Context) error {
+			for place, seen := range histories {
+				seen.mutex.Lock()
+				at := seen.last[name]
+				seen.mutex.Unlock()
+				if at != last {
+					return fmt.Errorf("informer %d is at %d of %d", place, at, last)
+				}
+			}
+			return nil
+		})
+	}
+	for place, seen := range histories {
+		seen.mutex.Lock()
+		for _, fault := range seen.faults {
+			t.Errorf("informer %d: %s", place, fault)
+		}
+		seen.mutex.Unlock()
+	}
+	return changes
 }
 
 // TestInformersNeverListAnew follows objects that come, change and go by informers of several kinds
@@ -208,11 +302,7 @@ func TestInformersNeverListAnew(t *testing.T) {
 				config, is := object.(*corev1.ConfigMap)
 				return !is || config.Labels["churn"] == "yes"
 			}
-			if _, err := informer.AddEventHandler(cache.FilteringResourceEventHandler{FilterFunc: ours, Handler: cache.ResourceEventHandlerFuncs{
-				AddFunc:    func(object any) { seen.see(object, false) },
-				UpdateFunc: func(_, object any) { seen.see(object, false) },
-				DeleteFunc: func(object any) { seen.see(object, true) },
-			}}); err != nil {
+			if _, err := informer.AddEventHandler(seen.handler(ours)); err != nil {
 				t.Fatal(err)
 			}
 			factory.Start(t.Context().Done())
@@ -229,44 +319,19 @@ func TestInformersNeverListAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var writing sync.WaitGroup
-	last := make([]int, objects)
-	for number := range objects {
-		writing.Go(func() { last[number] = churn(ctx, client, ns, fmt.Sprintf("c-%d", number)) })
+	names := make([]string, objects)
+	for number := range names {
+		names[number] = fmt.Sprintf("c-%d", number)
 	}
-	for kill := range kills {
-		time.Sleep(time.Duration(500+rand.IntN(2000)) * time.Millisecond)
-		victim := killFrontDoor(t)
-		took := twoFrontDoors(t)
-		t.Logf("kill %d: %s, ready again after %s", kill+1, victim.Name, took.Round(100*time.Millisecond))
-	}
-	stop()
-	writing.Wait()
-	changes := 0
-	for number, last := range last {
-		changes += last
-		name := fmt.Sprintf("c-%d", number)
-		eventually(t, 30*time.Second, "all informers have seen all of "+name, func(context.Context) error {
-			for place, seen := range histories {
-				seen.mutex.Lock()
-				at := seen.last[name]
-				seen.mutex.Unlock()
-				if at != last {
-					return fmt.Errorf("informer %d is at %d of %d", place, at, last)
-				}
-			}
-			return nil
-		})
-	}
-	for place, seen := range histories {
-		seen.mutex.Lock()
-		for _, fault := range seen.faults {
-			t.Errorf("informer %d: %s", place, fault)
+	last := churnAll(t, names, func(name string) churned { return churnedMap(client, ns, name) }, func() {
+		for kill := range kills {
+			time.Sleep(time.Duration(500+rand.IntN(2000)) * time.Millisecond)
+			victim := killFrontDoor(t)
+			took := twoFrontDoors(t)
+			t.Logf("kill %d: %s, ready again after %s", kill+1, victim.Name, took.Round(100*time.Millisecond))
 		}
-		seen.mutex.Unlock()
-	}
+	})
+	changes := sawAll(t, histories, last)
 	if again := lists.Load() - first; again > 0 {
 		t.Errorf("%d lists after the first", again)
 	}
