@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/template"
 	"time"
 )
@@ -21,7 +22,17 @@ const (
 	kubernetesDir    = "/var/lib/kubernetes"
 	containerdSocket = "/run/containerd/containerd.sock"
 	probeTimeout     = 2 * time.Second
+	doorAdmin        = "127.0.0.1:9443"
 )
+
+// cachedResources are what the front door answers itself: all that a node's programs, the
+// controllers and the scheduler watch.
+var cachedResources = []string{
+	"pods", "nodes", "services", "configmaps", "secrets", "namespaces", "serviceaccounts", "events",
+	"persistentvolumes", "leases.coordination.k8s.io", "endpointslices.discovery.k8s.io",
+	"deployments.apps", "replicasets.apps", "csinodes.storage.k8s.io", "csidrivers.storage.k8s.io",
+	"storageclasses.storage.k8s.io", "runtimeclasses.node.k8s.io",
+}
 
 // writeFiles renders the components' configuration files into directory.
 func (c *Config) writeFiles(directory string) error {
@@ -31,7 +42,7 @@ func (c *Config) writeFiles(directory string) error {
 	}
 	values := map[string]string{
 		"Node": c.nodeName(), "NodeAddress": nodeAddress, "PodSubnet": podSubnet, "DNSAddress": dnsAddress,
-		"Cgroup": c.cgroup(), "Kubernetes": kubernetesDir, "ContainerdSocket": containerdSocket,
+		"APIPort": apiPort, "Cgroup": c.cgroup(), "Kubernetes": kubernetesDir, "ContainerdSocket": containerdSocket,
 	}
 	for _, t := range parsed.Templates() {
 		out, err := os.Create(filepath.Join(directory, t.Name()))
@@ -58,7 +69,11 @@ func (c *Config) components() ([]component, error) {
 	}
 	file := func(name string) string { return filepath.Join(kubernetesDir, name) }
 	program := func(name string) string { return filepath.Join(programDir, name) }
-	return []component{
+	api := "kube-apiserver"
+	if c.FrontDoor {
+		api = doorProgram
+	}
+	all := []component{
 		{
 			name:  "etcd",
 			ready: httpOK(http.DefaultClient, "http://127.0.0.1:2381/readyz"),
@@ -118,7 +133,7 @@ func (c *Config) components() ([]component, error) {
 		},
 		{
 			name:  "kube-controller-manager",
-			after: []string{"kube-apiserver"},
+			after: []string{api},
 			ready: httpOK(insecureClient(), "https://127.0.0.1:10257/healthz"),
 			command: []string{
 				program("kube-controller-manager"),
@@ -137,7 +152,7 @@ func (c *Config) components() ([]component, error) {
 		},
 		{
 			name:  "kube-scheduler",
-			after: []string{"kube-apiserver"},
+			after: []string{api},
 			ready: httpOK(insecureClient(), "https://127.0.0.1:10259/healthz"),
 			command: []string{
 				program("kube-scheduler"),
@@ -155,7 +170,7 @@ func (c *Config) components() ([]component, error) {
 		},
 		{
 			name:  "kubelet",
-			after: []string{"kube-apiserver", "containerd"},
+			after: []string{api, "containerd"},
 			ready: httpOK(http.DefaultClient, "http://127.0.0.1:10248/healthz"),
 			command: []string{
 				program("kubelet"),
@@ -167,11 +182,34 @@ func (c *Config) components() ([]component, error) {
 		},
 		{
 			name:    "kube-proxy",
-			after:   []string{"kube-apiserver"},
+			after:   []string{api},
 			ready:   httpOK(http.DefaultClient, "http://127.0.0.1:10256/livez"),
 			command: []string{program("kube-proxy"), "--config=" + file("kube-proxy.yaml")},
 		},
-	}, nil
+	}
+	if c.FrontDoor {
+		all = append(all, component{
+			name:  doorProgram,
+			after: []string{"kube-apiserver"},
+			ready: httpOK(http.DefaultClient, "http://"+doorAdmin+"/readyz"),
+			command: []string{
+				program(doorProgram),
+				"--listen-address=" + nodeAddress + ":" + doorPort,
+				"--admin-listen-address=" + doorAdmin,
+				"--config=" + file("front-door.yaml"),
+				"--tls-cert-file=" + file("kube-apiserver.crt"),
+				"--tls-private-key-file=" + file("kube-apiserver.key"),
+				"--client-ca-file=" + file("ca.crt"),
+				"--cache-resource=" + strings.Join(cachedResources, ","),
+				"--cache-review-group=system:masters",
+				"--etcd-servers=https://127.0.0.1:2379",
+				"--etcd-cafile=" + file("etcd-ca.crt"),
+				"--etcd-certfile=" + file("etcd-client.crt"),
+				"--etcd-keyfile=" + file("etcd-client.key"),
+			},
+		})
+	}
+	return all, nil
 }
 
 func httpOK(client *http.Client, url string) func(context.Context) error {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -22,12 +23,15 @@ const (
 	serviceAddress = "10.96.0.1"
 	dnsAddress     = "10.96.0.10"
 	apiPort        = "6443"
+	doorPort       = "7443"
 )
 
 // Programs that a cluster runs, each expected in Config.Programs.
 var programNames = []string{
 	"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy",
 }
+
+const doorProgram = "megacluster-watchcache"
 
 var validName = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`)
 
@@ -36,6 +40,30 @@ type Config struct {
 	Name     string // a DNS label; names the node, the cgroup and nothing else on the machine
 	State    string // directory of everything the cluster writes; removed when it is deleted
 	Programs string // directory of the programs in programNames
+	// Whether the components and the administrator reach the API server through a front door,
+	// which answers their reads from its cache. It can't be changed once the cluster exists.
+	FrontDoor bool
+}
+
+// programs are the names of those that the cluster runs.
+func (c *Config) programs() []string {
+	if c.FrontDoor {
+		return append([]string{doorProgram}, programNames...)
+	}
+	return programNames
+}
+
+// server is where all but the front door reach the API server.
+func (c *Config) server() string {
+	if c.FrontDoor {
+		return nodeAddress + ":" + doorPort
+	}
+	return nodeAddress + ":" + apiPort
+}
+
+// arguments are those by which a command of this program is about the same cluster.
+func (c *Config) arguments(command string) []string {
+	return []string{command, "--name", c.Name, "--state", c.State, "--programs", c.Programs, "--front-door=" + strconv.FormatBool(c.FrontDoor)}
 }
 
 // Validate checks the configuration and makes its paths absolute.
@@ -83,8 +111,9 @@ func (c *Config) Kubeconfig() string { return c.path("kubeconfig") }
 // fingerprint names the programs by their real paths, which a content-addressed cache changes
 // with the content.
 func (c *Config) fingerprint() (string, error) {
-	paths := make([]string, 0, len(programNames))
-	for _, name := range programNames {
+	names := c.programs()
+	paths := make([]string, 0, len(names))
+	for _, name := range names {
 		path, err := filepath.EvalSymlinks(filepath.Join(c.Programs, name))
 		if err != nil {
 			return "", fmt.Errorf("program %s: %w", name, err)

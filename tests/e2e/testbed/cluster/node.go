@@ -111,7 +111,7 @@ func (c *Config) mountRun() error {
 	if err := os.Mkdir(programs, 0o755); err != nil {
 		return err
 	}
-	for _, name := range programNames {
+	for _, name := range c.programs() {
 		source, err := filepath.EvalSymlinks(filepath.Join(c.Programs, name))
 		if err != nil {
 			return err

@@ -173,8 +173,7 @@ func (c *Config) writePKI() error {
 		if err := cluster.issue(dir, user); err != nil {
 			return fmt.Errorf("issue %s: %w", user.file, err)
 		}
-		server := "https://" + nodeAddress + ":" + apiPort
-		if err := c.writeKubeconfig(c.kubernetes(user.file+".kubeconfig"), user.file, server); err != nil {
+		if err := c.writeKubeconfig(c.kubernetes(user.file+".kubeconfig"), user.file, "https://"+c.server()); err != nil {
 			return err
 		}
 	}

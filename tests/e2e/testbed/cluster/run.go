@@ -34,7 +34,7 @@ func (c *Config) Run() error {
 	if err != nil {
 		return err
 	}
-	node := exec.Command(executable, "node", "--name", c.Name, "--state", c.State, "--programs", c.Programs)
+	node := exec.Command(executable, c.arguments("node")...)
 	node.Stdout, node.Stderr = os.Stdout, os.Stderr
 	node.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET |

@@ -118,7 +118,7 @@ func (c *Config) launch(programs string) error {
 	if err != nil {
 		return err
 	}
-	run := exec.Command(executable, "run", "--name", c.Name, "--state", c.State, "--programs", c.Programs)
+	run := exec.Command(executable, c.arguments("run")...)
 	run.Dir = "/"
 	run.Stdout, run.Stderr = log, log
 	run.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -167,7 +167,7 @@ func (c *Config) waitReady(ctx context.Context, out io.Writer) error {
 			last = errors.New(strings.Join(waiting, ", "))
 			continue
 		}
-		forward, err := c.SetForward(ctx, apiForward, nodeAddress+":"+apiPort)
+		forward, err := c.SetForward(ctx, apiForward, c.server())
 		if err != nil {
 			last = err
 			continue
@@ -230,7 +230,7 @@ func (c *Config) explain() string {
 	culprit := "cluster"
 	status, err := c.Status()
 	if err == nil {
-		for _, name := range []string{"kube-proxy", "kubelet", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "containerd", "etcd"} {
+		for _, name := range []string{"kube-proxy", "kubelet", "kube-scheduler", "kube-controller-manager", doorProgram, "kube-apiserver", "containerd", "etcd"} {
 			if state := status[name].State; state == StateStarting || state == StateRestarting {
 				culprit = name
 			}

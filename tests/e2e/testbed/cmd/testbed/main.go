@@ -21,7 +21,7 @@ import (
 
 const usage = `usage: testbed COMMAND --name NAME --state DIRECTORY [...]
 
-  start   --programs DIRECTORY [--timeout D]  bring the cluster up and wait until it is ready
+  start   --programs DIRECTORY [--timeout D] [--front-door]  bring the cluster up and wait until it is ready
   status                                      show its components
   forward NAME HOST:PORT                      lead a port of 127.0.0.1 into its network; prints it
   stop                                        end it and keep its data
@@ -55,6 +55,7 @@ func run(args []string) error {
 	flags.StringVar(&config.Name, "name", "megacluster", "name of the cluster")
 	flags.StringVar(&config.State, "state", "", "directory of everything the cluster writes")
 	flags.StringVar(&config.Programs, "programs", "", "directory of etcd and the Kubernetes programs")
+	flags.BoolVar(&config.FrontDoor, "front-door", false, "reach the API server through a front door with a cache")
 	timeout := flags.Duration("timeout", 3*time.Minute, "how long to wait for the cluster")
 	if err := flags.Parse(args); err != nil {
 		return err
