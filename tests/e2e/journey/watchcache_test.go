@@ -20,12 +20,18 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// twoFrontDoors waits until two front doors run and are ready. For a second or two after a kill the
-// kubelet has not seen it, and the pod still looks well.
+// twoFrontDoors waits until two front doors run and are ready.
 func twoFrontDoors(t *testing.T) time.Duration {
 	t.Helper()
-	return eventually(t, 2*time.Minute, "two front doors are ready", func(ctx context.Context) error {
-		if err := readyPods(ctx, "watchcache", 2); err != nil {
+	return frontDoors(t, 2)
+}
+
+// frontDoors waits until so many front doors run and are ready. For a second or two after a kill the
+// kubelet has not seen it, and the pod still looks well.
+func frontDoors(t *testing.T, count int) time.Duration {
+	t.Helper()
+	return eventually(t, 2*time.Minute, fmt.Sprintf("%d front doors are ready", count), func(ctx context.Context) error {
+		if err := readyPods(ctx, "watchcache", count); err != nil {
 			return err
 		}
 		running, err := pods(ctx, "watchcache")
