@@ -3,11 +3,13 @@
 # Sourced after common.sh and images.sh.
 # shellcheck disable=SC2154 # variables from common.sh
 
-# cluster_up [FLAG...]: with these flags of `testbed start`.
+# Further flags of `testbed start`.
+cluster_flags=()
+
 cluster_up() {
   local line
   say "management cluster '$cluster': starting (files and logs: $state)"
-  testbed start --programs "$bin" --timeout 3m "$@" | while IFS= read -r line; do
+  testbed start --programs "$bin" --timeout 3m "${cluster_flags[@]}" | while IFS= read -r line; do
     say "  $line"
   done
   import_images
